@@ -4,6 +4,7 @@
 //! configuration. Neighbours: `app` runs the gateway for `run` and `demo`; the other commands use the control API over
 //! HTTP (`cli/client.rs`) with the types of `control::api`.
 
+mod audit;
 mod cdr;
 mod check;
 mod client;
@@ -96,6 +97,8 @@ enum Command {
     /// Keys for callers: make, list, rotate and revoke them in a running gateway, or make them for its configuration
     #[command(subcommand)]
     Key(key::KeyCommand),
+    /// Show what operators changed; export and verify it
+    Audit(audit::AuditArgs),
     /// Ask a running gateway whether it is ready: exit code 0 or 1, for containers
     Healthcheck(health::HealthArgs),
     /// Print the JSON Schema of the configuration or of the records, or the OpenAPI document
@@ -185,6 +188,7 @@ pub fn main() -> ExitCode {
         Command::Kills(arguments) => commands::kills(&arguments).map_err(failed),
         Command::Cdr(command) => cdr::cdr(command).map_err(failed),
         Command::Key(command) => key::key(command).map_err(failed),
+        Command::Audit(arguments) => audit::audit(&arguments).map_err(failed),
         Command::Healthcheck(arguments) => health::check(&arguments).map_err(failed),
         Command::Schema(arguments) => {
             let schema = match arguments.of {

@@ -235,7 +235,7 @@ fn verified(report: &Report, is_pinned: bool) -> String {
 }
 
 /// Reads a public key: 64 hexadecimal digits, or a file that holds them.
-fn read_key(text: &str) -> anyhow::Result<String> {
+pub(super) fn read_key(text: &str) -> anyhow::Result<String> {
     let is_key = |text: &str| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     if is_key(text) {
         return Ok(text.to_lowercase());

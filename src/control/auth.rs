@@ -58,10 +58,7 @@ pub(super) async fn guard(
         Ok(Access::Granted(operator)) => {
             let is_known = operator.is_known();
             let trust = || {
-                connection
-                    .iter()
-                    .filter(|_| is_known)
-                    .for_each(|connection| connection.mark_authenticated())
+                connection.iter().filter(|_| is_known).for_each(|connection| connection.mark_authenticated())
             };
             // Where none is needed every request has a credential: one whose body is incomplete must stay evictable.
             if !state.is_open(&settings) {
@@ -182,7 +179,9 @@ fn operator(state: &ControlState, settings: &Settings, headers: &HeaderMap) -> R
         return Ok(Operator::local());
     }
     let Some(shown) = bearer(headers) else {
-        return unauthorized("send the control token, or a key whose principal has a role: Authorization: Bearer …");
+        return unauthorized(
+            "send the control token, or a key whose principal has a role: Authorization: Bearer …",
+        );
     };
     if settings.token().is_some_and(|token| is_token(token.reveal(), shown)) {
         return Ok(Operator::with_token());

@@ -226,7 +226,10 @@ mod tests {
     fn every_fault_of_a_query_of_the_history_is_told() {
         let good: HistoryQuery = read_query("state=killed&limit=5&cursor=9&q=a%20b&from=1h").unwrap();
         let cursor = good.cursor.map(|cursor| cursor.0);
-        assert_eq!((good.limit.get(), cursor, good.filter(&Reach::All).q.as_deref()), (5, Some(9), Some("a b")));
+        assert_eq!(
+            (good.limit.get(), cursor, good.filter(&Reach::All).q.as_deref()),
+            (5, Some(9), Some("a b"))
+        );
         assert_eq!(good.filter(&Reach::All).state.as_deref(), Some("killed"));
         assert!(good.filter(&Reach::All).range.from.is_some());
         let told = fault::<HistoryQuery>("state=x&limit=0&from=now&q=1&q=2&step=day");

@@ -63,7 +63,20 @@ impl Operation {
         let (query, body, responses, errors) = (None, None, Vec::new(), [].as_slice());
         let (right, is_open, is_by_tenant, is_audited) = (None, false, false, false);
         let names = "The id or the uid of a session.";
-        Self { id, summary, tag, right, is_open, is_by_tenant, is_audited, names, query, body, responses, errors }
+        Self {
+            id,
+            summary,
+            tag,
+            right,
+            is_open,
+            is_by_tenant,
+            is_audited,
+            names,
+            query,
+            body,
+            responses,
+            errors,
+        }
     }
 
     /// `{id}` in the path is the id of a key.

@@ -146,7 +146,8 @@ impl Gate {
         match operator.grants().reach(right) {
             None => {
                 let allowed: Vec<&str> = right.roles().map(|role| role.name()).collect();
-                let detail = format!("{id} has no role that permits this; it takes one of {}", allowed.join(", "));
+                let detail =
+                    format!("{id} has no role that permits this; it takes one of {}", allowed.join(", "));
                 Err(Problem::new(ErrorCode::RoleRequired, detail))
             }
             Some(reach @ Reach::Tenants(_)) if !self.is_by_tenant => {

@@ -38,12 +38,17 @@ impl State {
         Self { folder: data_dir.to_owned(), connection: Mutex::default() }
     }
 
+    /// Returns whether the file exists.
+    pub(in crate::history) fn exists(&self) -> bool {
+        self.folder.join(FILE).exists()
+    }
+
     /// Returns the documents of a kind, in the order of their ids.
     ///
     /// # Errors
     /// The file cannot be read.
     pub fn documents(&self, kind: &str) -> anyhow::Result<Vec<String>> {
-        if !self.folder.join(FILE).exists() {
+        if !self.exists() {
             return Ok(Vec::new());
         }
         self.with(|connection| {
@@ -65,7 +70,10 @@ impl State {
     }
 
     /// Runs work on the file, which is opened or created first, readable by its owner only.
-    pub(in crate::history) fn with<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> anyhow::Result<T> {
+    pub(in crate::history) fn with<T>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> anyhow::Result<T> {
         let mut connection = self.connection.lock();
         let connection = match &mut *connection {
             Some(connection) => connection,

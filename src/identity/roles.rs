@@ -207,7 +207,9 @@ impl RoleConfig {
         let mut is_valid = true;
         for (index, principal) in self.principals.iter().enumerate() {
             // Credentials and addresses prove nobody's identity.
-            if !principal.split_once(':').is_some_and(|(kind, id)| matches!(kind, "key" | "user") && !id.is_empty())
+            if !principal
+                .split_once(':')
+                .is_some_and(|(kind, id)| matches!(kind, "key" | "user") && !id.is_empty())
             {
                 let message = format!("'{principal}' is not the id of a principal that can have a role");
                 faults.add(format!("{path}.principals[{index}]"), message, "write it like key:grafana");

@@ -98,6 +98,8 @@ mod callers {
     pub mod made;
     /// Claude Code and the SDK of OpenAI with a key.
     pub mod programs;
+    /// Roles on the control API, tenants, and the audit log.
+    pub mod roles;
 }
 
 /// Backends: which one gets a request, with which credential, and what happens when it fails.

@@ -52,7 +52,9 @@ fn cursor<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, 
 impl From<SessionsQuery> for Filter {
     fn from(query: SessionsQuery) -> Self {
         let SessionsQuery { state, kind, principal, backend, client, q, limit, cursor } = query;
-        Self { state, kind, principal, backend, client, q, limit: limit.get(), cursor }
+        // The tenants are those that the caller may see.
+        let tenants = Vec::new();
+        Self { state, kind, principal, backend, client, tenants, q, limit: limit.get(), cursor }
     }
 }
 

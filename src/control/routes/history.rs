@@ -84,7 +84,8 @@ pub(super) async fn requests(
     ApiQuery(RequestsQuery { limit, cursor }): ApiQuery<RequestsQuery>,
 ) -> Result<Json<LegPage>, Problem> {
     archive(&state)?;
-    let known = sessions::find(&state, (&target).into(), &reach).await?.map(|session| session.uid.to_string());
+    let known =
+        sessions::find(&state, (&target).into(), &reach).await?.map(|session| session.uid.to_string());
     let (wanted, cursor, tenants) = (target.clone(), cursor.map(|cursor| cursor.0), reach.tenants());
     let found = read(&state, move |reader| {
         let uid = match known {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{Extension, Path, State};
 use axum::response::IntoResponse;
 use http::StatusCode;
 use jiff::Timestamp;
@@ -13,56 +13,131 @@ use serde::de::IntoDeserializer;
 use crate::control::api::error::ErrorCode;
 use crate::control::api::keys::{KeyList, MadeKey, NewKey, RevokedKey, RotateBody};
 use crate::control::extract::ApiBody;
+use crate::control::operator::{Change, digest_of};
 use crate::control::problem::Problem;
 use crate::control::service::ControlState;
 use crate::identity::auth_settings::PrincipalConfig;
-use crate::identity::made_keys::{ClientKeys, KeyError};
+use crate::identity::made_keys::{ClientKeys, KeyError, ListedKey};
+use crate::identity::roles::Reach;
+use crate::ids::{Membership, PrincipalId};
 use crate::settings::units::DurationText;
 
 /// Makes a key, or takes over one of another gateway.
 pub(super) async fn create(
     State(state): State<Arc<ControlState>>,
+    Extension(reach): Extension<Reach>,
     ApiBody(body): ApiBody<NewKey>,
 ) -> Result<impl IntoResponse, Problem> {
     check_alone(&state)?;
     let NewKey { id, tenant, groups, models, backends, expires, key } = body;
+    let tenant = tenant.or_else(|| own_tenant(&reach));
+    check_maker(&state, &reach, &id, tenant.as_deref(), &groups)?;
     let expires = expires.map(|text| expiry(&text)).transpose()?;
     let principal =
         PrincipalConfig { id, tenant, groups, models, backends, expires, key_sha256: String::new() };
     let (listed, key) = on_disk(&state, move |keys| keys.create(principal, key)).await?;
     tracing::info!(id = listed.principal.id, "a key is made");
-    Ok((StatusCode::CREATED, Json(MadeKey { key: key.reveal().to_owned(), view: listed.into() })))
+    let change = Change { after: Some(digest(&listed)), ..Change::default() };
+    let made = MadeKey { key: key.reveal().to_owned(), view: listed.into() };
+    Ok((StatusCode::CREATED, Extension(change), Json(made)))
 }
 
 /// Returns all keys, without the keys themselves.
-pub(super) async fn list(State(state): State<Arc<ControlState>>) -> Json<KeyList> {
-    Json(KeyList { keys: state.parts.keys.list().into_iter().map(Into::into).collect() })
+pub(super) async fn list(
+    State(state): State<Arc<ControlState>>,
+    Extension(reach): Extension<Reach>,
+) -> Json<KeyList> {
+    let keys = state.parts.keys.list().into_iter();
+    let keys = keys.filter(|key| reach.covers(key.principal.tenant.as_deref()));
+    Json(KeyList { keys: keys.map(Into::into).collect() })
 }
 
 /// Replaces a key by a new one.
 pub(super) async fn rotate(
     State(state): State<Arc<ControlState>>,
+    Extension(reach): Extension<Reach>,
     Path(id): Path<String>,
     ApiBody(RotateBody { grace }): ApiBody<RotateBody>,
-) -> Result<Json<MadeKey>, Problem> {
+) -> Result<(Extension<Change>, Json<MadeKey>), Problem> {
     check_alone(&state)?;
+    let before = Some(digest(&within(&state, &reach, &id)?));
     let grace = grace.map(|grace| grace.limit().unwrap_or_default()).unwrap_or_default();
     let (listed, key) = on_disk(&state, move |keys| keys.rotate(&id, grace)).await?;
     tracing::info!(id = listed.principal.id, ?grace, "a key is rotated");
-    Ok(Json(MadeKey { key: key.reveal().to_owned(), view: listed.into() }))
+    let change = Change { reason: None, before, after: Some(digest(&listed)) };
+    Ok((Extension(change), Json(MadeKey { key: key.reveal().to_owned(), view: listed.into() })))
 }
 
 /// Revokes a key, and cuts its open requests.
 pub(super) async fn revoke(
     State(state): State<Arc<ControlState>>,
+    Extension(reach): Extension<Reach>,
     Path(id): Path<String>,
-) -> Result<Json<RevokedKey>, Problem> {
+) -> Result<(Extension<Change>, Json<RevokedKey>), Problem> {
     check_alone(&state)?;
+    let before = Some(digest(&within(&state, &reach, &id)?));
     let name = id.clone();
     let principal = on_disk(&state, move |keys| keys.revoke(&name)).await?;
     let legs_cut = state.parts.manager.cut_legs_of(&[principal]);
     tracing::info!(id, legs_cut, "a key is revoked");
-    Ok(Json(RevokedKey { id, legs_cut }))
+    Ok((Extension(Change { before, ..Change::default() }), Json(RevokedKey { id, legs_cut })))
+}
+
+/// Returns the tenant of a new key that names none.
+fn own_tenant(reach: &Reach) -> Option<String> {
+    match reach {
+        Reach::Tenants(tenants) if tenants.len() == 1 => tenants.first().map(ToString::to_string),
+        Reach::Tenants(_) | Reach::All => None,
+    }
+}
+
+/// Checks that a new key gets no more than its maker has.
+///
+/// # Errors
+/// It would be of a tenant out of reach, or have a role that covers one.
+fn check_maker(
+    state: &ControlState,
+    reach: &Reach,
+    id: &str,
+    tenant: Option<&str>,
+    groups: &[String],
+) -> Result<(), Problem> {
+    if *reach == Reach::All {
+        return Ok(());
+    }
+    let refuse = |detail: String| Err(Problem::new(ErrorCode::RoleRequired, detail));
+    let covered = reach.tenants().join(", ");
+    if !reach.covers(tenant) {
+        return refuse(format!("your role covers {covered}; write one of them as tenant"));
+    }
+    let groups = groups.iter().map(|group| group.as_str().into()).collect();
+    let membership = Membership::of(tenant.map(Into::into), groups);
+    let principal = PrincipalId::new(format!("key:{id}"));
+    let grants = state.parts.runtime.auth().roles().of(&principal, membership.as_deref());
+    match grants.iter().find(|(_, tenant)| !reach.covers(tenant.map(|tenant| &**tenant))) {
+        Some((role, _)) => {
+            let role = role.name();
+            refuse(format!(
+                "the key would have the role {role} for more than {covered}, by its id or its groups"
+            ))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Returns a key within reach, declared or made.
+///
+/// # Errors
+/// 404 when there is none with this id.
+fn within(state: &ControlState, reach: &Reach, id: &str) -> Result<ListedKey, Problem> {
+    let found = state.parts.keys.list().into_iter().find(|key| key.principal.id == id);
+    let found = found.filter(|key| reach.covers(key.principal.tenant.as_deref()));
+    found.ok_or_else(|| problem(KeyError::Unknown(id.to_owned())))
+}
+
+/// Returns the digest of what is known of a key, for the audit log; it covers the digest of the key, not the key.
+fn digest(key: &ListedKey) -> String {
+    digest_of(&serde_json::to_value(&key.principal).unwrap_or_default())
 }
 
 /// Runs work that writes to disk where it may block; it is completed even when the operator's connection breaks.

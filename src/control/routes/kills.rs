@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::{ConnectInfo, Extension, Path, State};
 
+use super::sessions;
 use crate::control::api::error::ErrorCode;
 use crate::control::api::kills::{KillBody, KillList, KillReply, ResumeBody};
 use crate::control::api::params::SessionQuery;
@@ -14,7 +15,6 @@ use crate::control::listen::Peer;
 use crate::control::operator::{Change, Operator};
 use crate::control::problem::Problem;
 use crate::control::service::ControlState;
-use super::sessions;
 use crate::identity::roles::Reach;
 use crate::ids::AgentId;
 use crate::session::{KillError, KillRequest, NamedBy, ResumeError, Resumed, SessionRef};
@@ -65,8 +65,7 @@ pub(super) async fn resume(
 ) -> Result<Json<Resumed>, Problem> {
     let (name, named_by) = name_within(&state, &target, named_by, &reach).await?;
     let name = SessionRef::new(&name, named_by);
-    let resumed =
-        state.parts.manager.resume(name, agent.as_deref(), &operator.author(peer.address)).await;
+    let resumed = state.parts.manager.resume(name, agent.as_deref(), &operator.author(peer.address)).await;
     if resumed.is_ok() {
         wait_until_written(&state).await;
     }

@@ -107,7 +107,8 @@ fn session_endpoints() -> Vec<Endpoint> {
         on_get(
             "/control/sessions",
             sessions::list,
-            operation("listSessions", "Lists sessions, newest first").by_tenant()
+            operation("listSessions", "Lists sessions, newest first")
+                .by_tenant()
                 .query::<SessionsQuery>()
                 .ok::<SessionPage>("A page of sessions.")
                 .errors(&[BadRequest]),
@@ -115,7 +116,8 @@ fn session_endpoints() -> Vec<Endpoint> {
         on_get(
             "/control/sessions/{id}",
             sessions::one,
-            operation("getSession", "Returns a session with its agents, open legs and last 20 requests").by_tenant()
+            operation("getSession", "Returns a session with its agents, open legs and last 20 requests")
+                .by_tenant()
                 .query::<SessionQuery>()
                 .ok::<SessionView>("The session.")
                 .errors(&[BadRequest, SessionNotFound, SessionAmbiguous]),
@@ -139,7 +141,8 @@ fn kill_endpoints() -> Vec<Endpoint> {
             operation(
                 "killSession",
                 "Cuts every open leg of a session, or of an agent, and refuses what follows",
-            ).by_tenant()
+            )
+            .by_tenant()
             .query::<SessionQuery>()
             .body::<KillBody>()
             .ok::<KillReply>("The kill order is in force and the legs are cut.")
@@ -156,7 +159,8 @@ fn kill_endpoints() -> Vec<Endpoint> {
         on_post(
             "/control/sessions/{id}/resume",
             kills::resume,
-            operation("resumeSession", "Lifts the kill order against a session or an agent").by_tenant()
+            operation("resumeSession", "Lifts the kill order against a session or an agent")
+                .by_tenant()
                 .query::<SessionQuery>()
                 .body::<ResumeBody>()
                 .ok::<Resumed>("The order is lifted.")
@@ -165,7 +169,8 @@ fn kill_endpoints() -> Vec<Endpoint> {
         on_get(
             "/control/kills",
             kills::list,
-            operation("listKills", "Lists the kill orders in force, newest first").needs(Right::Read)
+            operation("listKills", "Lists the kill orders in force, newest first")
+                .needs(Right::Read)
                 .ok::<KillList>("The orders."),
         ),
     ]
@@ -177,7 +182,8 @@ fn history_endpoints() -> Vec<Endpoint> {
         on_get(
             "/control/history",
             history::list,
-            operation("listRecords", "Lists records of ended sessions, the last written first").by_tenant()
+            operation("listRecords", "Lists records of ended sessions, the last written first")
+                .by_tenant()
                 .query::<HistoryQuery>()
                 .ok::<RecordPage>("A page of records.")
                 .errors(history::ERRORS),
@@ -193,7 +199,9 @@ fn history_endpoints() -> Vec<Endpoint> {
         on_get(
             "/control/history/series",
             history::series,
-            operation("getSeries", "Returns sums over the sessions that ended in each minute, hour or day").needs(Right::Usage).by_tenant()
+            operation("getSeries", "Returns sums over the sessions that ended in each minute, hour or day")
+                .needs(Right::Usage)
+                .by_tenant()
                 .query::<SeriesQuery>()
                 .ok::<Series>("The points with at least one session.")
                 .errors(history::ERRORS),
@@ -201,7 +209,9 @@ fn history_endpoints() -> Vec<Endpoint> {
         on_get(
             "/control/usage",
             history::usage,
-            operation("getUsage", "Sums requests, tokens and cost of ended sessions, most expensive first").needs(Right::Usage).by_tenant()
+            operation("getUsage", "Sums requests, tokens and cost of ended sessions, most expensive first")
+                .needs(Right::Usage)
+                .by_tenant()
                 .query::<UsageQuery>()
                 .ok::<UsageReport>("At most 1000 lines.")
                 .errors(history::ERRORS),
@@ -215,7 +225,8 @@ fn record_endpoints() -> Vec<Endpoint> {
         on_get(
             "/control/history/{id}/captures",
             history::captures,
-            operation("listCaptures", "Lists the captured bodies of a session, newest first").audited()
+            operation("listCaptures", "Lists the captured bodies of a session, newest first")
+                .audited()
                 .query::<CapturesQuery>()
                 .ok::<CapturePage>("A page of captures.")
                 .errors(history::ERRORS),
@@ -223,7 +234,8 @@ fn record_endpoints() -> Vec<Endpoint> {
         on_get(
             "/control/records/export",
             export::export,
-            operation("exportRecords", "Exports all records or requests as a file").audited()
+            operation("exportRecords", "Exports all records or requests as a file")
+                .audited()
                 .query::<ExportQuery>()
                 .text(&["application/x-ndjson", "text/csv"], "The file, in the format that was asked for.")
                 .errors(&[BadRequest, HistoryDisabled, TooManyExports]),
@@ -234,14 +246,16 @@ fn record_endpoints() -> Vec<Endpoint> {
             operation(
                 "getRecord",
                 "Returns the record of a session with its last requests, events and kills",
-            ).by_tenant()
+            )
+            .by_tenant()
             .ok::<RecordDetail>("The record.")
             .errors(history::ERRORS_OF_ONE),
         ),
         on_get(
             "/control/records/{id}/requests",
             history::requests,
-            operation("listRequests", "Lists the requests of a session in the order in which they ended").by_tenant()
+            operation("listRequests", "Lists the requests of a session in the order in which they ended")
+                .by_tenant()
                 .query::<RequestsQuery>()
                 .ok::<LegPage>("A page of requests.")
                 .errors(history::ERRORS_OF_REQUESTS),
@@ -266,6 +280,10 @@ fn access_endpoints() -> Vec<Endpoint> {
                 .query::<AuditQuery>()
                 .ok::<AuditList>("A page of lines.")
                 .errors(&[BadRequest, StateUnavailable, Internal]),
+        ),
+    ]
+}
+
 fn key_endpoints() -> Vec<Endpoint> {
     let operation = |id, summary| Operation::new(KEYS, id, summary, Right::Keys).names_key().by_tenant();
     vec![
@@ -314,7 +332,8 @@ fn instance_endpoints() -> Vec<Endpoint> {
         on_get(
             "/control/backends",
             health::backends,
-            operation("listBackends", "Returns the backends and their health").ok::<BackendList>("The backends."),
+            operation("listBackends", "Returns the backends and their health")
+                .ok::<BackendList>("The backends."),
         ),
         on_get(
             "/control/stats",
@@ -324,13 +343,17 @@ fn instance_endpoints() -> Vec<Endpoint> {
         on_get(
             "/control/config",
             config::show,
-            operation("getConfig", "Returns the configuration in force, after file, environment and flags").needs(Right::Config)
-                .ok::<Map<String, Value>>("Keys as in conf/schema.json, secrets as `***`, and restart_required."),
+            operation("getConfig", "Returns the configuration in force, after file, environment and flags")
+                .needs(Right::Config)
+                .ok::<Map<String, Value>>(
+                    "Keys as in conf/schema.json, secrets as `***`, and restart_required.",
+                ),
         ),
         on_post(
             "/control/config/reload",
             config::reload,
-            operation("reloadConfig", "Reads the configuration again, as SIGHUP does").needs(Right::Config)
+            operation("reloadConfig", "Reads the configuration again, as SIGHUP does")
+                .needs(Right::Config)
                 .ok::<ReloadReply>("The new configuration is in force.")
                 .errors(&[ConfigInvalid, Internal, ReloadBusy]),
         ),

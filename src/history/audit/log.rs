@@ -59,7 +59,7 @@ pub struct AuditFilter {
 pub struct AuditPage {
     /// Each as JSON, with its link and its seal.
     pub lines: Vec<Box<RawValue>>,
-    /// The number of the last line, if there may be older ones.
+    /// The number of the last line; `None` if there are no older ones.
     pub next: Option<u64>,
 }
 
@@ -134,7 +134,11 @@ impl AuditLog {
         match self.read_head() {
             Some(head) if head.seq > found.seq => {
                 let (expected, found) = (head.seq, found.seq);
-                tracing::error!(expected, found, "the audit log ends too early: lines were removed from state.db");
+                tracing::error!(
+                    expected,
+                    found,
+                    "the audit log ends too early: lines were removed from state.db"
+                );
                 Ok(head)
             }
             _ => Ok(found),
@@ -158,6 +162,9 @@ impl AuditLog {
     /// # Errors
     /// The file cannot be read.
     pub fn page(&self, filter: &AuditFilter, before: Option<u64>, limit: usize) -> anyhow::Result<AuditPage> {
+        if !self.state.exists() {
+            return Ok(AuditPage { lines: Vec::new(), next: None });
+        }
         let AuditFilter { from, to, operator, action } = filter;
         let bound = |at: &Option<Timestamp>, open: i64| at.map_or(open, |at| at.as_millisecond());
         let before = before.and_then(|seq| i64::try_from(seq).ok()).unwrap_or(i64::MAX);
@@ -261,8 +268,10 @@ mod tests {
         }
         let key = [key(folder.path())];
         let all = lines(&log);
-        let fault = |lines: &[String]| verify(lines.iter().map(String::as_str), &key).unwrap_err().to_string();
-        let changed: Vec<String> = all.iter().map(|line| line.replace("\"action\":\"b\"", "\"action\":\"x\"")).collect();
+        let fault =
+            |lines: &[String]| verify(lines.iter().map(String::as_str), &key).unwrap_err().to_string();
+        let changed: Vec<String> =
+            all.iter().map(|line| line.replace("\"action\":\"b\"", "\"action\":\"x\"")).collect();
         assert_eq!(fault(&changed), "line 2 is not the one that was written");
         assert_eq!(fault(&[all[0].clone(), all[2].clone()]), "after line 1 comes line 3: lines are missing");
         let other = verify(all.iter().map(String::as_str), &["00".repeat(32)]).unwrap_err().to_string();

@@ -118,7 +118,8 @@ impl Filter {
 
     /// Returns whether a session of this tenant is asked for.
     pub(in crate::session) fn covers(&self, tenant: Option<&str>) -> bool {
-        self.tenants.is_empty() || tenant.is_some_and(|tenant| self.tenants.iter().any(|asked| asked == tenant))
+        self.tenants.is_empty()
+            || tenant.is_some_and(|tenant| self.tenants.iter().any(|asked| asked == tenant))
     }
 
     /// False if the scope of a session rules it out: a non-empty scope is the principal.
