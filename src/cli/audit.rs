@@ -183,7 +183,10 @@ fn verified(arguments: &VerifyArgs) -> anyhow::Result<()> {
             Ok(())
         }
         Ok(found) => {
-            print(&format!("lines {} to {} are those that were written; the last digest is {}\n", found.from, found.to, found.hash));
+            print(&format!(
+                "lines {} to {} are those that were written; the last digest is {}\n",
+                found.from, found.to, found.hash
+            ));
             Ok(())
         }
         Err(breach) => bail!("{file}: {breach}"),

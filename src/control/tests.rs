@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
@@ -14,8 +15,10 @@ use super::api::health::BackendStatus;
 use super::openapi::answers::check_answer;
 use super::openapi::document;
 use super::service::{ControlService, Parts, ReloadReport, Runtime};
-use super::settings::{AuthConfig, ControlConfig, CorsConfig, Settings};
+use super::settings::{self, ControlConfig, CorsConfig, Settings};
 use crate::clock::Clock;
+use crate::history::audit::AuditLog;
+use crate::identity::{Auth, AuthConfig};
 use crate::identity::{ClientKeys, KeyStorage};
 use crate::ids::{PrincipalId, RequestId, Scope, SessionId, SessionKey};
 use crate::session::store::MemoryStore;
@@ -46,6 +49,10 @@ impl Runtime for Program {
         }
     }
 
+    fn auth(&self) -> Arc<Auth> {
+        AuthConfig::default().compile(&[], &mut Faults::default()).unwrap()
+    }
+
     fn backends(&self) -> BTreeMap<String, BackendStatus> {
         let openai = BackendStatus {
             r#type: "openai".into(),
@@ -58,6 +65,11 @@ impl Runtime for Program {
         };
         BTreeMap::from([("openai".to_owned(), openai)])
     }
+}
+
+/// An audit log that cannot be written.
+fn no_audit() -> Arc<AuditLog> {
+    Arc::new(AuditLog::new(Path::new("/dev/null"), Metrics::new().unwrap().history()))
 }
 
 /// A control API over a real socket.
@@ -102,11 +114,11 @@ impl Answer {
 }
 
 fn control_settings(written: ControlConfig) -> Settings {
-    written.compile(&mut Faults::default()).unwrap()
+    written.compile(false, &mut Faults::default()).unwrap()
 }
 
 fn with_token() -> ControlConfig {
-    let auth = AuthConfig { token: Some(Secret::new(TOKEN)), ..AuthConfig::default() };
+    let auth = settings::AuthConfig { token: Some(Secret::new(TOKEN)), ..settings::AuthConfig::default() };
     ControlConfig { auth, ..ControlConfig::default() }
 }
 
@@ -146,6 +158,7 @@ impl TestServer {
             runtime: Arc::new(Program { faults: None }),
             keys: no_keys(),
             history: None,
+            audit: no_audit(),
             store: "memory",
             max_connections: 256,
         };
@@ -488,6 +501,7 @@ fn control_config_reload_tells_every_fault() {
         runtime: Arc::new(Program { faults: Some(faults) }),
         keys: no_keys(),
         history: None,
+        audit: no_audit(),
         store: "memory",
         max_connections: 256,
     };

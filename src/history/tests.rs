@@ -284,13 +284,13 @@ async fn pages_lead_through_all_records_once() {
         before = cursor.parse().ok();
     }
     assert_eq!(seen, (1..=25).rev().collect::<Vec<u64>>());
-    let detail = reader.detail("session-7").unwrap().unwrap();
+    let detail = reader.detail("session-7", &[]).unwrap().unwrap();
     assert_eq!(detail.requests.len(), 1);
     assert_eq!(
         detail.events.iter().map(|event| &*event.r#type).collect::<Vec<_>>(),
         ["session_started", "session_ended"]
     );
-    assert!(reader.detail("session-99").unwrap().is_none());
+    assert!(reader.detail("session-99", &[]).unwrap().is_none());
 }
 
 #[tokio::test]

@@ -222,7 +222,7 @@ mod tests {
         }
     }
 
-    fn log(folder: &Path) -> AuditLog {
+    fn open(folder: &Path) -> AuditLog {
         AuditLog::new(folder, Metrics::new().unwrap().history())
     }
 
@@ -238,11 +238,11 @@ mod tests {
     #[test]
     fn lines_are_chained_over_a_restart_and_are_found_by_operator_and_action() {
         let folder = tempfile::tempdir().unwrap();
-        let log = log(folder.path());
+        let log = open(folder.path());
         assert!(log.page(&AuditFilter::default(), None, 10).unwrap().lines.is_empty());
         log.append(&entry("killSession", "token")).unwrap();
         drop(log);
-        let log = log(folder.path());
+        let log = open(folder.path());
         log.append(&entry("createKey", "key:ada")).unwrap();
         log.append(&entry("killSession", "key:ada")).unwrap();
         let all = lines(&log);
@@ -262,7 +262,7 @@ mod tests {
     #[test]
     fn a_change_a_gap_and_a_cut_end_are_noticed() {
         let folder = tempfile::tempdir().unwrap();
-        let log = log(folder.path());
+        let log = open(folder.path());
         for action in ["a", "b", "c"] {
             log.append(&entry(action, "token")).unwrap();
         }
@@ -287,11 +287,11 @@ mod tests {
         let key = key(folder.path());
         std::thread::scope(|scope| {
             for operator in ["one", "two"] {
-                let log = log(folder.path());
+                let log = open(folder.path());
                 scope.spawn(move || (0..20).for_each(|_| log.append(&entry("a", operator)).unwrap()));
             }
         });
-        let all = lines(&log(folder.path()));
+        let all = lines(&open(folder.path()));
         assert_eq!(verify(all.iter().map(String::as_str), &[key]).unwrap().to, 40);
     }
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::callers::keys::key;
 use crate::support::wire::Message;
-use crate::support::{Call, Demo, Gateway, sha256};
+use crate::support::{Backend, Call, Demo, Gateway, sha256};
 
 /// The callers: an id, and what the configuration says of it.
 const PRINCIPALS: [(&str, &str); 9] = [
@@ -69,8 +69,11 @@ impl House {
 
     /// Makes a session of a caller of the proxy.
     async fn session(&self, id: &str, session: &str) {
-        let answer =
-            Call::chat("x").header("x-api-key", self.key(id)).session(session).send(self.gateway.proxy()).await;
+        let answer = Call::chat("x")
+            .header("x-api-key", self.key(id))
+            .session(session)
+            .send(self.gateway.proxy())
+            .await;
         assert_eq!(answer.status(), 200, "{}", answer.text());
     }
 
@@ -100,7 +103,8 @@ async fn outcome(address: SocketAddr, call: Call) -> (u16, String) {
 
 /// Every endpoint of the OpenAPI document: its method, a target, the roles that may call it, and whether one of a tenant may.
 fn endpoints() -> Vec<(String, String, Option<Vec<String>>, bool)> {
-    let document: Value = serde_json::from_str(include_str!("../../../docs/openapi.json")).expect("the document");
+    let document: Value =
+        serde_json::from_str(include_str!("../../../docs/openapi.json")).expect("the document");
     let mut found = Vec::new();
     for (path, item) in document["paths"].as_object().expect("paths") {
         for (method, operation) in item.as_object().expect("methods") {
@@ -170,12 +174,16 @@ async fn a_role_of_a_tenant_sees_and_changes_its_tenant_only() {
     house.session("nobody", "same-name").await;
     house.session("rival", "same-name").await;
     let get = |target: &str| Call::get(target);
-    let kill = |session: &str| Call::post(&format!("/control/sessions/{session}/kill")).json(&json!({"reason": "x"}));
+    let kill = |session: &str| {
+        Call::post(&format!("/control/sessions/{session}/kill")).json(&json!({"reason": "x"}))
+    };
     let all = house.call("root", get("/control/sessions")).await.json();
     let uid = |session: &str, tenant: &str| {
-        let found = all["sessions"].as_array().expect("sessions").iter().find(|line| {
-            line["id"] == session && line["principal"]["tenant"] == tenant
-        });
+        let found = all["sessions"]
+            .as_array()
+            .expect("sessions")
+            .iter()
+            .find(|line| line["id"] == session && line["principal"]["tenant"] == tenant);
         found.expect("the session")["uid"].as_str().expect("a uid").to_owned()
     };
     let listed = house.call("acme-view", get("/control/sessions")).await.json();
@@ -189,7 +197,11 @@ async fn a_role_of_a_tenant_sees_and_changes_its_tenant_only() {
         for verb in ["kill", "resume"] {
             let call = Call::post(&format!("/control/sessions/{target}/{verb}")).json(&json!({}));
             let answer = house.call("acme-root", call).await;
-            assert_eq!((answer.status(), code(&answer)), (404, json!("session_not_found")), "{verb} {target}");
+            assert_eq!(
+                (answer.status(), code(&answer)),
+                (404, json!("session_not_found")),
+                "{verb} {target}"
+            );
         }
     }
     // The name that two tenants use is not ambiguous for one of them.
@@ -220,8 +232,12 @@ async fn a_role_of_a_tenant_sees_and_changes_its_tenant_only() {
         assert_eq!(house.call("audit", get(target)).await.status(), 200, "{target}");
     }
     let records = house.call("acme-root", get("/control/history")).await.json();
-    let tenants: Vec<_> =
-        records["records"].as_array().expect("records").iter().map(|record| record["tenant"].clone()).collect();
+    let tenants: Vec<_> = records["records"]
+        .as_array()
+        .expect("records")
+        .iter()
+        .map(|record| record["tenant"].clone())
+        .collect();
     assert_eq!(tenants, [json!("acme"), json!("acme")], "{records}");
     let requests = |usage: Value| usage["usage"][0]["requests"].clone();
     assert_eq!(requests(house.call("acme-root", get("/control/usage?by=model")).await.json()), 2);
@@ -279,7 +295,12 @@ async fn each_change_is_in_the_audit_log_before_it_is_answered() {
         .map(|line| {
             let status = line["status"].as_u64().expect("a status");
             let text = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
-            (line["operator"]["id"].as_str().expect("an operator").to_owned(), text("action"), status, text("reason"))
+            (
+                line["operator"]["id"].as_str().expect("an operator").to_owned(),
+                text("action"),
+                status,
+                text("reason"),
+            )
         })
         .collect();
     let expected = [
@@ -289,18 +310,26 @@ async fn each_change_is_in_the_audit_log_before_it_is_answered() {
         ("key:root", "reloadConfig", 200, ""),
         ("key:audit", "exportRecords", 200, ""),
     ];
-    let expected = expected.map(|(id, action, status, reason)| (id.into(), action.into(), status, reason.into()));
+    let expected =
+        expected.map(|(id, action, status, reason)| (id.into(), action.into(), status, reason.into()));
     assert_eq!(said, expected);
     assert_eq!(lines[0]["operator"]["address"], "127.0.0.1");
     let reload = &lines[1];
-    assert!(reload["before"] == reload["after"] && reload["before"].as_str().is_some_and(|digest| digest.len() == 64));
+    assert!(
+        reload["before"] == reload["after"]
+            && reload["before"].as_str().is_some_and(|digest| digest.len() == 64)
+    );
     assert!(lines[2]["after"].is_string() && lines[2]["before"].is_null(), "{}", lines[2]);
-    let filtered = house.call("audit", Call::get("/control/audit?operator=key:root&action=createKey")).await.json();
+    let filtered =
+        house.call("audit", Call::get("/control/audit?operator=key:root&action=createKey")).await.json();
     assert_eq!(filtered["lines"].as_array().map(Vec::len), Some(1));
 
     let shown = house.elida("audit", &["audit", "--operator", "key:ops"]);
     let text = String::from_utf8(shown.stdout).expect("text");
-    assert!(text.contains("killSession") && text.contains("runaway") && !text.contains("createKey"), "{text}");
+    assert!(
+        text.contains("killSession") && text.contains("runaway") && !text.contains("createKey"),
+        "{text}"
+    );
     let refused = house.elida("grafana", &["audit"]);
     let text = String::from_utf8(refused.stderr).expect("text");
     assert!(!refused.status.success() && text.contains("it takes one of admin, auditor"), "{text}");
@@ -330,9 +359,14 @@ async fn a_kill_does_not_wait_for_an_audit_log_that_cannot_be_written() {
     std::fs::create_dir(house.gateway.data().join("state.db")).expect("a folder in the place of the file");
     let kill = Call::post("/control/sessions/run/kill").json(&json!({"reason": "runaway"}));
     assert_eq!(house.call("ops", kill).await.status(), 200);
-    let line = house.gateway.log_until(|line| line["message"] == "a line of the audit log cannot be written").await;
+    let line =
+        house.gateway.log_until(|line| line["message"] == "a line of the audit log cannot be written").await;
     let lost: Value = serde_json::from_str(line["line"].as_str().expect("the line")).expect("JSON");
-    assert_eq!((&lost["action"], &lost["operator"]["id"]), (&json!("killSession"), &json!("key:ops")), "{line}");
+    assert_eq!(
+        (&lost["action"], &lost["operator"]["id"]),
+        (&json!("killSession"), &json!("key:ops")),
+        "{line}"
+    );
     let metrics = house.call("grafana", Call::get("/metrics")).await.text();
     assert!(metrics.contains("elida_history_dropped_total{kind=\"audit\"} 1"), "{metrics}");
     let answer = house.call("audit", Call::get("/control/audit")).await;
