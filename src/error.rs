@@ -32,6 +32,10 @@ pub enum ErrorKind {
     NoRoute,
     /// `routing.blocked_models` names the model.
     PolicyBlocked,
+    /// A limit of `limits` is used up for a short time.
+    RateLimited,
+    /// A limit of `limits` is used up for more than a minute.
+    QuotaExceeded,
     /// The web origin of the request is not allowed.
     OriginRefused,
     /// `session.missing: reject` and the request names no session.
@@ -84,6 +88,8 @@ impl ErrorKind {
             Self::UnknownBackend => "unknown_backend",
             Self::NoRoute => "no_route",
             Self::PolicyBlocked => "policy_blocked",
+            Self::RateLimited => "rate_limited",
+            Self::QuotaExceeded => "quota_exceeded",
             Self::OriginRefused => "origin_refused",
             Self::SessionRequired => "session_required",
             Self::SessionKilled => "session_killed",

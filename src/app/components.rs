@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::history::Archive;
 use crate::identity::Key;
 use crate::ids::BackendName;
+use crate::protocol::dialects::output_limit;
 use crate::protocol::request::RequestPaths;
 use crate::proxy::awaited::AwaitedAnswers;
 use crate::proxy::endpoints::Endpoints;
@@ -66,7 +67,7 @@ impl Components {
         let metrics = Metrics::new().context("cannot register the metrics")?;
         metrics.watch_log(&log);
         super::panics::report(Arc::clone(&log), Arc::clone(&metrics));
-        let live: SharedSettings = Arc::new(ArcSwap::from_pointee(runtime_settings(config, &metrics, &[])?));
+        let live: SharedSettings = Arc::new(ArcSwap::from_pointee(runtime_settings(config, &metrics, None)?));
         let clock = Clock::system();
         let readiness = Arc::<Readiness>::default();
         let history = history(config, &metrics, &readiness);
@@ -152,19 +153,20 @@ impl Components {
 }
 
 /// Builds the settings of requests from a compiled configuration. A backend of `before` whose settings are unchanged is
-/// kept with its health, its load and its connections.
+/// kept with its health, its load and its connections, and so are the levels of limits that count the same.
 ///
 /// # Errors
 /// A backend's CA file holds no usable certificate.
 pub(crate) fn runtime_settings(
     config: &Config,
     metrics: &Metrics,
-    before: &[Arc<Backend>],
+    before: Option<&RuntimeSettings>,
 ) -> Result<RuntimeSettings, Faults> {
     let mut faults = Faults::default();
     let mut backends = Vec::with_capacity(config.backends.len());
     for settings in &config.backends {
-        if let Some(same) = before.iter().find(|backend| backend.settings() == settings) {
+        let known = before.into_iter().flat_map(|before| &before.backends);
+        if let Some(same) = known.into_iter().find(|backend| backend.settings() == settings) {
             backends.push(Arc::clone(same));
             continue;
         }
@@ -181,10 +183,20 @@ pub(crate) fn runtime_settings(
     if !faults.is_empty() {
         return Err(faults);
     }
+    let mut body_paths = config.identity.body_paths();
+    let output_hints = body_paths.len();
+    if !config.limits.is_empty() {
+        body_paths.extend(output_limit::paths().map(str::to_owned));
+    }
     Ok(RuntimeSettings {
         routes: config.routing.clone(),
         backends,
-        call_paths: Arc::new(RequestPaths::new(&config.identity.body_paths())),
+        call_paths: Arc::new(RequestPaths::new(&body_paths)),
+        output_hints,
+        caller_limits: match before {
+            Some(before) => config.limits.with_levels_of(&before.caller_limits),
+            None => config.limits.clone(),
+        },
         identity: config.identity.clone(),
         tls: config.server.tls().cloned(),
         h2c: config.server.h2c(),

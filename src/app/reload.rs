@@ -66,7 +66,7 @@ impl Reload {
     fn swap(&self) -> Result<ReloadReport, Faults> {
         let config = self.sources.load()?;
         let before = self.shared.live.load_full();
-        let settings = runtime_settings(&config, &self.shared.metrics, &before.backends)?;
+        let settings = runtime_settings(&config, &self.shared.metrics, Some(&before))?;
         log_warnings(&config);
         Plan::after_reload(&config).log();
         let restart = changed_restart_keys(&self.started, &config);

@@ -17,7 +17,7 @@ use crate::settings::address::listen_address;
 use crate::settings::fault::{Fault, Faults};
 use crate::settings::secret::Secret;
 use crate::upstream::egress::ProxyVariables;
-use crate::{capture, control, history, identity, pricing, proxy, session, telemetry, upstream};
+use crate::{capture, control, history, identity, limits, pricing, proxy, session, telemetry, upstream};
 
 /// Name of the backend that `backend:` defines.
 const ONLY_BACKEND: &str = "default";
@@ -43,6 +43,8 @@ pub struct Config {
     pub models: proxy::settings::ModelsConfig,
     /// Which backend a request goes to.
     pub routing: Table,
+    /// How fast callers may be.
+    pub limits: limits::Limits,
     /// The history of ended sessions.
     pub history: history::Settings,
     /// Which bodies are captured into the history.
@@ -115,6 +117,7 @@ pub(super) fn compile(
     let rules: Vec<BackendRule> = written.backends.0.iter().map(rule).collect();
     let backends = compile_backends(written.backends, proxies, shorthand, faults);
     let routing = compile_routing(written.routing, &rules, shorthand, faults);
+    let limits = limits::settings::compile(written.limits, faults);
     let history = written.history.compile(faults);
     let capture = written.capture.compile(faults);
     check_capture(capture, history.as_ref(), faults);
@@ -140,6 +143,7 @@ pub(super) fn compile(
         backends: backends?,
         models: written.models,
         routing: routing?,
+        limits: limits?,
         history: history?,
         capture: capture?,
         unpriced: unpriced(&rules, prices.as_ref()?),

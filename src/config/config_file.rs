@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::session_section::SessionSection;
-use crate::{capture, control, history, pricing, proxy, routing, telemetry, upstream};
+use crate::{capture, control, history, limits, pricing, proxy, routing, telemetry, upstream};
 
 /// The only supported `version`.
 pub(super) const VERSION: u32 = 1;
@@ -33,6 +33,8 @@ pub(super) struct ConfigFile {
     pub(super) backends: Backends,
     /// How a backend is chosen.
     pub(super) routing: routing::RoutingConfig,
+    /// How fast callers may be: requests and tokens in a time, and open requests.
+    pub(super) limits: Vec<limits::LimitConfig>,
     /// The list of models.
     pub(super) models: proxy::settings::ModelsConfig,
     /// Storage of ended sessions.
@@ -73,6 +75,7 @@ impl Default for ConfigFile {
             session: Default::default(),
             backends: Backends::default(),
             routing: Default::default(),
+            limits: Vec::new(),
             models: Default::default(),
             history: Default::default(),
             capture: Default::default(),

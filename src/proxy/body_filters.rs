@@ -15,7 +15,7 @@ use super::upgrade;
 /// The leg was cut, a streamed body exceeds its limit or names a model that is refused, or the request has not been
 /// routed.
 pub(crate) fn upload(ctx: &mut RequestCtx, body: &mut Option<Bytes>) -> Result<()> {
-    let RequestCtx { app, stage, outcome } = ctx;
+    let RequestCtx { app, stage, outcome, admission } = ctx;
     let routed = stage.routed_mut()?;
     let Some(chunk) = body else { return Ok(()) };
     let received = &routed.who.received;
@@ -23,10 +23,12 @@ pub(crate) fn upload(ctx: &mut RequestCtx, body: &mut Option<Bytes>) -> Result<(
     if received.handle.cut.reason().is_some() {
         return Error::e_explain(LEG_CUT, "the leg was cut");
     }
-    session.touch(app.clock.now());
+    let now = app.clock.now();
+    session.touch(now);
     if routed.socket.is_some() {
         session.add_bytes_in(chunk.len() as u64);
-        return upgrade::on_client_bytes(routed, outcome, chunk);
+        let spent = admission.spent_tokens(now.as_millis());
+        return upgrade::on_client_bytes(routed, outcome, spent, chunk);
     }
     // What is held is sent again with each attempt; it was counted and limited while it was read.
     if !received.handle.upload.is_replay() {
@@ -53,7 +55,7 @@ pub(crate) fn upload(ctx: &mut RequestCtx, body: &mut Option<Bytes>) -> Result<(
 /// # Errors
 /// The leg was cut, or the request has not been routed.
 pub(crate) fn download(ctx: &mut RequestCtx, chunk: &Option<Bytes>, end: bool) -> Result<()> {
-    let RequestCtx { app, stage, outcome } = ctx;
+    let RequestCtx { app, stage, outcome, admission } = ctx;
     let routed = stage.routed_mut()?;
     let handle = &routed.who.received.handle;
     if handle.cut.reason().is_some() {
@@ -85,7 +87,7 @@ pub(crate) fn download(ctx: &mut RequestCtx, chunk: &Option<Bytes>, end: bool) -
     }
     answer.whole |= end;
     if let Some(chunk) = chunk {
-        upgrade::on_backend_bytes(routed, chunk);
+        upgrade::on_backend_bytes(routed, admission, chunk);
     }
     Ok(())
 }

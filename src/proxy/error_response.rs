@@ -62,8 +62,9 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
         | ErrorKind::SessionTimedOut
         | ErrorKind::SessionUnreadable
         | ErrorKind::PolicyBlocked
+        | ErrorKind::QuotaExceeded
         | ErrorKind::OriginRefused => StatusCode::FORBIDDEN,
-        ErrorKind::SessionStartRate => StatusCode::TOO_MANY_REQUESTS,
+        ErrorKind::SessionStartRate | ErrorKind::RateLimited => StatusCode::TOO_MANY_REQUESTS,
         ErrorKind::SessionCapacity | ErrorKind::StoreUnavailable | ErrorKind::ShuttingDown => {
             StatusCode::SERVICE_UNAVAILABLE
         }
@@ -82,11 +83,12 @@ fn error_class(kind: ErrorKind) -> ErrorClass {
         | ErrorKind::SessionTimedOut
         | ErrorKind::SessionUnreadable
         | ErrorKind::PolicyBlocked
+        | ErrorKind::QuotaExceeded
         | ErrorKind::OriginRefused => ErrorClass::Permission,
         ErrorKind::HeaderMismatch => ErrorClass::HeaderMismatch,
         ErrorKind::BodyTooLarge | ErrorKind::UriTooLong | ErrorKind::HeadersTooLarge => ErrorClass::TooLarge,
         ErrorKind::NoRoute => ErrorClass::NotFound,
-        ErrorKind::SessionStartRate => ErrorClass::RateLimit,
+        ErrorKind::SessionStartRate | ErrorKind::RateLimited => ErrorClass::RateLimit,
         ErrorKind::SessionCapacity | ErrorKind::StoreUnavailable | ErrorKind::ShuttingDown => {
             ErrorClass::Overloaded
         }
@@ -126,8 +128,13 @@ pub(super) fn socket_end(kind: ErrorKind) -> Option<SocketEnd> {
     if is_final(kind) {
         return Some(SocketEnd { code: 1008, status: 400 });
     }
-    let is_answered = matches!(kind, ErrorKind::ShuttingDown | ErrorKind::BackendTimeout);
-    is_answered.then(|| SocketEnd { code: 1001, status: status(kind).as_u16() })
+    let code = match kind {
+        ErrorKind::ShuttingDown | ErrorKind::BackendTimeout => 1001,
+        // Try again later (IANA's registry of close codes).
+        ErrorKind::RateLimited => 1013,
+        _ => return None,
+    };
+    Some(SocketEnd { code, status: status(kind).as_u16() })
 }
 
 /// Programs that stop on one status only, and that status; they retry on any other (docs/clients.md). Applies to final
@@ -135,8 +142,12 @@ pub(super) fn socket_end(kind: ErrorKind) -> Option<SocketEnd> {
 const STOPS_ON: [(&str, StatusCode); 2] =
     [("claude-code", StatusCode::FORBIDDEN), ("codex", StatusCode::BAD_REQUEST)];
 
-/// Returns the status of a refusal for this client program.
-pub(super) fn status_for(kind: ErrorKind, client: Option<&str>) -> StatusCode {
+/// Returns the status of a refusal for this client program. `is_rpc` is whether it answers a JSON-RPC request: SDKs of MCP
+/// take 403 for a broken transport, so what only concerns this request is an error of JSON-RPC alone.
+pub(super) fn status_for(kind: ErrorKind, client: Option<&str>, is_rpc: bool) -> StatusCode {
+    if is_rpc && kind == ErrorKind::QuotaExceeded {
+        return StatusCode::OK;
+    }
     let stops_on = STOPS_ON.iter().find(|(name, _)| is_final(kind) && client == Some(*name));
     stops_on.map_or_else(|| status(kind), |(_, stop)| *stop)
 }
@@ -218,12 +229,12 @@ mod tests {
             ErrorKind::PolicyBlocked,
         ];
         for kind in final_kinds {
-            let of = |client| status_for(kind, client).as_u16();
+            let of = |client| status_for(kind, client, false).as_u16();
             assert_eq!((of(Some("codex")), of(Some("claude-code"))), (400, 403), "{kind}");
             assert_eq!((of(Some("opencode")), of(Some("")), of(None)), (403, 403, 403), "{kind}");
         }
         for kind in [ErrorKind::SessionCapacity, ErrorKind::BackendUnavailable, ErrorKind::NoRoute] {
-            assert_eq!(status_for(kind, Some("codex")), status(kind), "{kind} may end by itself");
+            assert_eq!(status_for(kind, Some("codex"), false), status(kind), "{kind} may end by itself");
         }
     }
 }

@@ -19,7 +19,7 @@ use super::identify::SessionHint;
 use super::request_ctx::{Identified, Outcome, RequestCtx, reached};
 use super::state::ProxyState;
 use super::{
-    body_filters, builtin, capture, dispatch, failover, mcp, models, refuse, trace_context, upstream_request,
+    body_filters, builtin, capture, dispatch, failover, govern, mcp, models, refuse, trace_context, upstream_request,
     upstream_response,
 };
 use crate::error::{ErrorKind, Refusal};
@@ -43,7 +43,9 @@ impl Gateway {
             Box::pin(builtin::write(session, ctx, answer)).await?;
             return Ok(false);
         }
-        if let SessionHint::Known(found) = ctx.identify(&session.req_header().headers)? {
+        let hint = ctx.identify(&session.req_header().headers)?;
+        ctx.limit_head(&session.req_header().headers)?;
+        if let SessionHint::Known(found) = hint {
             ctx.admit(found).await?;
         }
         let waited = ctx.read(session).await?;
@@ -251,7 +253,8 @@ impl ProxyHttp for Gateway {
         if !upstream_response::is_final(head) {
             return upstream_response::for_client(head, &routed.who.received);
         }
-        upstream_response::rewrite_head(head, &routed.who.received, &routed.leg)
+        upstream_response::rewrite_head(head, &routed.who.received, &routed.leg)?;
+        govern::announce(head, &ctx.admission, &ctx.app.clock)
     }
 
     fn response_body_filter(

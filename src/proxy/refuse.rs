@@ -12,7 +12,7 @@ use super::dispatch::{named, unreachable};
 use super::downstream::{LEG_CUT, UPSTREAM_IDLE};
 use super::error_response::{INTERNAL_MESSAGE, error_body, head, socket_end, status_for};
 use super::request_ctx::RequestCtx;
-use super::upgrade;
+use super::{govern, upgrade};
 use crate::error::{ErrorKind, Refusal};
 use crate::ids::REQUEST_ID;
 use crate::protocol::facts::error_body::ErrorBody;
@@ -106,9 +106,10 @@ fn rpc_id(ctx: &RequestCtx) -> Option<&str> {
 /// The client cannot be written to.
 pub(crate) async fn answer(session: &mut Session, ctx: &mut RequestCtx, refusal: &Refusal) -> Result<()> {
     let client = ctx.stage.identified().and_then(|who| who.caller.client.name.as_deref());
-    let status = status_for(refusal.kind, client);
-    ctx.outcome.answer.status = Some(status.as_u16());
     let dialect = ctx.stage.dialect();
+    let is_rpc = dialect.is_json_rpc() && rpc_id(ctx).is_some();
+    let status = status_for(refusal.kind, client, is_rpc);
+    ctx.outcome.answer.status = Some(status.as_u16());
     let session_id = ctx.stage.leg().map(|leg| leg.session().key().id.clone());
     let session_id = session_id.or_else(|| ctx.outcome.named.clone());
     let request_id = ctx.stage.received().map_or("", |received| received.request_id.as_str());
@@ -120,6 +121,7 @@ pub(crate) async fn answer(session: &mut Session, ctx: &mut RequestCtx, refusal:
     let body = Bytes::from(dialect.error_body(&error));
     let mut head = head(status, body.len(), refusal)?;
     head.insert_header(REQUEST_ID, request_id)?;
+    govern::announce(&mut head, &ctx.admission, &ctx.app.clock)?;
     if let (Some(received), Some(id)) = (ctx.stage.received(), &session_id) {
         head.insert_header(received.handle.settings.identity.header().clone(), id.as_str())?;
     }

@@ -9,11 +9,13 @@ use pingora_core::{Error, Result};
 use url::form_urlencoded;
 
 use super::error_response::{REFUSED, SocketEnd};
+use super::govern;
 use super::receive::Received;
 use super::request_ctx::{Outcome, RequestCtx, Routed, Stage};
 use super::usage::{Priceable, count_tokens, priced};
 use crate::capture::redact_text;
 use crate::error::{ErrorKind, Refusal};
+use crate::limits::{Admission, Refused};
 use crate::protocol::answer::socket::{ClientMessage, SocketTap};
 use crate::protocol::facts::error_body::ErrorBody;
 use crate::protocol::request::ModelRequest;
@@ -72,12 +74,19 @@ pub(crate) fn call(received: &Received) -> Option<ModelRequest> {
 /// for a blocked model never reaches the backend whole.
 ///
 /// # Errors
-/// The model is blocked, or the message is compressed and models are blocked.
-pub(crate) fn on_client_bytes(routed: &mut Routed, outcome: &mut Outcome, chunk: &Bytes) -> Result<()> {
+/// The model is blocked, the message is compressed and models are blocked, or the answers so far have used up a limit of
+/// tokens.
+pub(crate) fn on_client_bytes(
+    routed: &mut Routed,
+    outcome: &mut Outcome,
+    spent: Option<Refused>,
+    chunk: &Bytes,
+) -> Result<()> {
     let Routed { who, leg, route, socket, .. } = routed;
     let Some(socket) = socket else { return Ok(()) };
     let table = &who.received.handle.settings.routes;
     let (known, refusal) = (&mut who.call.model, &mut outcome.refusal);
+    let messages = socket.client().traffic().messages;
     socket.feed_client(chunk, |asked| match asked {
         ClientMessage::Model(model) if table.blocks(model) => {
             let message = format!("the model {model} is blocked here (routing.blocked_models)");
@@ -96,6 +105,9 @@ pub(crate) fn on_client_bytes(routed: &mut Routed, outcome: &mut Outcome, chunk:
         }
         ClientMessage::Model(_) | ClientMessage::Unreadable => {}
     });
+    if let Some(spent) = spent.filter(|_| refusal.is_none() && socket.client().traffic().messages > messages) {
+        *refusal = Some(Box::new(govern::refusal(&spent)));
+    }
     if refusal.is_some() {
         return Error::e_explain(REFUSED, "what the socket asks for is blocked");
     }
@@ -104,7 +116,7 @@ pub(crate) fn on_client_bytes(routed: &mut Routed, outcome: &mut Outcome, chunk:
 
 /// Parses the next bytes of the backend. The tokens of each response are counted when that response ends, not when the
 /// socket does.
-pub(crate) fn on_backend_bytes(routed: &mut Routed, chunk: &Bytes) {
+pub(crate) fn on_backend_bytes(routed: &mut Routed, admission: &mut Admission, chunk: &Bytes) {
     let Routed { who, leg, route, socket, .. } = routed;
     let Some(socket) = socket else { return };
     let asked = who.call.model.as_deref();
@@ -113,6 +125,7 @@ pub(crate) fn on_backend_bytes(routed: &mut Routed, chunk: &Bytes) {
         let model = asked.or(answered);
         let usage = priced(&who.received, route, &Priceable { asked, answered, tier }, usage);
         leg.add_usage(model.map(redact_text).as_deref(), usage);
+        admission.add_tokens(usage.prompt_tokens().saturating_add(usage.output_tokens));
         count_tokens(route.backend.metrics(), model, usage);
     });
     for _ in failed..socket.failed_answers() {

@@ -52,6 +52,7 @@ pub struct Metrics {
     pub(super) sessions_active: IntGaugeVec,
     sessions_total: IntCounterVec,
     kills: IntCounterVec,
+    rate_limited: IntCounterVec,
     kill_latency: Histogram,
     requests: IntCounterVec,
     request_duration: HistogramVec,
@@ -98,6 +99,7 @@ impl Metrics {
             sessions_active: gauges(in_registry, &table::SESSIONS_ACTIVE)?,
             sessions_total: counters(in_registry, &table::SESSIONS_TOTAL)?,
             kills: counters(in_registry, &table::SESSION_KILLS)?,
+            rate_limited: counters(in_registry, &table::RATE_LIMITED)?,
             kill_latency: histogram(in_registry, &table::KILL_LATENCY, KILL_BUCKETS)?,
             requests: counters(in_registry, &table::REQUESTS)?,
             request_duration: histograms(in_registry, &table::REQUEST_DURATION, ANSWER_BUCKETS)?,
@@ -212,6 +214,11 @@ impl Metrics {
     /// Counts a kill. `source` is `control`, `policy` or `budget`.
     pub fn session_killed(&self, source: &str) {
         self.kills.with_label_values(&[source]).inc();
+    }
+
+    /// Counts a request that a limit refused. `scope` is the limit's name and `unit` what it counts.
+    pub fn rate_limited(&self, scope: &str, unit: &'static str) {
+        self.rate_limited.with_label_values(&[scope, unit]).inc();
     }
 
     /// Observes the time from a kill order to the end of a leg that it cut.

@@ -86,6 +86,12 @@ mod protocols {
     pub mod websocket;
 }
 
+/// Who may do how much.
+mod governance {
+    /// Rates, tokens and open requests.
+    pub mod limits;
+}
+
 /// Backends: which one gets a request, with which credential, and what happens when it fails.
 mod routing {
     /// Names with several addresses, some of them down.
