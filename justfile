@@ -31,8 +31,8 @@ dev CONFIG="conf/elida.yaml":
 check CONFIG="conf/elida.yaml":
     cargo run --quiet -- check --config {{CONFIG}}
 
-# Everything that must pass: format, lints, all tests with the real binary and real clients.
-test: lint
+# Everything that must pass: format, lints, all tests with the real binary and real clients, and what a request may cost.
+test: lint && budget
     cargo nextest run
 
 # The tests with HOME and every folder read-only, except the build folder and temporary folders of their own.

@@ -37,6 +37,7 @@ fn arrival(session: &str) -> SessionRequest {
         key: SessionKey { scope: Scope::new("cred:0011223344556677"), id: SessionId::new(session) },
         identity: Identity { source: "header:x-session-id".into(), ..Identity::default() },
         principal: PrincipalId::new("cred:0011223344556677"),
+        membership: None,
         accounts: Box::default(),
         client_addr: [127, 0, 0, 1].into(),
         counted_from: None,

@@ -38,6 +38,20 @@ pub enum ErrorKind {
     QuotaExceeded,
     /// The web origin of the request is not allowed.
     OriginRefused,
+    /// `auth.proxy: required` and the request shows no key.
+    KeyRequired,
+    /// The key is not known here.
+    KeyUnknown,
+    /// The key was revoked while a request with it was open.
+    KeyRevoked,
+    /// The key has expired.
+    KeyExpired,
+    /// The key does not permit the model.
+    ModelDenied,
+    /// The key does not permit the backend.
+    BackendDenied,
+    /// The backend needs the client's own credential, and the request has none beside the key of this gateway.
+    NoUpstreamCredential,
     /// `session.missing: reject` and the request names no session.
     SessionRequired,
     /// The session was killed and is blocked.
@@ -91,6 +105,13 @@ impl ErrorKind {
             Self::RateLimited => "rate_limited",
             Self::QuotaExceeded => "quota_exceeded",
             Self::OriginRefused => "origin_refused",
+            Self::KeyRequired => "key_required",
+            Self::KeyUnknown => "key_unknown",
+            Self::KeyRevoked => "key_revoked",
+            Self::KeyExpired => "key_expired",
+            Self::ModelDenied => "model_denied",
+            Self::BackendDenied => "backend_denied",
+            Self::NoUpstreamCredential => "no_upstream_credential",
             Self::SessionRequired => "session_required",
             Self::SessionKilled => "session_killed",
             Self::AgentKilled => "agent_killed",

@@ -47,7 +47,7 @@ shared_name! {
     SessionId
 }
 shared_name! {
-    /// The caller: `cred:<digest>` or `anon:<address>`.
+    /// The caller: `key:<id>`, `cred:<digest>` or `anon:<address>`.
     PrincipalId
 }
 shared_name! {
@@ -72,6 +72,17 @@ pub const REQUEST_ID: &str = "x-request-id";
 shared_name! {
     /// The id of a request, sent upstream and downstream as `X-Request-ID`.
     RequestId
+}
+
+/// Where a principal belongs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Membership {
+    /// The tenant; `None` without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<Arc<str>>,
+    /// The groups, in the order of the configuration.
+    #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
+    pub groups: Box<[Arc<str>]>,
 }
 
 impl Scope {

@@ -52,7 +52,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("ureq", &["cli/", "cli.rs", "telemetry/otlp/"]),
     ("clap", &["cli/", "cli.rs", "main.rs"]),
     ("rusqlite", &["history/"]),
-    ("ring", &["history/", "telemetry/otlp/client.rs"]),
+    ("ring", &["history/", "identity/key_text.rs", "telemetry/otlp/client.rs"]),
     ("crossterm", &["cli/top/screen.rs"]),
     ("globset", &["model_patterns.rs"]),
     ("mimalloc", &["main.rs"]),

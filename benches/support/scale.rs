@@ -172,7 +172,8 @@ fn verified(arguments: &Arguments, elida: &Proxy) -> io::Result<String> {
             String::from_utf8_lossy(&[exported.stderr, checked.stderr].concat()).into_owned(),
         ));
     }
-    let summary = String::from_utf8_lossy(&checked.stdout).split(", ").take(2).collect::<Vec<_>>().join(", ");
+    let report = String::from_utf8_lossy(&checked.stdout);
+    let summary = report.lines().next().unwrap_or_default();
     Ok(format!("{summary}; {:.1} s", begun.elapsed().as_secs_f64()))
 }
 

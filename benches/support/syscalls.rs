@@ -14,7 +14,7 @@ impl Strace {
     /// Attaches to all threads of a process.
     ///
     /// # Errors
-    /// strace is not installed, or may not attach.
+    /// strace is not installed; of the kind `PermissionDenied`, when the machine lets no process trace another.
     pub(crate) fn attach(pid: u32) -> io::Result<Self> {
         let file = tempfile::NamedTempFile::new()?;
         let mut command = Command::new("strace");
@@ -23,13 +23,16 @@ impl Strace {
             io::Error::other(format!("strace: {error}; on Debian: apt-get install strace"))
         })?;
         let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
-        let is_attached = lines.any(|line| line.is_ok_and(|line| line.contains("attached")));
+        let first = lines.next().transpose()?.unwrap_or_default();
+        if !first.contains("attached") {
+            child.wait()?;
+            let is_forbidden = first.contains("not permitted");
+            let kind = if is_forbidden { io::ErrorKind::PermissionDenied } else { io::ErrorKind::Other };
+            return Err(io::Error::new(kind, format!("strace cannot attach: {first}")));
+        }
         // It reports each new thread: it would end if nobody read that.
         std::thread::spawn(move || lines.for_each(drop));
-        match is_attached {
-            true => Ok(Self { child, file }),
-            false => Err(io::Error::other("strace cannot attach")),
-        }
+        Ok(Self { child, file })
     }
 
     /// Detaches; returns the number of calls by name.

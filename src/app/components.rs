@@ -197,6 +197,7 @@ pub(crate) fn runtime_settings(
             Some(before) => config.limits.with_levels_of(&before.caller_limits),
             None => config.limits.clone(),
         },
+        auth: Arc::clone(&config.auth),
         identity: config.identity.clone(),
         tls: config.server.tls().cloned(),
         h2c: config.server.h2c(),

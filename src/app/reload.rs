@@ -76,7 +76,12 @@ impl Reload {
                 self.shared.metrics.forget_backend(name.as_str());
             }
         }
+        let revoked = settings.auth.revoke_others(&before.auth);
         self.shared.live.store(Arc::new(settings));
+        if !revoked.is_empty() {
+            let legs_cut = self.shared.sessions.cut_legs_of(&revoked);
+            info!(principals = ?revoked, legs_cut, "keys are revoked");
+        }
         self.control.store(Arc::new(config.control.clone()));
         self.shared.sessions.reconfigure(config.session.clone());
         self.shared.sessions.set_backend_urls(addresses(&config));

@@ -314,6 +314,7 @@ mod tests {
             key: SessionKey { scope: Scope::new("ada"), id: SessionId::new(id) },
             identity: Identity::default(),
             principal: PrincipalId::new("ada"),
+            membership: None,
             accounts: Box::default(),
             client_addr: [127, 0, 0, 1].into(),
             counted_from: None,

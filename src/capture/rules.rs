@@ -40,7 +40,7 @@ impl SecretKind {
 /// What may precede a key: anything but a word character, or an escape such as `\n` in a JSON string.
 const BEFORE: &str = r"(?:^|[^A-Za-z0-9_-]|\\[nrtbf])";
 /// The prefixes of vendors' keys, and patterns for the rest.
-const KEYS: [(&str, &str); 13] = [
+const KEYS: [(&str, &str); 14] = [
     ("sk-ant-", "[A-Za-z0-9_-]{16,}"),
     ("sk-", "[A-Za-z0-9_-]{20,}"),
     ("[sr]k_(?:live|test)_", "[A-Za-z0-9]{16,}"),
@@ -54,6 +54,8 @@ const KEYS: [(&str, &str); 13] = [
     ("gsk_", "[A-Za-z0-9]{32,}"),
     ("xai-", "[A-Za-z0-9]{32,}"),
     ("npm_", "[A-Za-z0-9]{36}"),
+    // Keys of this gateway.
+    ("elida_", "[A-Za-z0-9]{49}"),
 ];
 /// Secret names besides those of header fields with a credential; a longer name is secret if it ends with one of them.
 const NAMES: &str = "password|passwd|passphrase|pwd|secret|token|api[_-]?key|access[_-]?key\

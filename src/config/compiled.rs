@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::Value;
@@ -16,6 +17,7 @@ use crate::routing::{BackendRule, RoutingConfig, Table};
 use crate::settings::address::listen_address;
 use crate::settings::fault::{Fault, Faults};
 use crate::settings::secret::Secret;
+use crate::upstream::credentials::Auth;
 use crate::upstream::egress::ProxyVariables;
 use crate::{capture, control, history, identity, limits, pricing, proxy, session, telemetry, upstream};
 
@@ -35,6 +37,8 @@ pub struct Config {
     pub control: control::settings::Settings,
     /// The life of sessions.
     pub session: session::Settings,
+    /// The keys of callers.
+    pub auth: Arc<identity::Auth>,
     /// How the session of a request is found.
     pub identity: identity::Settings,
     /// At least one backend; [`crate::routing::Decision::backend`] is a position here.
@@ -105,16 +109,14 @@ pub(super) fn compile(
     check_backend(&written, tree, faults);
     let printable = printable(&written, token.is_some(), tree);
     written.control.auth.token = token;
-    let shorthand = written.backends.0.is_empty();
-    if shorthand {
-        written.backends = only_backend(written.backend);
-    }
+    let shorthand = fill_in_backend(&mut written);
     let listen = listen_address("listen", &written.listen, faults);
     let server = written.server.compile(faults);
     let control = written.control.compile(faults);
     let session = written.session.session.compile(faults);
     let identity = written.session.identity.compile(faults);
     let rules: Vec<BackendRule> = written.backends.0.iter().map(rule).collect();
+    let auth = written.auth.compile(&names(&rules), faults);
     let backends = compile_backends(written.backends, proxies, shorthand, faults);
     let routing = compile_routing(written.routing, &rules, shorthand, faults);
     let limits = limits::settings::compile(written.limits, faults);
@@ -125,9 +127,10 @@ pub(super) fn compile(
     let logging = written.logging.compile(faults);
     let telemetry = written.telemetry.compile(faults);
     if let Some(backends) = &backends {
-        if let (Some(listen), false) = (listen, knows_clients(server.as_ref())) {
+        if let (Some(listen), false) = (listen, knows_clients(server.as_ref(), auth.as_deref())) {
             guard(written.startup_guard, listen, backends, faults);
         }
+        warn_of_passthrough(auth.as_deref(), backends, shorthand, faults);
         warn_of_realms(&rules, backends, faults);
         warn_of_own_paths(routing.as_ref(), backends, faults);
     }
@@ -139,6 +142,7 @@ pub(super) fn compile(
         server: server?,
         control: control?,
         session: session?,
+        auth: auth?,
         identity: identity?,
         backends: backends?,
         models: written.models,
@@ -155,9 +159,14 @@ pub(super) fn compile(
     })
 }
 
-/// Whether clients show a certificate.
-fn knows_clients(server: Option<&proxy::settings::Settings>) -> bool {
-    server.and_then(|server| server.tls()).is_some_and(|tls| tls.knows_clients())
+/// Whether clients show a certificate or a key.
+fn knows_clients(server: Option<&proxy::settings::Settings>, auth: Option<&identity::Auth>) -> bool {
+    let by_certificate = server.and_then(|server| server.tls()).is_some_and(|tls| tls.knows_clients());
+    by_certificate || auth.is_some_and(identity::Auth::is_required)
+}
+
+fn names(rules: &[BackendRule]) -> Vec<String> {
+    rules.iter().map(|rule| rule.name.clone()).collect()
 }
 
 fn unpriced(rules: &[BackendRule], prices: &pricing::Prices) -> Vec<UnpricedModel> {
@@ -196,12 +205,31 @@ fn guard(guard: Guard, listen: SocketAddr, backends: &[upstream::settings::Setti
         format!("anyone who reaches {listen} can spend this key, because clients are not authenticated");
     match guard {
         Guard::Enforce => {
-            let hint = "listen on 127.0.0.1, or let clients send their own keys (mode: passthrough), or require client \
-                        certificates (server.tls.client_ca), or keep strangers out by the network and set \
-                        startup_guard: warn";
+            let hint = "require keys of this gateway (auth.proxy: required), or listen on 127.0.0.1, or let clients send \
+                        their own keys (mode: passthrough), or require client certificates (server.tls.client_ca), \
+                        or keep strangers out by the network and set startup_guard: warn";
             faults.add(path, message, hint);
         }
         Guard::Warn => faults.warn(path, message, "keep strangers out by the network"),
+    }
+}
+
+/// Warns about backends that get the caller's own credential, which it then has to send beside its key of this gateway.
+fn warn_of_passthrough(
+    auth: Option<&identity::Auth>,
+    backends: &[upstream::settings::Settings],
+    shorthand: bool,
+    faults: &mut Faults,
+) {
+    if auth.is_none_or(identity::Auth::is_off) {
+        return;
+    }
+    for backend in backends.iter().filter(|backend| *backend.auth() == Auth::Passthrough) {
+        let path = as_written(format!("backends.{}.auth.mode", backend.name()), shorthand);
+        let message = "passthrough: a caller with a key of this gateway must send a credential of the provider beside it";
+        let hint = "write mode: inject, or mode: none if it needs no credential (under backends), or let callers send \
+                    their key in the header x-elida-key";
+        faults.warn(path, message, hint);
     }
 }
 
@@ -267,6 +295,15 @@ fn check_capture(
         let hint = "write history.enabled: true, or capture.mode: off";
         faults.add("capture.mode", "bodies are stored in the history, which is disabled", hint);
     }
+}
+
+/// Puts the backend of the `backend` shorthand under `backends`, if there are no others. Returns whether it did.
+fn fill_in_backend(written: &mut ConfigFile) -> bool {
+    let shorthand = written.backends.0.is_empty();
+    if shorthand {
+        written.backends = only_backend(std::mem::take(&mut written.backend));
+    }
+    shorthand
 }
 
 fn only_backend(url: String) -> Backends {

@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::session_section::SessionSection;
-use crate::{capture, control, history, limits, pricing, proxy, routing, telemetry, upstream};
+use crate::{capture, control, history, identity, limits, pricing, proxy, routing, telemetry, upstream};
 
 /// The only supported `version`.
 pub(super) const VERSION: u32 = 1;
@@ -27,6 +27,8 @@ pub(super) struct ConfigFile {
     pub(super) server: proxy::settings::ServerConfig,
     /// The control API.
     pub(super) control: control::settings::ControlConfig,
+    /// Who may call, and with which key.
+    pub(super) auth: identity::AuthConfig,
     /// Lifetimes and limits of sessions, and how the session of a request is found.
     pub(super) session: SessionSection,
     /// The backends by name.
@@ -72,6 +74,7 @@ impl Default for ConfigFile {
             backend: "http://localhost:11434".into(),
             server: Default::default(),
             control: Default::default(),
+            auth: Default::default(),
             session: Default::default(),
             backends: Backends::default(),
             routing: Default::default(),

@@ -197,6 +197,7 @@ impl TestServer {
             key: SessionKey { scope: Scope::new(principal), id: SessionId::new(id) },
             identity: Identity { source: "header:x-session-id".into(), ..Identity::default() },
             principal: PrincipalId::new(principal),
+            membership: None,
             accounts: Box::default(),
             client_addr: [127, 0, 0, 1].into(),
             counted_from: None,

@@ -87,13 +87,15 @@ macro_rules! facts {
 facts! {
     PrincipalId = "principal.id" Text Connect "The caller.";
     PrincipalKind = "principal.kind" Text Connect "How the caller is known: the part of its id before the colon.";
+    PrincipalTenant = "principal.tenant" Text Connect "The tenant of the caller's key; absent when it has none.";
+    PrincipalGroups = "principal.groups" List Connect "The groups of the caller's key.";
     ClientName = "client.name" Text Connect "The client program; absent when it is not known.";
     ClientVersion = "client.version" Text Connect "Its version; absent when it is not known.";
     ClientAddr = "client.addr" Text Connect "The client's address, also behind `server.trusted_proxies`.";
     RequestMethod = "request.method" Text Connect "The HTTP method.";
     RequestPath = "request.path" Text Connect "The path, without the query.";
     RequestHost = "request.host" Text Connect "The requested host; absent when the request names none.";
-    RequestHeaders = "request.headers" Map Connect "The fields of the head, by names in lower case; of a repeated one the first.";
+    RequestHeaders = "request.headers" Map Connect "The fields of the head, of a repeated one the first; not those that may carry a credential.";
     RequestDialect = "request.dialect" Text Connect "The API that the path and the head tell, such as `mcp`; `plain` when none is known";
     RequestBackend = "request.backend" Text Request "The chosen backend.";
     RequestModel = "request.model" Text Request "The model; absent when the request names none, unknown when its body cannot be read.";
@@ -146,6 +148,9 @@ pub trait Facts {
     /// Returns an entry of a map; absent when there is none.
     fn entry(&self, fact: Fact, key: &str) -> Value<'_>;
 
-    /// Returns the texts of a list.
-    fn list(&self, fact: Fact) -> &[Box<str>];
+    /// Returns whether a text is in a list.
+    fn has(&self, fact: Fact, text: &str) -> bool;
+
+    /// Returns the length of a list.
+    fn count(&self, fact: Fact) -> usize;
 }

@@ -16,12 +16,12 @@ use super::endpoints::Endpoints;
 use super::error_response::Reject;
 use super::framing;
 use super::identify::Caller;
+use super::permissions::Asked;
 use super::receive::Received;
 use crate::clock::Moment;
 use crate::error::{ErrorKind, Refusal};
 use crate::ids::BackendName;
 use crate::protocol::Dialect;
-use crate::protocol::dialects::credentials;
 use crate::protocol::request::{ModelPlace, ModelRequest};
 use crate::routing::{Choice, Decision, RouteError, RouteMethod, Table};
 use crate::upstream::addresses::Addresses;
@@ -96,7 +96,7 @@ impl Route {
 /// Chooses the backend.
 ///
 /// # Errors
-/// No backend matches, the model is blocked, or its name at the backend cannot be written into the request.
+/// No backend matches, the model is blocked, the caller's key does not permit it or the backend, or its name at the backend cannot be written into the request.
 pub(crate) fn route(
     received: &Received,
     caller: &Caller,
@@ -108,10 +108,17 @@ pub(crate) fn route(
     let settings = &received.handle.settings;
     let decision = decide(received, caller, head, call, endpoints)?;
     check_request(&decision, head, call, received.dialect.is_llm())?;
+    let asked = Asked { received, caller, headers: &head.headers, call };
+    asked.check(&settings.backends[decision.backend], decision.served_as.as_deref())?;
     let backend = settings.backends[decision.backend].in_flight(caller.for_health, Permit::Granted, now);
     let mut others = decision.others;
     others.retain(|other| call.model_place != ModelPlace::Fixed || other.served_as.is_none());
-    if !others.is_empty() && credentials::is_present(&head.headers, received.uri.query()) {
+    if caller.key.is_some() {
+        let is_permitted =
+            |other: &Choice| asked.check(&settings.backends[other.backend], other.served_as.as_deref());
+        others.retain(|other| is_permitted(other).is_ok());
+    }
+    if !others.is_empty() && asked.has_credential() {
         // The caller's credential is meant for the backend that routing names, and for its realm.
         let meant_for = backend.settings();
         others.retain(|other| settings.backends[other.backend].settings().may_take(meant_for));

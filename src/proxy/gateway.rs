@@ -177,7 +177,7 @@ impl ProxyHttp for Gateway {
         if routed.who.received.handle.upstream.is_ours() {
             upstream_request::begin_http1(head)?;
         }
-        upstream_request::rewrite_head(head, session.req_header(), &routed.who.received, &routed.route)?;
+        upstream_request::rewrite_head(head, session.req_header(), &routed.who, &routed.route)?;
         // A backend that was tried before may have another name for the model.
         routed.rewritten = None;
         if routed.route.served_as.is_some() {

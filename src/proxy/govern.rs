@@ -2,6 +2,7 @@
 //! before it is forwarded, by all others. Every kind of request passes both.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use http::HeaderMap;
 use pingora_core::Result;
@@ -15,6 +16,7 @@ use super::verdict;
 use crate::clock::{Clock, Moment};
 use crate::error::{ErrorKind, Refusal};
 use crate::identity::FoundSession;
+use crate::ids::Membership;
 use crate::limits::{Admission, Refused};
 use crate::policy::facts::{Fact, Facts, Value};
 use crate::protocol::dialects::output_limit;
@@ -149,6 +151,15 @@ impl RequestFacts<'_> {
         identify::by_head(&self.who.received, self.headers).ok().flatten()
     }
 
+    fn membership(&self) -> Option<&Membership> {
+        self.who.caller.key.as_ref()?.holder().membership().map(|membership| &**membership)
+    }
+
+    /// The groups of the key; the only list.
+    fn groups(&self) -> &[Arc<str>] {
+        self.membership().map_or(&[], |membership| &membership.groups)
+    }
+
     /// Whether the body may say something that was not understood.
     fn is_unreadable(&self) -> bool {
         let call = &self.who.call;
@@ -210,8 +221,9 @@ impl Facts for RequestFacts<'_> {
             }
             Fact::TimeHour => Value::Int(utc().hour().into()),
             Fact::TimeWeekday => Value::Int(utc().weekday().to_sunday_zero_offset().into()),
-            // A map is asked for its entries.
-            Fact::RequestHeaders => Value::Unknown,
+            Fact::PrincipalTenant => Value::text(self.membership().and_then(|found| found.tenant.as_deref())),
+            // Maps and lists are asked for what is in them.
+            Fact::RequestHeaders | Fact::PrincipalGroups => Value::Unknown,
         }
     }
 
@@ -225,7 +237,11 @@ impl Facts for RequestFacts<'_> {
         }
     }
 
-    fn list(&self, _: Fact) -> &[Box<str>] {
-        &[]
+    fn has(&self, _: Fact, text: &str) -> bool {
+        self.groups().iter().any(|group| **group == *text)
+    }
+
+    fn count(&self, _: Fact) -> usize {
+        self.groups().len()
     }
 }

@@ -7,9 +7,8 @@ use http::{HeaderMap, HeaderName};
 
 use super::receive::Received;
 use crate::error::{ErrorKind, Refusal};
-use crate::identity::FoundSession;
-use crate::identity::Key;
 use crate::identity::client::Client;
+use crate::identity::{FoundSession, Key, KeyFault, Principal, ShownKey};
 use crate::ids::{ClientNetwork, PrincipalId};
 use crate::protocol::dialects::credentials;
 use crate::protocol::request::ModelRequest;
@@ -25,6 +24,12 @@ pub(crate) struct Caller {
     /// The program; a label, never authority.
     pub(crate) client: Client,
     pub(crate) address: IpAddr,
+    /// The key that it shows; `None` without one.
+    pub(crate) key: Option<ShownKey>,
+    /// The set of keys among which that was looked up ([`Auth::generation`]).
+    ///
+    /// [`Auth::generation`]: crate::identity::Auth::generation
+    pub(crate) keys: u64,
 }
 
 /// Whether the caller depends on this field: nothing else in a head does, except the query.
@@ -32,18 +37,44 @@ pub(crate) fn decides_on_caller(field: &HeaderName) -> bool {
     Client::reads(field) || credentials::is_read(field)
 }
 
+impl Caller {
+    /// Returns whether its key permits some models only.
+    pub(crate) fn limits_models(&self) -> bool {
+        self.key.as_ref().is_some_and(|key| key.holder().limits_models())
+    }
+
+    /// Returns whether it may use this model.
+    pub(crate) fn may_use_model(&self, model: &str) -> bool {
+        self.key.as_ref().is_none_or(|key| key.holder().may_use_model(model))
+    }
+
+    /// Checks that its key is still valid, which may change while its connection or request is open.
+    ///
+    /// # Errors
+    /// The key has expired or was revoked.
+    pub(super) fn check(&self) -> Result<(), Refusal> {
+        self.key.as_ref().map_or(Ok(()), |key| key.check().map_err(|fault| not_accepted(&fault)))
+    }
+}
+
 /// Reads the caller from the head. `key` is the same as long as the process runs.
 ///
 /// # Errors
-/// The head carries too many credentials.
+/// The head carries too many credentials, or its key of this gateway is missing or no good.
 pub(crate) fn caller(received: &Received, headers: &HeaderMap, key: &Key) -> Result<Arc<Caller>, Refusal> {
     let (last, query) = (&received.handle.peer.last_caller, received.uri.query());
-    if let Some(caller) = last.find(headers, query, received.client) {
+    let auth = &received.handle.settings.auth;
+    if let Some(caller) = last.find(headers, query, received.client, auth.generation()) {
+        caller.check()?;
         return Ok(caller);
     }
-    let principal = key
-        .principal(headers, query, received.client)
-        .map_err(|fault| Refusal::new(ErrorKind::BadRequest, fault.to_string()))?;
+    let shown = auth.shown(headers, query).map_err(|fault| not_accepted(&fault))?;
+    let principal = match &shown {
+        Some(shown) => Principal { id: shown.holder().id().clone(), accounts: Box::default() },
+        None => key
+            .principal(headers, query, received.client)
+            .map_err(|fault| Refusal::new(ErrorKind::BadRequest, fault.to_string()))?,
+    };
     let caller = Arc::new(Caller {
         for_health: reporters::Caller {
             principal: balance::mark(principal.id.as_str()),
@@ -53,9 +84,24 @@ pub(crate) fn caller(received: &Received, headers: &HeaderMap, key: &Key) -> Res
         accounts: principal.accounts,
         client: Client::recognise(headers),
         address: received.client,
+        key: shown,
+        keys: auth.generation(),
     });
+    caller.check()?;
     last.set(headers, query, &caller);
     Ok(caller)
+}
+
+/// Returns the refusal of a caller that is not accepted.
+fn not_accepted(fault: &KeyFault) -> Refusal {
+    let kind = match fault {
+        KeyFault::TooMany(_) | KeyFault::Several => ErrorKind::BadRequest,
+        KeyFault::Missing => ErrorKind::KeyRequired,
+        KeyFault::Damaged | KeyFault::Unknown => ErrorKind::KeyUnknown,
+        KeyFault::Revoked => ErrorKind::KeyRevoked,
+        KeyFault::Expired { .. } => ErrorKind::KeyExpired,
+    };
+    Refusal::new(kind, fault.to_string())
 }
 
 /// Where the session is named, which decides when the leg is opened (ADR 2).

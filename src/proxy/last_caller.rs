@@ -27,17 +27,21 @@ struct Known {
 
 impl LastCaller {
     /// Returns the caller if all that decides on it is byte for byte the same as in the last request. Several callers may
-    /// share a connection, of a proxy for example.
+    /// share a connection, of a proxy for example. `keys` is the set of client keys in force.
     pub(super) fn find(
         &self,
         headers: &HeaderMap,
         query: Option<&str>,
         address: IpAddr,
+        keys: u64,
     ) -> Option<Arc<Caller>> {
         // The streams of an HTTP/2 connection run side by side: none of them waits here.
         let known = self.0.try_lock()?;
         let known = known.as_ref()?;
-        let same = known.address == address && known.query.as_deref() == query && known.has_fields(headers);
+        let same = known.caller.keys == keys
+            && known.address == address
+            && known.query.as_deref() == query
+            && known.has_fields(headers);
         same.then(|| Arc::clone(&known.caller))
     }
 
@@ -85,6 +89,8 @@ mod tests {
             for_health: reporters::Caller { principal: 1, network: ClientNetwork::of(HOME) },
             client: Client { name: Some(Cow::Borrowed("curl")), version: None },
             address: HOME,
+            key: None,
+            keys: 0,
         })
     }
 
@@ -101,7 +107,7 @@ mod tests {
         let last = LastCaller::default();
         let sent = [("host", "a"), ("authorization", "Bearer sk-123456789"), ("user-agent", "curl/8")];
         let found = |pairs: &[(&'static str, &str)], query: Option<&str>, address: IpAddr| {
-            last.find(&headers(pairs), query, address).map(|caller| caller.principal.as_str().to_owned())
+            last.find(&headers(pairs), query, address, 0).map(|caller| caller.principal.as_str().to_owned())
         };
         assert_eq!(found(&sent, None, HOME), None);
         last.set(&headers(&sent), None, &caller("cred:1"));
@@ -128,6 +134,8 @@ mod tests {
         assert_eq!(found(&sent, Some("key=sk-2"), HOME), None);
         assert_eq!(found(&sent, None, "10.0.0.1".parse().unwrap()), None);
 
+        assert!(last.find(&headers(&sent), None, HOME, 1).is_none(), "other keys are in force");
+
         last.set(&headers(&[sent[2]]), Some("key=a"), &caller("cred:2"));
         assert_eq!(found(&[sent[2]], Some("key=a"), HOME).as_deref(), Some("cred:2"));
         assert_eq!(found(&sent, None, HOME), None, "only the last one is known");
@@ -139,6 +147,6 @@ mod tests {
         let long = "x".repeat(KEPT_MAX);
         let cookies = headers(&[("cookie", &long)]);
         last.set(&cookies, None, &caller("cred:1"));
-        assert!(last.find(&cookies, None, HOME).is_none());
+        assert!(last.find(&cookies, None, HOME, 0).is_none());
     }
 }

@@ -6,7 +6,7 @@
 //! response, `state` what all requests share · `receive` checks the head, of which `head_fields` finds the fields that it needs · `framing` rejects heads that two parsers
 //! could read differently · `builtin` answers the proxy's own endpoints · `identify` determines the caller and the
 //! session, and `last_caller` remembers it on the connection · `read` buffers the body of a model call, `unread` refuses one that cannot be read and matters · `admit` opens a leg, unless the session is killed · `govern` counts the request by the limits · `dispatch`
-//! chooses the backend, `failover` chooses between several and after a failure · `mcp` applies the rules of MCP, `endpoints` knows which paths its servers have announced ·
+//! chooses the backend, `failover` chooses between several and after a failure · `permissions` says what the caller's key permits and keeps it from backends · `mcp` applies the rules of MCP, `endpoints` knows which paths its servers have announced ·
 //! `models` merges the model lists of all backends · `upstream_request` writes the head for the backend, `upstream_fields` decides which fields of the client are in it ·
 //! `upstream_response` reads the head of the response · `body_filters` passes both bodies on, counts them and stops them
 //! when the leg is cut · `upgrade` holds what differs for WebSockets · `finish` accounts for the request, however it
@@ -39,6 +39,7 @@ pub(crate) mod identify;
 pub(crate) mod last_caller;
 pub(crate) mod mcp;
 pub(crate) mod models;
+mod permissions;
 pub(crate) mod read;
 pub(crate) mod receive;
 pub(crate) mod refuse;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::join_all;
 use http::header::{ACCEPT, ACCEPT_ENCODING, HOST, USER_AGENT};
-use http::{HeaderMap, HeaderName, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use pingora_core::connectors::http::Connector;
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
@@ -20,16 +20,17 @@ use super::builtin::{self, BuiltinAnswer};
 use super::dispatch;
 use super::downstream::LEG_CUT;
 use super::error_response::Reject;
-use super::identify;
+use super::identify::{self, Caller};
 use super::receive::Received;
 use super::request_ctx::{Identified, RequestCtx, reached};
 use super::settings::Discovery;
 use crate::error::{ErrorKind, Refusal};
+use crate::identity::ShownKey;
 use crate::ids::REQUEST_ID;
 use crate::protocol::dialects::model_list::ModelListRequest;
 use crate::protocol::dialects::{credentials, model_list};
 use crate::protocol::{BackendKind, Dialect};
-use crate::routing::{RouteError, Table, forwarded};
+use crate::routing::forwarded;
 use crate::upstream::backend::Backend;
 use crate::upstream::credentials::Auth;
 use crate::upstream::peer;
@@ -69,13 +70,17 @@ pub(crate) async fn answer(session: &mut Session, ctx: &mut RequestCtx) -> Resul
     let lists = tokio::select! {
         biased;
         _ = received.handle.cut.soft() => return Err(pingora_core::Error::new(LEG_CUT).into()),
-        lists = ask_all(&ctx.app.connector, received, &head.headers, own.as_deref()) => lists,
+        lists = ask_all(&ctx.app.connector, received, caller, &head.headers, own.as_deref()) => lists,
     };
     if lists.is_empty() {
         let message = "no backend has told its models; the log says why";
         return Err(Refusal::new(ErrorKind::BackendUnavailable, message).into());
     }
-    let merged = merge(lists, &received.handle.settings.routes, received.dialect);
+    let is_served = |model: &str| {
+        let routes = &received.handle.settings.routes;
+        !routes.blocks(model) && caller.may_use_model(model)
+    };
+    let merged = merge(lists, is_served, received.dialect);
     builtin::write(session, ctx, BuiltinAnswer::json(merged)).await?;
     Ok(())
 }
@@ -84,16 +89,21 @@ pub(crate) async fn answer(session: &mut Session, ctx: &mut RequestCtx) -> Resul
 async fn ask_all(
     connector: &Connector,
     received: &Received,
+    caller: &Caller,
     headers: &HeaderMap,
     own: Option<&Backend>,
 ) -> Vec<(String, Vec<Value>)> {
     let asked = received.handle.settings.backends.iter().filter_map(|backend| {
         let list = backend.settings().kind().model_list()?;
+        let key = caller.key.as_ref();
+        if key.is_some_and(|key| !key.holder().may_use_backend(backend.settings().name().as_str())) {
+            return None;
+        }
         let is_own = own.is_some_and(|own| own.settings().name() == backend.settings().name());
         Some(async move {
             let answer = async {
-                let head =
-                    request(backend, list, received, headers, is_own).map_err(|error| error.to_string())?;
+                let head = request(backend, list, received, headers, is_own, key)
+                    .map_err(|error| error.to_string())?;
                 ask(connector, backend, head).await
             };
             let name = backend.settings().name();
@@ -116,10 +126,15 @@ fn request(
     received: &Received,
     headers: &HeaderMap,
     is_own: bool,
+    key: Option<&ShownKey>,
 ) -> pingora_core::Result<RequestHeader> {
     let settings = backend.settings();
     let takes_own = is_own && *settings.auth() == Auth::Passthrough;
     let query = received.uri.query().filter(|_| takes_own).map(credentials::only_parameters);
+    let query = match key {
+        Some(key) => query.map(|query| credentials::query_without(&query, key.text())),
+        None => query,
+    };
     let path = match query.filter(|query| !query.is_empty()) {
         Some(query) if list.target.contains('?') => format!("{}&{query}", list.target),
         Some(query) => format!("{}?{query}", list.target),
@@ -140,7 +155,8 @@ fn request(
     let own = [USER_AGENT.as_str()].into_iter().chain(BackendKind::client_headers());
     let own = credentials::fields().map(HeaderName::as_str).chain(own);
     for name in own.filter(|_| takes_own) {
-        if let Some(value) = headers.get(name) {
+        let is_ours = |value: &&HeaderValue| key.is_some_and(|key| key.is_in(value.as_bytes()));
+        if let Some(value) = headers.get(name).filter(|value| !is_ours(value)) {
             head.insert_header(name, value.clone())?;
         }
     }
@@ -173,15 +189,14 @@ async fn ask(connector: &Connector, backend: &Backend, head: RequestHeader) -> R
     model_list::entries(&body)
 }
 
-/// Merges the lists: each model once, from the first backend that has it, without blocked ones.
-fn merge(lists: Vec<(String, Vec<Value>)>, routes: &Table, dialect: Dialect) -> Bytes {
+/// Merges the lists: each model once, from the first backend that has it, if the caller is served with it.
+fn merge(lists: Vec<(String, Vec<Value>)>, is_served: impl Fn(&str) -> bool, dialect: Dialect) -> Bytes {
     let mut seen = HashSet::new();
     let mut data = Vec::new();
     for (backend, entries) in &lists {
         for entry in entries.iter().filter_map(Value::as_object) {
             let Some(id) = model_list::id(entry) else { continue };
-            let is_blocked = matches!(routes.decide(None, "", Some(id)), Err(RouteError::BlockedModel(_)));
-            if !is_blocked && seen.insert(id) {
+            if is_served(id) && seen.insert(id) {
                 data.push(Value::Object(dialect.model_entry(entry, id, backend)));
             }
         }
@@ -195,7 +210,7 @@ mod tests {
 
     use super::*;
     use crate::protocol::dialects::model_list::entries;
-    use crate::routing;
+    use crate::routing::{self, Table};
     use crate::settings::fault::Faults;
 
     fn merged(lists: &[(&str, Value)], dialect: Dialect) -> Value {
@@ -205,7 +220,8 @@ mod tests {
         let read = |(name, list): &(&str, Value)| {
             ((*name).to_owned(), entries(list.to_string().as_bytes()).unwrap())
         };
-        serde_json::from_slice(&merge(lists.iter().map(read).collect(), &routes, dialect)).unwrap()
+        let is_served = |model: &str| !routes.blocks(model);
+        serde_json::from_slice(&merge(lists.iter().map(read).collect(), is_served, dialect)).unwrap()
     }
 
     fn lists() -> [(&'static str, Value); 3] {

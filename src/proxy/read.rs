@@ -36,12 +36,17 @@ struct Plan {
     needed: Option<&'static str>,
 }
 
-/// Reads the model request from path and body, and holds as much of the body as that takes.
+/// Reads the model request from path and body, and holds as much of the body as that takes. `limits_models`: the caller's
+/// key permits some models only.
 ///
 /// # Errors
 /// The body is too large, the client stalled or left, or the leg was cut meanwhile.
-pub(crate) async fn read(session: &mut Session, received: &Received) -> Result<ReadRequest, Reject> {
-    let mut read = match Plan::of(received, &session.req_header().headers)? {
+pub(crate) async fn read(
+    session: &mut Session,
+    received: &Received,
+    limits_models: bool,
+) -> Result<ReadRequest, Reject> {
+    let mut read = match Plan::of(received, &session.req_header().headers, limits_models)? {
         Some(plan) => read_body(session, received, plan).await?,
         None => ReadRequest::default(),
     };
@@ -87,7 +92,7 @@ async fn read_body(session: &mut Session, received: &Received, plan: Plan) -> Re
 impl Plan {
     /// Returns how the body is read before routing; `None` for one that is streamed. Model calls are read, and any JSON,
     /// since it may name a model. `curl -d` labels JSON as a form of pairs, so a known path is enough.
-    fn of(received: &Received, headers: &HeaderMap) -> Result<Option<Self>, Refusal> {
+    fn of(received: &Received, headers: &HeaderMap, limits_models: bool) -> Result<Option<Self>, Refusal> {
         let settings = &received.handle.settings;
         let (limits, dialect) = (&settings.limits, received.dialect);
         let media = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -96,6 +101,7 @@ impl Plan {
             let wanted = dispatch::wanted(headers, settings.routes.header())?;
             let blocks =
                 settings.routes.blocks_models().then_some("some models are blocked (routing.blocked_models)");
+            let permits = || limits_models.then_some("the key permits some models only (auth.principals)");
             let path = received.uri.path();
             let mut by_path = ModelRequest::default();
             dialect.read_path(path, &mut by_path);
@@ -105,7 +111,7 @@ impl Plan {
                 reader: BodyReader::form(media, coding, limits.max_upload, &settings.call_paths),
                 limit: limits.max_upload,
                 held: limits.max_body_llm,
-                needed: blocks.or_else(routes),
+                needed: blocks.or_else(routes).or_else(permits),
             }));
         }
         let is_read = dialect.is_read() && !dialect.is_upload(received.uri.path());
@@ -130,9 +136,11 @@ pub(crate) fn read_on(routed: &mut Routed, outcome: &mut Outcome, chunk: &[u8]) 
     let refusal = if found.is_some_and(|found| found.model_doubled) {
         let message = "the form names two models; write the field model once";
         Refusal::new(ErrorKind::BadRequest, message)
-    } else if form.is_lost() && who.received.handle.settings.routes.restricts_models() {
+    } else if form.is_lost()
+        && (who.received.handle.settings.routes.restricts_models() || who.caller.limits_models())
+    {
         let message = "the form cannot be read to its end, so its model cannot be held against \
-                       routing.blocked_models and routing.strict_models; send it uncompressed, as RFC 7578 has it";
+                       routing.blocked_models, routing.strict_models and the key; send it uncompressed, as RFC 7578 has it";
         Refusal::new(ErrorKind::PolicyBlocked, message)
     } else {
         if let Some(model) =

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::Method;
 use http::header::CONTENT_LENGTH;
 use pingora_core::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::Session;
@@ -14,6 +15,7 @@ use super::error_response::{INTERNAL_MESSAGE, error_body, head, socket_end, stat
 use super::request_ctx::RequestCtx;
 use super::{govern, upgrade};
 use crate::error::{ErrorKind, Refusal};
+use crate::identity::{Client, KeyFault};
 use crate::ids::REQUEST_ID;
 use crate::protocol::facts::error_body::ErrorBody;
 use crate::protocol::wire::framing::Framing;
@@ -85,6 +87,7 @@ fn cut_refusal(reason: CutReason, ctx: &RequestCtx) -> Refusal {
             };
             Refusal::new(ErrorKind::SessionTimedOut, message)
         }
+        CutReason::KeyRevoked => Refusal::new(ErrorKind::KeyRevoked, KeyFault::Revoked.to_string()),
         CutReason::Shutdown => Refusal::new(ErrorKind::ShuttingDown, "this gateway is shutting down"),
     }
 }
@@ -105,10 +108,16 @@ fn rpc_id(ctx: &RequestCtx) -> Option<&str> {
 /// # Errors
 /// The client cannot be written to.
 pub(crate) async fn answer(session: &mut Session, ctx: &mut RequestCtx, refusal: &Refusal) -> Result<()> {
-    let client = ctx.stage.identified().and_then(|who| who.caller.client.name.as_deref());
     let dialect = ctx.stage.dialect();
-    let is_rpc = dialect.is_json_rpc() && rpc_id(ctx).is_some();
-    let status = status_for(refusal.kind, client, is_rpc);
+    let status = {
+        let client = match ctx.stage.identified() {
+            Some(who) => who.caller.client.name.clone(),
+            // A caller that is not accepted has a program, too.
+            None => Client::recognise(&session.req_header().headers).name,
+        };
+        let is_call = dialect.is_json_rpc() && session.req_header().method == Method::POST;
+        status_for(refusal.kind, client.as_deref(), is_call)
+    };
     ctx.outcome.answer.status = Some(status.as_u16());
     let session_id = ctx.stage.leg().map(|leg| leg.session().key().id.clone());
     let session_id = session_id.or_else(|| ctx.outcome.named.clone());

@@ -25,6 +25,8 @@ pub(crate) struct RuntimeSettings {
     pub(crate) routes: Table,
     /// The backends, in the order in which `routes` counts them.
     pub(crate) backends: Vec<Arc<Backend>>,
+    /// The keys of callers.
+    pub(crate) auth: Arc<identity::Auth>,
     /// How sessions are identified.
     pub(crate) identity: identity::Settings,
     /// The body fields to look for: the model, and what `identity` wants to see.

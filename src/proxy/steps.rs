@@ -56,13 +56,15 @@ impl RequestCtx {
     /// Step 4: opens a leg in the session `found`.
     ///
     /// # Errors
-    /// The session was killed, or there is no room for another one.
+    /// The session was killed, there is no room for another one, or the caller's key was revoked meanwhile.
     pub(super) async fn admit(&mut self, found: FoundSession) -> Result<(), Reject> {
         self.outcome.named = Some(found.id.clone());
         let who = reached(self.stage.identified())?;
         let leg = admit::admit(&self.app.sessions, &who.received, &who.caller, found).await?;
         let open = self.app.open(who.received.socket).enter();
-        Ok(self.stage.admit(leg, open)?)
+        self.stage.admit(leg, open)?;
+        // A key that was revoked meanwhile: from here on a revocation cuts the leg.
+        Ok(reached(self.stage.identified())?.caller.check()?)
     }
 
     /// Step 3: reads the model request from path and body. Returns how long it waited for the body.
@@ -75,7 +77,8 @@ impl RequestCtx {
         match upgrade::call(&who.received) {
             Some(call) => who.call = call,
             None => {
-                ReadRequest { call: who.call, form: who.form } = read::read(session, &who.received).await?
+                ReadRequest { call: who.call, form: who.form } =
+                    read::read(session, &who.received, who.caller.limits_models()).await?
             }
         }
         Ok(begun.elapsed())
@@ -89,7 +92,7 @@ impl RequestCtx {
         let now = self.app.clock.now();
         let has_session = self.stage.leg().is_some();
         let who = reached(self.stage.identified())?;
-        unread::check(&who.received, &head.headers, &who.call, has_session)?;
+        unread::check(&who.received, &head.headers, &who.call, &who.caller, has_session)?;
         let route = dispatch::route(&who.received, &who.caller, head, &who.call, &self.app.endpoints, now)?;
         let (dialect, backend) = (route.dialect, route.backend.settings().name().clone());
         if !who.received.handle.upload.is_buffered() {

@@ -4,6 +4,7 @@
 use http::HeaderMap;
 
 use super::dispatch;
+use super::identify::Caller;
 use super::receive::Received;
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::Dialect;
@@ -18,15 +19,16 @@ pub(crate) fn check(
     received: &Received,
     headers: &HeaderMap,
     call: &ModelRequest,
+    caller: &Caller,
     has_session: bool,
 ) -> Result<(), Refusal> {
     let settings = &received.handle.settings;
     if received.dialect == Dialect::PLAIN
-        && settings.routes.restricts_models()
+        && (settings.routes.restricts_models() || caller.limits_models())
         && Dialect::is_respelled(received.uri.path(), headers)
     {
         let message = "the path is an unusual spelling of one of a model's API, so its model cannot be held against \
-                       routing.blocked_models and routing.strict_models; write it as the API's documentation does";
+                       routing.blocked_models, routing.strict_models and the key; write it as the API's documentation does";
         return Err(Refusal::new(ErrorKind::BadRequest, message));
     }
     let why = match call.unread {
@@ -44,12 +46,16 @@ pub(crate) fn check(
         }
         None => return Ok(()),
     };
-    if settings.routes.blocks_models() {
+    let unchecked = match () {
+        () if settings.routes.blocks_models() => Some((ErrorKind::PolicyBlocked, "routing.blocked_models")),
+        () if caller.limits_models() => Some((ErrorKind::ModelDenied, "those that the key permits")),
+        () => None,
+    };
+    if let Some((kind, by)) = unchecked {
         let message = format!(
-            "the request body cannot be read ({why}), so its model cannot be held against routing.blocked_models; \
-             send plain JSON"
+            "the request body cannot be read ({why}), so its model cannot be held against {by}; send plain JSON"
         );
-        return Err(Refusal::new(ErrorKind::PolicyBlocked, message));
+        return Err(Refusal::new(kind, message));
     }
     let wanted = dispatch::wanted(headers, settings.routes.header())?;
     let depends = settings.routes.depends_on_model(wanted, received.uri.path());

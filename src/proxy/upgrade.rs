@@ -10,6 +10,7 @@ use url::form_urlencoded;
 
 use super::error_response::{REFUSED, SocketEnd};
 use super::govern;
+use super::permissions::model_denied;
 use super::receive::Received;
 use super::request_ctx::{Outcome, RequestCtx, Routed, Stage};
 use super::usage::{Priceable, count_tokens, priced};
@@ -74,8 +75,8 @@ pub(crate) fn call(received: &Received) -> Option<ModelRequest> {
 /// for a blocked model never reaches the backend whole.
 ///
 /// # Errors
-/// The model is blocked, the message is compressed and models are blocked, or the answers so far have used up a limit of
-/// tokens.
+/// The model is blocked or not permitted, the message is compressed and models are blocked or limited, or the answers so far
+/// have used up a limit of tokens.
 pub(crate) fn on_client_bytes(
     routed: &mut Routed,
     outcome: &mut Outcome,
@@ -85,12 +86,16 @@ pub(crate) fn on_client_bytes(
     let Routed { who, leg, route, socket, .. } = routed;
     let Some(socket) = socket else { return Ok(()) };
     let table = &who.received.handle.settings.routes;
+    let key = who.caller.key.as_ref().filter(|key| key.holder().limits_models());
     let (known, refusal) = (&mut who.call.model, &mut outcome.refusal);
     let messages = socket.client().traffic().messages;
     socket.feed_client(chunk, |asked| match asked {
         ClientMessage::Model(model) if table.blocks(model) => {
             let message = format!("the model {model} is blocked here (routing.blocked_models)");
             *refusal = Some(Box::new(Refusal::new(ErrorKind::PolicyBlocked, message)));
+        }
+        ClientMessage::Model(model) if key.is_some_and(|key| !key.holder().may_use_model(model)) => {
+            *refusal = key.map(|key| Box::new(model_denied(key, model)));
         }
         ClientMessage::Model(model) if known.as_deref() != Some(model) => {
             if known.is_none() {
@@ -102,6 +107,11 @@ pub(crate) fn on_client_bytes(
             let message = "a message cannot be read, so its model cannot be held against routing.blocked_models; \
                            send it uncompressed";
             *refusal = Some(Box::new(Refusal::new(ErrorKind::PolicyBlocked, message)));
+        }
+        ClientMessage::Unreadable if key.is_some() => {
+            let message = "a message cannot be read, so its model cannot be held against those that the key permits; \
+                           send it uncompressed";
+            *refusal = Some(Box::new(Refusal::new(ErrorKind::ModelDenied, message)));
         }
         ClientMessage::Model(_) | ClientMessage::Unreadable => {}
     });

@@ -11,7 +11,8 @@ use pingora_http::RequestHeader;
 use super::dispatch::Route;
 use super::downstream::RequestHandle;
 use super::receive::Received;
-use super::{forwarded, read, upstream_fields};
+use super::request_ctx::Identified;
+use super::{forwarded, permissions, read, upstream_fields};
 use crate::ids::REQUEST_ID;
 use crate::protocol::dialects::credentials;
 use crate::protocol::request::{ModelPlace, ModelRequest, decoded, rewrite_field, rewrite_model};
@@ -40,10 +41,14 @@ pub(crate) fn begin_http1(head: &mut RequestHeader) -> Result<()> {
 pub(crate) fn rewrite_head(
     head: &mut RequestHeader,
     client: &RequestHeader,
-    received: &Received,
+    who: &Identified,
     route: &Route,
 ) -> Result<()> {
+    let received = &who.received;
     let RequestHandle { settings, peer, .. } = &*received.handle;
+    if let Some(key) = &who.caller.key {
+        permissions::take_out(head, key)?;
+    }
     let origin = settings.forwarding.origin(&head.headers, peer.address.ip(), peer.is_secure);
     upstream_fields::remove(head, client, received, route)?;
     if route.is_foreign {
@@ -119,7 +124,7 @@ fn authorise(head: &mut RequestHeader, auth: &Auth) -> Result<()> {
 }
 
 /// Replaces the client's WebSocket subprotocols; removes the field when there are none.
-fn offer_subprotocols(head: &mut RequestHeader, offered: HeaderValue) -> Result<()> {
+pub(super) fn offer_subprotocols(head: &mut RequestHeader, offered: HeaderValue) -> Result<()> {
     head.remove_header(&SEC_WEBSOCKET_PROTOCOL);
     if !offered.is_empty() {
         head.insert_header(SEC_WEBSOCKET_PROTOCOL, offered)?;

@@ -28,6 +28,7 @@ pub(crate) fn arrival_of(principal: &str, id: &str) -> SessionRequest {
             ..Identity::default()
         },
         principal: PrincipalId::new(principal),
+        membership: None,
         accounts: Box::default(),
         client_addr: [10, 0, 0, 5].into(),
         counted_from: None,

@@ -92,6 +92,16 @@ mod governance {
     pub mod limits;
 }
 
+/// Who calls: keys of the gateway's own.
+mod callers {
+    /// The worked example of `docs/identity.md`.
+    pub mod example;
+    /// Keys: where they are found, what they permit, how they are refused; none leaves.
+    pub mod keys;
+    /// Claude Code and the SDK of OpenAI with a key.
+    pub mod programs;
+}
+
 /// Backends: which one gets a request, with which credential, and what happens when it fails.
 mod routing {
     /// Names with several addresses, some of them down.

@@ -105,6 +105,7 @@ mod tests {
             key: SessionKey { scope: Scope::new(""), id: SessionId::new("one") },
             identity: Identity::default(),
             principal: PrincipalId::new("anon:1"),
+            membership: None,
             accounts: Box::default(),
             client_addr: [127, 0, 0, 1].into(),
             counted_from: None,

@@ -76,6 +76,9 @@ const NOT_HERE: [&str; 12] = [
     "matches", "all", "exists", "exists_one", "filter", "map", "int", "uint", "double", "string", "timestamp", "duration",
 ];
 
+/// Parts of the names of fields that may carry a credential.
+const CREDENTIALS: [&str; 5] = ["authorization", "cookie", "key", "token", "secret"];
+
 /// Checks the parts of one expression.
 pub(super) struct Checker {
     known: Phase,
@@ -248,6 +251,7 @@ impl Checker {
             let Kind::Text(key) = &key.kind else {
                 return fault(key.at, "the name of a member is a constant text".into(), "write [\"name\"]");
             };
+            self.refuse_credential(expr.at, fact, key)?;
             return Ok((Node::Entry(fact, key_of(fact, key)), Type::Text));
         }
         let dotted = dotted(expr)
@@ -261,9 +265,20 @@ impl Checker {
         match map {
             Some((fact, key)) if fact.kind() == Type::Map => {
                 self.learn(expr.at, *fact)?;
+                self.refuse_credential(expr.at, *fact, key)?;
                 Ok((Node::Entry(*fact, key_of(*fact, key)), Type::Text))
             }
             _ => fault(expr.at, format!("{dotted} is not known"), unknown(&dotted)),
+        }
+    }
+
+    /// Refuses fields that may carry a credential: names of counters are shown to operators.
+    fn refuse_credential(&self, at: usize, fact: Fact, key: &str) -> Result<(), SourceFault> {
+        let key = key.to_ascii_lowercase();
+        let is_secret = CREDENTIALS.iter().any(|part| key.contains(part));
+        match fact == Fact::RequestHeaders && is_secret {
+            true => fault(at, format!("the field {key} may carry a credential"), "use principal.id for the caller"),
+            false => Ok(()),
         }
     }
 

@@ -57,7 +57,7 @@ pub(super) fn truth(node: &Node, facts: &dyn Facts) -> Truth {
             if is_unknown { Truth::Unknown } else { numbers.iter().any(|one| equals(one) == Truth::Yes).into() }
         }
         Node::IsIn(inner, list) => {
-            on_text(inner, facts, |text| facts.list(*list).iter().any(|one| **one == *text).into())
+            on_text(inner, facts, |text| facts.has(*list, text).into())
         }
         Node::HasKey(inner, map) => on_text(inner, facts, |key| has(&facts.entry(*map, key))),
         Node::Test(test, sides) => on_text(&sides[0], facts, |text| {
@@ -181,7 +181,7 @@ fn value<'a>(node: &'a Node, facts: &'a dyn Facts) -> Value<'a> {
             Value::Text(text) => Value::count(text.chars().count() as u64),
             other => other,
         },
-        Node::Count(list) => Value::count(facts.list(*list).len() as u64),
+        Node::Count(list) => Value::count(facts.count(*list) as u64),
         Node::Bool(_)
         | Node::Not(_)
         | Node::And(_)

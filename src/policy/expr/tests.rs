@@ -25,8 +25,12 @@ impl Facts for Request {
         Value::text((key == "x-team").then_some("Research"))
     }
 
-    fn list(&self, _: Fact) -> &[Box<str>] {
-        &[]
+    fn has(&self, _: Fact, text: &str) -> bool {
+        text == "ops"
+    }
+
+    fn count(&self, _: Fact) -> usize {
+        1
     }
 }
 
@@ -67,6 +71,7 @@ fn conditions_mean_what_cel_says() {
         "request.headers['X-Team'] == 'Research' && lower(request.headers['x-team']) == 'research'",
         "'x-team' in request.headers && !('x-other' in request.headers)",
         "size(request.path) == 12 && size('ü') == 1",
+        "'ops' in principal.groups && !('dev' in principal.groups) && size(principal.groups) == 1",
         "true ? 1 == 1 : 1 == 2",
         "(time.hour > 12 ? 'pm' : 'am') == 'pm'",
         "false || false || true",
@@ -160,6 +165,10 @@ fn faults_say_where_what_and_what_else() {
         ("size()  == 1", "0: size() does not take 0 arguments (write size(request.path))"),
         ("cidr(client.addr, '10/99')", "18: '10/99' is no network (write \"10.0.0.0/8\" or \"2001:db8::/32\")"),
         ("request.headers == request.headers", "16: a map(string, string) cannot be compared so ()"),
+        (
+            "request.headers['X-API-Key'] == 'a'",
+            "0: the field x-api-key may carry a credential (use principal.id for the caller)",
+        ),
         ("has(1)", "4: has() asks for a fact (write has(request.model))"),
         ("[1, 2] == 1", "0: a list is only used behind `in` (write name in [\"a\", \"b\"])"),
     ] {

@@ -14,10 +14,14 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use url::form_urlencoded;
 
 mod harmless;
+mod own;
 #[cfg(test)]
 mod tests;
 
 pub use harmless::{harmless_parameters, harmless_subprotocols, is_harmless};
+pub use own::{contains, is_present_beside, query_without, subprotocols_without, target_without};
+
+use own::ELIDA_KEY;
 
 /// What a place holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +43,7 @@ enum Holds {
 }
 
 /// Fields that hold a credential or go with one.
-static FIELDS: [(HeaderName, Holds); 21] = [
+static FIELDS: [(HeaderName, Holds); 22] = [
     (AUTHORIZATION, Holds::Scheme),
     (HeaderName::from_static("x-api-key"), Holds::Credential),
     (HeaderName::from_static("api-key"), Holds::Credential),
@@ -57,6 +61,7 @@ static FIELDS: [(HeaderName, Holds); 21] = [
     (HeaderName::from_static("x-litellm-api-key"), Holds::Scheme),
     (HeaderName::from_static("xi-api-key"), Holds::Credential),
     (HeaderName::from_static("apikey"), Holds::Credential),
+    (ELIDA_KEY, Holds::Credential),
     (COOKIE, Holds::Cookies),
     (HeaderName::from_static("x-amz-security-token"), Holds::Companion),
     (HeaderName::from_static("openai-organization"), Holds::Companion),
@@ -144,7 +149,7 @@ pub fn is_read(field: &HeaderName) -> bool {
             | [b'p', b'r', ..]
             | [b's', b'e', ..]
             | [b'x', b'i', ..]
-            | [b'x', b'-', b'a' | b'f' | b'g' | b'l' | b'p', ..]
+            | [b'x', b'-', b'a' | b'e' | b'f' | b'g' | b'l' | b'p', ..]
             | [b'x', b'-', b's', b'e', b'r', ..]
     );
     may_be && (*field == SEC_WEBSOCKET_PROTOCOL || FIELDS.iter().any(|(known, _)| known == field))

@@ -166,6 +166,7 @@ fn body(error: &ErrorBody<'_>) -> Vec<u8> {
 /// The name of the class in google.rpc.Code.
 fn status_word(kind: ErrorClass) -> &'static str {
     match kind {
+        ErrorClass::Authentication => "UNAUTHENTICATED",
         ErrorClass::Permission => "PERMISSION_DENIED",
         ErrorClass::InvalidRequest | ErrorClass::HeaderMismatch | ErrorClass::TooLarge => "INVALID_ARGUMENT",
         ErrorClass::NotFound => "NOT_FOUND",

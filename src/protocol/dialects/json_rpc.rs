@@ -84,7 +84,8 @@ fn number(error: &ErrorBody<'_>) -> i32 {
         ErrorClass::HeaderMismatch => -32020,
         ErrorClass::InvalidRequest | ErrorClass::TooLarge => -32600,
         ErrorClass::Api => -32603,
-        ErrorClass::Permission
+        ErrorClass::Authentication
+        | ErrorClass::Permission
         | ErrorClass::NotFound
         | ErrorClass::RateLimit
         | ErrorClass::Overloaded

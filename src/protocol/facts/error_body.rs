@@ -3,6 +3,8 @@
 /// The class of an error; it determines the `type` word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorClass {
+    /// The caller does not show who it is.
+    Authentication,
     /// The caller may not do this (a killed session, a policy).
     Permission,
     /// The request makes no sense.
@@ -27,6 +29,7 @@ impl ErrorClass {
     /// The `type` word; both vendors' clients treat it as an open set.
     pub fn word(self) -> &'static str {
         match self {
+            Self::Authentication => "authentication_error",
             Self::Permission => "permission_error",
             Self::InvalidRequest | Self::HeaderMismatch => "invalid_request_error",
             Self::TooLarge => "request_too_large",

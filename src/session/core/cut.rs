@@ -19,6 +19,8 @@ pub enum CutReason {
     TimedOut,
     /// This instance is shutting down.
     Shutdown,
+    /// The key of its caller was revoked.
+    KeyRevoked,
 }
 
 /// The slot of one leg. It has two waiters: `soft` is the proxy's wait for the client, which can still write a
@@ -45,6 +47,7 @@ impl Cut {
             CutReason::TimedOut => 2,
             CutReason::Shutdown => 3,
             CutReason::AgentKilled => 4,
+            CutReason::KeyRevoked => 5,
         };
         self.at.get_or_init(Instant::now);
         if self.reason.compare_exchange(0, code, Ordering::AcqRel, Ordering::Acquire).is_ok() {
@@ -60,7 +63,8 @@ impl Cut {
             1 => Some(CutReason::Killed),
             2 => Some(CutReason::TimedOut),
             3 => Some(CutReason::Shutdown),
-            _ => Some(CutReason::AgentKilled),
+            4 => Some(CutReason::AgentKilled),
+            _ => Some(CutReason::KeyRevoked),
         }
     }
 

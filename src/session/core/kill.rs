@@ -14,7 +14,7 @@ use super::manager::Manager;
 use super::replication::OrderReach;
 use super::session::Session;
 use crate::clock::{Moment, millis};
-use crate::ids::{AgentId, KeyId, Scope, SessionId, SessionKey, Uid};
+use crate::ids::{AgentId, KeyId, PrincipalId, Scope, SessionId, SessionKey, Uid};
 use crate::session::settings::Block;
 use crate::session::store::StoreError;
 use crate::session::views::agent_view::{AgentView, MAIN_AGENT};
@@ -270,6 +270,14 @@ impl Manager {
             }
         }
         (found, legs_cut)
+    }
+
+    /// Cuts the open legs of the sessions that these principals opened; the sessions go on. Returns how many.
+    pub fn cut_legs_of(&self, principals: &[PrincipalId]) -> usize {
+        let of_them = |session: &Arc<Session>| {
+            principals.contains(session.principal()).then(|| session.cut_legs(CutReason::KeyRevoked))
+        };
+        self.active.collect(of_them).into_iter().sum()
     }
 
     /// The active sessions that an order applies to: one, unless the scope of the order was made with another

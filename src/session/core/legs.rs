@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use super::cut::CutReason;
 use super::request::LegStart;
 use super::session::{Closed, Inner, NotOpened, OpenLeg, Session};
 use super::totals;
@@ -48,6 +49,13 @@ impl Session {
         });
         totals::push_compact(&mut inner.legs, leg);
         Ok(())
+    }
+
+    /// Cuts the open legs. Returns how many.
+    pub(super) fn cut_legs(&self, reason: CutReason) -> usize {
+        let inner = self.inner();
+        inner.legs.iter().for_each(|leg| leg.cut.cut(reason));
+        inner.legs.len()
     }
 
     /// Records where an open leg is sent.

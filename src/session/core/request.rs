@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cut::Cut;
-use crate::ids::{PrincipalId, RequestId, SessionKey};
+use crate::ids::{Membership, PrincipalId, RequestId, SessionKey};
 use crate::session::store::StoreError;
 use crate::session::views::kill_order::KillOrder;
 use crate::session::views::request_line::LegKind;
@@ -20,6 +20,8 @@ pub struct SessionRequest {
     pub identity: Identity,
     /// The caller.
     pub principal: PrincipalId,
+    /// Its tenant and groups; `None` if it has neither.
+    pub membership: Option<Arc<Membership>>,
     /// The principals that the single credentials of the request would have, if it carries several; otherwise
     /// empty.
     pub accounts: Box<[PrincipalId]>,

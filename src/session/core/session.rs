@@ -13,7 +13,7 @@ use super::packed_requests::PackedRequest;
 use super::request::{LegStart, SessionRequest};
 use super::totals::SessionTotals;
 use crate::clock::Moment;
-use crate::ids::{LegId, PrincipalId, Scope, SessionKey, Uid};
+use crate::ids::{LegId, Membership, PrincipalId, Scope, SessionKey, Uid};
 use crate::session::views::kill_order::KillOrder;
 use crate::session::views::request_line::RequestLine;
 use crate::session::views::state::{EndReason, Identity, SessionKind, SessionState};
@@ -27,6 +27,7 @@ pub struct Session {
     incarnation: u32,
     previous: Option<Uid>,
     principal: PrincipalId,
+    membership: Option<Arc<Membership>>,
     identity: Arc<Identity>,
     client_addr: IpAddr,
     started: Moment,
@@ -116,6 +117,7 @@ impl Session {
             incarnation: previous.map_or(1, |previous| previous.incarnation.saturating_add(1)),
             previous: previous.map(|previous| previous.uid),
             principal: request.principal,
+            membership: request.membership,
             identity: Arc::new(request.identity),
             client_addr: request.client_addr,
             started: now,
@@ -180,6 +182,11 @@ impl Session {
     /// The principal that opened it.
     pub fn principal(&self) -> &PrincipalId {
         &self.principal
+    }
+
+    /// The tenant and groups of that principal when it opened the session; `None` if it had neither.
+    pub fn membership(&self) -> Option<&Arc<Membership>> {
+        self.membership.as_ref()
     }
 
     /// How it was recognised when it was opened, and the client program.

@@ -7,7 +7,7 @@ use crate::clock::{Clock, Moment, millis};
 use crate::ids::BackendName;
 use crate::session::store::Filter;
 use crate::session::views::record::{Record, RecordDetail};
-use crate::session::views::session_view::{LegView, PrincipalView, SessionView, via};
+use crate::session::views::session_view::{LegView, PrincipalView, SessionView};
 use crate::session::views::state::Identity;
 
 impl Session {
@@ -41,7 +41,10 @@ impl Session {
             incarnation: self.incarnation(),
             previous_id: self.previous(),
             identity: Identity::clone(self.identity()),
-            principal: PrincipalView { id: self.principal().clone(), via: via(self.principal()) },
+            principal: PrincipalView::new(
+                self.principal().clone(),
+                self.membership().map(|membership| &**membership),
+            ),
             key: self.key().clone(),
             started_at: clock.wall(self.started()),
             last_activity: clock.wall(last_activity),

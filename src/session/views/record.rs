@@ -91,6 +91,12 @@ pub struct Record {
     pub kill: Option<Arc<KillOrder>>,
     /// The last order against each agent that was killed, including lifted ones.
     pub agent_kills: Vec<Arc<KillOrder>>,
+    /// The tenant of the principal; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<Arc<str>>,
+    /// The groups of the principal; absent without any.
+    #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
+    pub groups: Box<[Arc<str>]>,
     /// Its last requests, newest first; beside the record, not in it.
     #[serde(skip)]
     pub requests: Vec<RequestLine>,
@@ -167,6 +173,8 @@ impl Record {
             flags: session.flags,
             kill: session.kill,
             agent_kills: detail.agent_kills,
+            tenant: session.principal.tenant,
+            groups: session.principal.groups,
             requests: session.requests.unwrap_or_default(),
         })
     }

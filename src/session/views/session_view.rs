@@ -12,7 +12,9 @@ use super::agent_view::AgentView;
 use super::kill_order::KillOrder;
 use super::request_line::{LegKind, RequestLine};
 use super::state::{EndReason, Identity, SessionKind, SessionState};
-use crate::ids::{AgentId, BackendName, LegId, PrincipalId, RequestId, Scope, SessionId, SessionKey, Uid};
+use crate::ids::{
+    AgentId, BackendName, LegId, Membership, PrincipalId, RequestId, Scope, SessionId, SessionKey, Uid,
+};
 use crate::protocol::facts::tools::ToolCounts;
 use crate::protocol::facts::usage::Usage;
 
@@ -21,8 +23,28 @@ use crate::protocol::facts::usage::Usage;
 pub struct PrincipalView {
     /// The id of the principal.
     pub id: PrincipalId,
-    /// What the principal was derived from: `credential` or `address`.
+    /// What the principal was derived from: `key` (of this gateway), `credential` or `address`.
     pub via: &'static str,
+    /// Its tenant; absent without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<Arc<str>>,
+    /// Its groups; absent without any.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub groups: Box<[Arc<str>]>,
+}
+
+impl PrincipalView {
+    pub(in crate::session) fn new(id: PrincipalId, membership: Option<&Membership>) -> Self {
+        let Membership { tenant, groups } = membership.cloned().unwrap_or_default();
+        Self { via: via(&id), id, tenant, groups }
+    }
+
+    /// Returns tenant and groups; `None` if it has neither.
+    pub(in crate::session) fn membership(&self) -> Option<Arc<Membership>> {
+        let Self { tenant, groups, .. } = self;
+        let is_member = tenant.is_some() || !groups.is_empty();
+        is_member.then(|| Arc::new(Membership { tenant: tenant.clone(), groups: groups.clone() }))
+    }
 }
 
 impl<'de> Deserialize<'de> for PrincipalView {
@@ -30,9 +52,11 @@ impl<'de> Deserialize<'de> for PrincipalView {
         #[derive(Deserialize)]
         struct Stored {
             id: PrincipalId,
+            #[serde(flatten)]
+            membership: Membership,
         }
-        let Stored { id } = Stored::deserialize(deserializer)?;
-        Ok(Self { via: via(&id), id })
+        let Stored { id, membership } = Stored::deserialize(deserializer)?;
+        Ok(Self::new(id, Some(&membership)))
     }
 }
 
@@ -159,7 +183,11 @@ fn no_key() -> SessionKey {
     SessionKey { scope: Scope::new(""), id: SessionId::new("") }
 }
 
-/// What a principal was derived from: `credential` or `address`.
-pub(in crate::session) fn via(principal: &PrincipalId) -> &'static str {
-    if principal.as_str().starts_with("anon:") { "address" } else { "credential" }
+/// What a principal was derived from: `key`, `credential` or `address`.
+fn via(principal: &PrincipalId) -> &'static str {
+    match principal.as_str() {
+        id if id.starts_with("anon:") => "address",
+        id if id.starts_with("key:") => "key",
+        _ => "credential",
+    }
 }

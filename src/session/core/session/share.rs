@@ -18,6 +18,7 @@ impl Session {
             key: session.key().clone(),
             identity: session.identity.clone(),
             principal: session.principal.id.clone(),
+            membership: session.principal.membership(),
             accounts: Box::default(),
             client_addr: session.client_addr,
             counted_from: None,

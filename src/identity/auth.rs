@@ -1,0 +1,358 @@
+//! Client keys: which one a request shows, and what its holder may do.
+//!
+//! Keys are looked up by the digest of what a request shows, in a map that a reload replaces as a whole. A credential that
+//! begins like a key and is not known is refused: it never counts as a credential of the provider, to which it would be sent.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use http::HeaderMap;
+use jiff::Timestamp;
+use subtle::ConstantTimeEq;
+
+use super::auth_settings::Demand;
+use super::key_text::{self, KeyDigest};
+use super::principal::{MAX_CREDENTIALS, TooMany};
+use crate::ids::{Membership, PrincipalId};
+use crate::model_patterns::Matcher;
+use crate::protocol::dialects::credentials::{contains, credentials};
+
+/// The next [`Auth::generation`].
+static GENERATION: AtomicU64 = AtomicU64::new(1);
+
+/// The keys in force, and whether callers need one.
+#[derive(Debug)]
+pub struct Auth {
+    demand: Demand,
+    prefix: String,
+    holders: HashMap<KeyDigest, Arc<KeyHolder>>,
+    generation: u64,
+}
+
+/// A caller with a key, and what it may do.
+#[derive(Debug)]
+pub struct KeyHolder {
+    id: PrincipalId,
+    digest: KeyDigest,
+    membership: Option<Arc<Membership>>,
+    /// `None` allows all.
+    models: Option<Matcher>,
+    /// `None` allows all.
+    backends: Option<Matcher>,
+    expires: Option<Timestamp>,
+    /// Set once, when the key is no longer among those in force.
+    is_revoked: AtomicBool,
+}
+
+/// The key that a request shows.
+#[derive(Clone)]
+pub struct ShownKey {
+    holder: Arc<KeyHolder>,
+    text: Box<[u8]>,
+}
+
+/// Why a caller is not accepted. The texts are for the caller: they name no key.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyFault {
+    /// The request has more credentials than are looked up.
+    #[error(transparent)]
+    TooMany(#[from] TooMany),
+    /// The request shows two keys.
+    #[error("the request carries two different keys of this gateway; send one")]
+    Several,
+    /// The request shows no key, and one is required.
+    #[error(
+        "this gateway requires a key of its own; send it where your client sends its API key (Authorization, x-api-key), \
+         or in the header x-elida-key"
+    )]
+    Missing,
+    /// The key has a wrong checksum.
+    #[error(
+        "the key is damaged: its last characters, a checksum, do not fit the rest; copy the whole key again"
+    )]
+    Damaged,
+    /// The key is not known.
+    #[error("the key is not known to this gateway; ask its operators for another one")]
+    Unknown,
+    /// The key was revoked.
+    #[error("the key was revoked; ask the operators of this gateway for another one")]
+    Revoked,
+    /// The key has expired.
+    #[error("the key of {id} has expired on {at}; ask the operators of this gateway for another one")]
+    Expired {
+        /// Its holder.
+        id: PrincipalId,
+        /// When it expired.
+        at: Timestamp,
+    },
+}
+
+impl Auth {
+    pub(super) fn new(demand: Demand, prefix: String, holders: HashMap<KeyDigest, Arc<KeyHolder>>) -> Self {
+        // Without keys a caller does not depend on these settings.
+        let generation = if demand == Demand::Off { 0 } else { GENERATION.fetch_add(1, Ordering::Relaxed) };
+        Self { demand, prefix, holders, generation }
+    }
+
+    /// Returns whether keys are not read.
+    pub fn is_off(&self) -> bool {
+        self.demand == Demand::Off
+    }
+
+    /// Returns whether a request without a key is refused.
+    pub fn is_required(&self) -> bool {
+        self.demand == Demand::Required
+    }
+
+    /// Returns a number that differs from that of every other set of keys of this process; 0 while keys are not read.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Returns the key that a request shows; `None` without one, when none is required. Whether it has expired is for
+    /// [`ShownKey::check`] to say.
+    ///
+    /// # Errors
+    /// The key is not known or damaged, there are two, or there is none although one is required.
+    pub fn shown(&self, headers: &HeaderMap, query: Option<&str>) -> Result<Option<ShownKey>, KeyFault> {
+        if self.is_off() {
+            return Ok(None);
+        }
+        let found = credentials(headers, query);
+        if found.len() > MAX_CREDENTIALS {
+            return Err(TooMany(found.len()).into());
+        }
+        let mut shown = None;
+        for text in &found {
+            let holder = self.holder(text);
+            if holder.is_none() && !text.starts_with(self.prefix.as_bytes()) {
+                continue;
+            }
+            if shown.replace((holder, &**text)).is_some() {
+                return Err(KeyFault::Several);
+            }
+        }
+        match shown {
+            Some((Some(holder), text)) => {
+                Ok(Some(ShownKey { holder: Arc::clone(holder), text: text.into() }))
+            }
+            Some((None, text)) if key_text::is_damaged(text, &self.prefix) => Err(KeyFault::Damaged),
+            Some((None, _)) => Err(KeyFault::Unknown),
+            None if self.is_required() => Err(KeyFault::Missing),
+            None => Ok(None),
+        }
+    }
+
+    /// Revokes those keys of `before` that are not among these. Returns their holders, whose open requests the caller cuts:
+    /// a request checks its key again once it can be cut, so none escapes.
+    pub fn revoke_others(&self, before: &Self) -> Vec<PrincipalId> {
+        if self.is_off() || before.is_off() {
+            return Vec::new();
+        }
+        let gone = before.holders.iter().filter(|(digest, _)| !self.holders.contains_key(digest));
+        gone.map(|(_, holder)| {
+            holder.is_revoked.store(true, Ordering::Release);
+            holder.id.clone()
+        })
+        .collect()
+    }
+
+    fn holder(&self, text: &[u8]) -> Option<&Arc<KeyHolder>> {
+        let digest = KeyDigest::of(text);
+        let holder = self.holders.get(&digest)?;
+        bool::from(holder.digest.as_bytes().ct_eq(digest.as_bytes())).then_some(holder)
+    }
+}
+
+impl KeyHolder {
+    pub(super) fn new(
+        id: PrincipalId,
+        digest: KeyDigest,
+        membership: Option<Arc<Membership>>,
+        models: Option<Matcher>,
+        backends: Option<Matcher>,
+        expires: Option<Timestamp>,
+    ) -> Self {
+        Self { id, digest, membership, models, backends, expires, is_revoked: AtomicBool::new(false) }
+    }
+
+    /// Returns its principal, `key:ID`.
+    pub fn id(&self) -> &PrincipalId {
+        &self.id
+    }
+
+    /// Returns its tenant and groups; `None` if it has neither.
+    pub fn membership(&self) -> Option<&Arc<Membership>> {
+        self.membership.as_ref()
+    }
+
+    /// Returns whether it may use some models only.
+    pub fn limits_models(&self) -> bool {
+        self.models.is_some()
+    }
+
+    /// Returns whether it may use this model.
+    pub fn may_use_model(&self, model: &str) -> bool {
+        self.models.as_ref().is_none_or(|models| models.matches(model))
+    }
+
+    /// Returns whether it may use this backend.
+    pub fn may_use_backend(&self, backend: &str) -> bool {
+        self.backends.as_ref().is_none_or(|backends| backends.matches(backend))
+    }
+}
+
+impl ShownKey {
+    /// Returns who holds the key.
+    pub fn holder(&self) -> &KeyHolder {
+        &self.holder
+    }
+
+    /// Returns the key itself, to find it in a request.
+    pub fn text(&self) -> &[u8] {
+        &self.text
+    }
+
+    /// Returns whether a field's value contains the key.
+    pub fn is_in(&self, value: &[u8]) -> bool {
+        contains(value, &self.text)
+    }
+
+    /// Checks that the key is still valid.
+    ///
+    /// # Errors
+    /// It has expired or was revoked.
+    pub fn check(&self) -> Result<(), KeyFault> {
+        if self.holder.is_revoked.load(Ordering::Acquire) {
+            return Err(KeyFault::Revoked);
+        }
+        match self.holder.expires {
+            Some(at) if at <= Timestamp::now() => Err(KeyFault::Expired { id: self.holder.id.clone(), at }),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for ShownKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShownKey").field("holder", &self.holder.id).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::auth_settings::AuthConfig;
+    use super::*;
+    use crate::settings::fault::Faults;
+
+    fn auth(proxy: &str, keys: &[(&str, &str)]) -> Arc<Auth> {
+        let row = |(id, key): &(&str, &str)| {
+            format!("  - {{ id: {id}, key_sha256: '{}' }}\n", KeyDigest::of(key.as_bytes()))
+        };
+        let rows: String = keys.iter().map(row).collect();
+        let written: AuthConfig =
+            serde_yaml::from_str(&format!("proxy: {proxy}\nprincipals:\n{rows}")).unwrap();
+        written.compile(&[], &mut Faults::default()).unwrap()
+    }
+
+    fn shown(auth: &Auth, pairs: &[(&'static str, &str)], query: &str) -> Result<Option<String>, KeyFault> {
+        let headers =
+            pairs.iter().map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap()));
+        let shown = auth.shown(&headers.collect(), Some(query))?;
+        Ok(shown.map(|shown| shown.holder().id().to_string()))
+    }
+
+    #[test]
+    fn a_key_is_found_wherever_clients_send_keys() {
+        let key = key_text::generate("elida_").unwrap();
+        let foreign = "a-key-of-another-gateway-0123456789";
+        let auth = auth("optional", &[("ci", key.reveal()), ("old", foreign)]);
+        let key = key.reveal();
+        let ci = Ok(Some("key:ci".to_owned()));
+        for (name, value) in [
+            ("authorization", format!("Bearer {key}")),
+            ("x-api-key", key.to_owned()),
+            ("api-key", key.to_owned()),
+            ("x-goog-api-key", key.to_owned()),
+            ("x-elida-key", key.to_owned()),
+            ("sec-websocket-protocol", format!("realtime, openai-insecure-api-key.{key}")),
+        ] {
+            assert_eq!(shown(&auth, &[(name, &value)], ""), ci, "{name}");
+        }
+        assert_eq!(shown(&auth, &[], &format!("alt=sse&key={key}")), ci);
+        assert_eq!(shown(&auth, &[("x-elida-key", key), ("authorization", "Bearer sk-1")], ""), ci);
+        assert_eq!(shown(&auth, &[("x-elida-key", key), ("x-api-key", key)], ""), ci, "the same one twice");
+        assert_eq!(shown(&auth, &[("x-api-key", foreign)], ""), Ok(Some("key:old".to_owned())));
+        assert_eq!(shown(&auth, &[("x-api-key", "sk-1")], ""), Ok(None));
+    }
+
+    #[test]
+    fn what_looks_like_a_key_never_counts_as_anything_else() {
+        let [key, other] = [(); 2].map(|()| key_text::generate("elida_").unwrap());
+        let (key, other) = (key.reveal(), other.reveal());
+        for demand in ["optional", "required"] {
+            let auth = auth(demand, &[("ci", key)]);
+            assert_eq!(shown(&auth, &[("x-api-key", other)], ""), Err(KeyFault::Unknown));
+            assert_eq!(shown(&auth, &[("x-api-key", &key[..20])], ""), Err(KeyFault::Damaged));
+            assert_eq!(
+                shown(&auth, &[("x-api-key", key), ("x-elida-key", other)], ""),
+                Err(KeyFault::Several)
+            );
+            let digest = KeyDigest::of(key.as_bytes()).to_string();
+            assert!(
+                !matches!(shown(&auth, &[("x-api-key", &digest)], ""), Ok(Some(_))),
+                "a digest is no key"
+            );
+        }
+        let auth = auth("required", &[("ci", key)]);
+        assert_eq!(shown(&auth, &[("x-api-key", "sk-1")], ""), Err(KeyFault::Missing));
+        let many: Vec<_> = ["authorization", "x-api-key", "api-key", "x-goog-api-key", "x-auth-token"]
+            .into_iter()
+            .chain(["x-access-token", "apikey", "xi-api-key", "x-functions-key"])
+            .map(|name| (name, name))
+            .collect();
+        assert_eq!(shown(&auth, &many, ""), Err(KeyFault::TooMany(TooMany(9))));
+    }
+
+    #[test]
+    fn while_keys_are_off_none_is_read() {
+        let key = key_text::generate("elida_").unwrap();
+        let auth = auth("off", &[("ci", key.reveal())]);
+        assert_eq!(shown(&auth, &[("x-api-key", key.reveal())], ""), Ok(None));
+        assert_eq!(auth.generation(), 0);
+    }
+
+    #[test]
+    fn a_key_that_is_gone_is_revoked_where_it_was_shown() {
+        let [key, other] = [(); 2].map(|()| key_text::generate("elida_").unwrap());
+        let before = auth("required", &[("ci", key.reveal()), ("kept", other.reveal())]);
+        let headers = |key: &str| -> HeaderMap {
+            std::iter::once((http::HeaderName::from_static("x-api-key"), key.parse().unwrap())).collect()
+        };
+        let [gone, kept] =
+            [&key, &other].map(|key| before.shown(&headers(key.reveal()), None).unwrap().unwrap());
+        let same = auth("required", &[("ci", key.reveal()), ("kept", other.reveal())]);
+        assert!(same.revoke_others(&before).is_empty() && gone.check().is_ok());
+        let after = auth("required", &[("ci", other.reveal())]);
+        assert_eq!(after.revoke_others(&before), [PrincipalId::new("key:ci")]);
+        assert_eq!(
+            (gone.check(), kept.check()),
+            (Err(KeyFault::Revoked), Ok(())),
+            "the digest counts, not the id"
+        );
+        assert!(auth("off", &[]).revoke_others(&after).is_empty());
+    }
+
+    #[test]
+    fn a_key_is_never_printed() {
+        let key = key_text::generate("elida_").unwrap();
+        let auth = auth("required", &[("ci", key.reveal())]);
+        let headers =
+            std::iter::once((http::HeaderName::from_static("x-api-key"), key.reveal().parse().unwrap()));
+        let shown = auth.shown(&headers.collect(), None).unwrap();
+        let printed = format!("{auth:?} {shown:?}");
+        assert!(!printed.contains(key.reveal()) && printed.contains("key:ci"), "{printed}");
+    }
+}

@@ -1,0 +1,315 @@
+//! The section `auth:`: whether callers need a key of this gateway, and the keys that the file declares.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::auth::{Auth, KeyHolder};
+use super::key_text::{KeyDigest, PREFIX};
+use crate::ids::{Membership, PrincipalId};
+use crate::model_patterns::{Matcher, Pattern, is_wild};
+use crate::settings::fault::Faults;
+
+/// Longest id, tenant or group, in bytes.
+const MAX_NAME: usize = 64;
+/// Longest prefix of keys, in bytes.
+const MAX_PREFIX: usize = 32;
+
+/// Whether callers of the proxy show a key of this gateway.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Demand {
+    /// Keys are not read: a caller is its credential, or its address.
+    #[default]
+    Off,
+    /// A key is checked if there is one; a caller without one is its credential, or its address.
+    Optional,
+    /// A request without a key is refused.
+    Required,
+}
+
+/// Who may call, and with which key.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuthConfig {
+    /// Whether callers of the proxy show a key of this gateway.
+    pub proxy: Demand,
+    /// The form of keys.
+    pub keys: KeysConfig,
+    /// The callers and the digests of their keys.
+    pub principals: Vec<PrincipalConfig>,
+}
+
+/// The form of keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct KeysConfig {
+    /// How keys begin; what begins like this and is not known is refused and goes to no backend.
+    pub prefix: String,
+}
+
+impl Default for KeysConfig {
+    fn default() -> Self {
+        Self { prefix: PREFIX.to_owned() }
+    }
+}
+
+/// A caller with a key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PrincipalConfig {
+    /// The name; records and metrics show it as `key:ID`.
+    pub id: String,
+    /// SHA-256 of the key in hex, as `elida key digest` prints it.
+    pub key_sha256: String,
+    /// The tenant; records show it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// The groups; records show them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
+    /// Patterns of the models that it may use; all if the list is empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<String>,
+    /// Patterns of the backends that it may use; all if the list is empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub backends: Vec<String>,
+    /// From when on the key is refused: a day (its first moment, UTC) or a time (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
+}
+
+impl AuthConfig {
+    /// Compiles the section. `backends` are the names of the configured ones. Reports every fault; `None` after any.
+    pub fn compile(self, backends: &[String], faults: &mut Faults) -> Option<Arc<Auth>> {
+        let mut is_valid = check_prefix(&self.keys.prefix, faults);
+        self.warn(faults);
+        let mut holders = HashMap::new();
+        let mut ids: HashMap<String, usize> = HashMap::new();
+        for (at, principal) in self.principals.into_iter().enumerate() {
+            let path = format!("auth.principals[{at}]");
+            if let Some(first) = ids.insert(principal.id.clone(), at) {
+                let message = format!("'{}' is also the id of auth.principals[{first}]", principal.id);
+                faults.add(format!("{path}.id"), message, "give each key an id of its own");
+                is_valid = false;
+            }
+            let Some((digest, holder)) = principal.compile(&path, &self.keys.prefix, backends, faults) else {
+                is_valid = false;
+                continue;
+            };
+            match holders.entry(digest) {
+                Entry::Vacant(free) => drop(free.insert(Arc::new(holder))),
+                Entry::Occupied(taken) => {
+                    let message = format!("it is also the key of {}", taken.get().id());
+                    faults.add(format!("{path}.key_sha256"), message, "give each principal a key of its own");
+                    is_valid = false;
+                }
+            }
+        }
+        is_valid.then(|| Arc::new(Auth::new(self.proxy, self.keys.prefix, holders)))
+    }
+
+    fn warn(&self, faults: &mut Faults) {
+        match (self.proxy, self.principals.is_empty()) {
+            (Demand::Off, false) => {
+                let message = "the keys are not read, because auth.proxy is off";
+                faults.warn("auth.principals", message, "write auth.proxy: required, or optional");
+            }
+            (Demand::Required, true) => {
+                let message = "required, but there is no key: every request is refused";
+                faults.warn(
+                    "auth.proxy",
+                    message,
+                    "make one with elida key generate, and add it to auth.principals",
+                );
+            }
+            (Demand::Off | Demand::Optional, true) | (Demand::Optional | Demand::Required, false) => {}
+        }
+    }
+}
+
+impl PrincipalConfig {
+    fn compile(
+        self,
+        path: &str,
+        prefix: &str,
+        backends: &[String],
+        faults: &mut Faults,
+    ) -> Option<(KeyDigest, KeyHolder)> {
+        let id = name(&self.id, &format!("{path}.id"), faults);
+        let digest = digest(&self.key_sha256, &format!("{path}.key_sha256"), prefix, faults);
+        let tenant = match self.tenant {
+            None => Some(None),
+            Some(tenant) => name(&tenant, &format!("{path}.tenant"), faults).map(Some),
+        };
+        let groups = self.groups.iter().enumerate();
+        let groups: Option<Box<[Arc<str>]>> =
+            groups.map(|(at, group)| name(group, &format!("{path}.groups[{at}]"), faults)).collect();
+        let expires = match &self.expires {
+            None => Some(None),
+            Some(text) => expiry(text, &format!("{path}.expires"), faults).map(Some),
+        };
+        check_backends(&self.backends, path, backends, faults);
+        let models = patterns(&self.models, &format!("{path}.models"), faults);
+        let backends = patterns(&self.backends, &format!("{path}.backends"), faults);
+        let (tenant, groups) = (tenant?, groups?);
+        let membership = (tenant.is_some() || !groups.is_empty())
+            .then(|| Arc::new(Membership { tenant, groups: groups.iter().cloned().collect() }));
+        let id = PrincipalId::new(format!("key:{}", id?));
+        let digest = digest?;
+        Some((digest, KeyHolder::new(id, digest, membership, models?, backends?, expires?)))
+    }
+}
+
+fn check_prefix(prefix: &str, faults: &mut Faults) -> bool {
+    let is_valid = (3..=MAX_PREFIX).contains(&prefix.len())
+        && prefix.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
+    if !is_valid {
+        let message = format!("'{prefix}' cannot begin a key");
+        faults.add("auth.keys.prefix", message, "write 3 to 32 letters, digits, _ and -, such as elida_");
+    }
+    is_valid
+}
+
+/// Returns the name of a principal, tenant or group.
+fn name(text: &str, path: &str, faults: &mut Faults) -> Option<Arc<str>> {
+    let is_valid = !text.is_empty()
+        && text.len() <= MAX_NAME
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'@'));
+    if !is_valid {
+        let message = format!("'{text}' is not a name");
+        faults.add(path, message, format!("write 1 to {MAX_NAME} letters, digits, and . _ - @"));
+    }
+    is_valid.then(|| text.into())
+}
+
+/// Returns the digest. What is not one is never repeated, because it may be the key itself.
+fn digest(text: &str, path: &str, prefix: &str, faults: &mut Faults) -> Option<KeyDigest> {
+    let digest = KeyDigest::parse(text);
+    if digest.is_none() {
+        let (message, hint) = match text.starts_with(prefix) {
+            true => {
+                ("it is the key itself", "replace it with its digest (elida key digest), and make a new key")
+            }
+            false => {
+                ("it is not a SHA-256 in hex (64 digits)", "write what elida key digest prints for the key")
+            }
+        };
+        faults.add(path, message, hint);
+    }
+    digest
+}
+
+fn expiry(text: &str, path: &str, faults: &mut Faults) -> Option<Timestamp> {
+    let day = || text.parse::<Date>().ok()?.to_zoned(TimeZone::UTC).ok().map(|start| start.timestamp());
+    let expires = text.parse::<Timestamp>().ok().or_else(day);
+    match expires {
+        None => {
+            let message = format!("'{text}' is neither a day nor a time");
+            faults.add(path, message, "write it like 2027-01-31 or 2027-01-31T18:00:00Z");
+        }
+        Some(expires) if expires <= Timestamp::now() => {
+            faults.warn(
+                path,
+                format!("the key has expired ({text})"),
+                "remove the principal, or give it a new key",
+            );
+        }
+        Some(_) => {}
+    }
+    expires
+}
+
+/// A pattern that matches no backend is a mistake that would look like a refusal without a reason.
+fn check_backends(patterns: &[String], path: &str, backends: &[String], faults: &mut Faults) {
+    for (at, text) in patterns.iter().enumerate().filter(|(_, text)| !is_wild(text)) {
+        if !backends.iter().any(|backend| backend.eq_ignore_ascii_case(text)) {
+            let message = format!("no backend has the name '{text}'");
+            faults.add(format!("{path}.backends[{at}]"), message, "name one of backends, or remove it");
+        }
+    }
+}
+
+/// Compiles patterns; `Some(None)` without any, which means that all is allowed.
+fn patterns(texts: &[String], path: &str, faults: &mut Faults) -> Option<Option<Matcher>> {
+    if texts.is_empty() {
+        return Some(None);
+    }
+    let mut found = Faults::default();
+    let pattern = |(at, text)| {
+        let place = format!("{path}[{at}]");
+        Pattern { text, target: at, path: place, owner: (0, "") }
+    };
+    let matcher =
+        Matcher::compile(texts.iter().map(String::as_str).enumerate().map(pattern).collect(), &mut found);
+    let is_valid = found.is_empty();
+    faults.absorb(found, |path| path);
+    matcher.filter(|_| is_valid).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn compiled(yaml: &str) -> Result<Arc<Auth>, String> {
+        let written: AuthConfig = serde_yaml::from_str(yaml).map_err(|error| error.to_string())?;
+        let mut faults = Faults::default();
+        let auth = written.compile(&["anthropic".to_owned(), "local".to_owned()], &mut faults);
+        auth.ok_or_else(|| faults.to_string())
+    }
+
+    #[test]
+    fn nothing_written_is_off() {
+        let auth = compiled("{}").unwrap();
+        assert!(auth.is_off() && !auth.is_required());
+        let text = serde_yaml::to_string(&AuthConfig::default()).unwrap();
+        assert_eq!(serde_yaml::from_str::<AuthConfig>(&text).unwrap(), AuthConfig::default());
+    }
+
+    #[test]
+    fn every_fault_is_reported_at_once_and_no_key_is_repeated() {
+        let digest = KeyDigest::of(b"one");
+        let yaml = format!(
+            "proxy: required\nkeys: {{ prefix: e }}\nprincipals:\n\
+             - {{ id: 'a b', key_sha256: elida_secret, tenant: '', groups: [ok, 'no/'] }}\n\
+             - {{ id: ci, key_sha256: e_secret, backends: [anthropc, 'loc*'], models: ['['] }}\n\
+             - {{ id: ci, key_sha256: '{digest}', expires: soon }}\n\
+             - {{ id: one, key_sha256: '{digest}' }}\n- {{ id: two, key_sha256: '{digest}' }}\n"
+        );
+        let faults = compiled(&yaml).unwrap_err();
+        let paths: Vec<&str> = faults.lines().filter_map(|line| line.split(": ").next()).collect();
+        assert_eq!(
+            paths,
+            [
+                "auth.keys.prefix",
+                "auth.principals[0].id",
+                "auth.principals[0].key_sha256",
+                "auth.principals[0].tenant",
+                "auth.principals[0].groups[1]",
+                "auth.principals[1].key_sha256",
+                "auth.principals[1].backends[0]",
+                "auth.principals[1].models[0]",
+                "auth.principals[2].id",
+                "auth.principals[2].expires",
+                "auth.principals[4].key_sha256",
+            ]
+        );
+        assert!(!faults.contains("secret") && faults.contains("it is the key itself"), "{faults}");
+        assert!(compiled("principals: [{ id: a }]").unwrap_err().contains("key_sha256"));
+        assert!(compiled("proxies: required").is_err());
+    }
+
+    #[test]
+    fn a_day_expires_with_its_first_moment() {
+        let at = |text| expiry(text, "", &mut Faults::default()).map(|at| at.to_string());
+        assert_eq!(at("2027-01-31").as_deref(), Some("2027-01-31T00:00:00Z"));
+        assert_eq!(at("2027-01-31T18:00:00+01:00").as_deref(), Some("2027-01-31T17:00:00Z"));
+        assert_eq!(at("90d"), None);
+    }
+}

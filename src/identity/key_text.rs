@@ -1,0 +1,145 @@
+//! The text of a client key: a prefix, 43 random base62 characters (256 bits), and a CRC-32 of both in 6 more.
+//!
+//! The checksum lets a typing error be told from an unknown key, and a secret scanner recognise a key, without a look-up.
+//! Only the SHA-256 of the whole text is kept: with 256 random bits there is nothing to guess, so a slow hash would only
+//! let strangers spend this gateway's time.
+
+use std::fmt;
+use std::io;
+
+use data_encoding::HEXLOWER_PERMISSIVE;
+use ring::rand::{SecureRandom, SystemRandom};
+use sha2::{Digest, Sha256};
+
+use crate::settings::secret::Secret;
+
+/// How keys begin unless `auth.keys.prefix` says otherwise.
+pub const PREFIX: &str = "elida_";
+
+/// Fewest characters of a key of another form: with fewer, it could be guessed.
+pub const MIN_LENGTH: usize = 32;
+
+const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+/// Random characters: 62^43 is a little more than 2^256.
+const RANDOM: usize = 43;
+/// Characters of the checksum: 62^6 is more than 2^32.
+const CHECKSUM: usize = 6;
+
+/// The SHA-256 of a key: what configuration and memory hold of it. It is no credential, because what a request shows is
+/// always hashed first.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct KeyDigest([u8; 32]);
+
+impl KeyDigest {
+    /// Returns the digest of a key.
+    pub fn of(key: &[u8]) -> Self {
+        Self(Sha256::digest(key).into())
+    }
+
+    /// Parses 64 hex digits; `None` if the text is anything else.
+    pub fn parse(hex: &str) -> Option<Self> {
+        Some(Self(HEXLOWER_PERMISSIVE.decode(hex.as_bytes()).ok()?.try_into().ok()?))
+    }
+
+    /// Returns the bytes of the digest.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Display for KeyDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&HEXLOWER_PERMISSIVE.encode(&self.0))
+    }
+}
+
+/// Shows the first bytes only, so that logs and panics cannot be searched for a digest.
+impl fmt::Debug for KeyDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}…", HEXLOWER_PERMISSIVE.encode(&self.0[..4]))
+    }
+}
+
+/// Creates a key with this prefix.
+///
+/// # Errors
+/// The operating system has no random numbers.
+pub fn generate(prefix: &str) -> io::Result<Secret> {
+    let mut key = prefix.to_owned();
+    let random = SystemRandom::new();
+    while key.len() < prefix.len() + RANDOM {
+        let mut bytes = [0; RANDOM];
+        random.fill(&mut bytes).map_err(|_| io::Error::other("the operating system gave no random bytes"))?;
+        // 248 is the largest multiple of 62 in a byte: without the others, each character is equally likely.
+        let even = bytes.into_iter().filter(|byte| *byte < 248).map(|byte| digit(u32::from(byte)));
+        key.extend(even.take(prefix.len() + RANDOM - key.len()));
+    }
+    let checksum = checksum(key.as_bytes());
+    key.extend(checksum);
+    Ok(Secret::new(key))
+}
+
+/// Returns whether the text has the form of a key with this prefix but is not one: its checksum is wrong.
+pub fn is_damaged(key: &[u8], prefix: &str) -> bool {
+    let Some((text, sum)) = key.split_last_chunk::<CHECKSUM>() else { return true };
+    let is_long_enough = text.len() == prefix.len() + RANDOM;
+    !is_long_enough || !checksum(text).into_iter().map(|c| c as u8).eq(sum.iter().copied())
+}
+
+fn checksum(text: &[u8]) -> [char; CHECKSUM] {
+    let mut rest = crc32fast::hash(text);
+    let mut digits = ['0'; CHECKSUM];
+    for place in digits.iter_mut().rev() {
+        *place = digit(rest);
+        rest /= 62;
+    }
+    digits
+}
+
+/// Returns the last base62 digit of a number.
+fn digit(number: u32) -> char {
+    char::from(ALPHABET[(number % 62) as usize])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_differ_and_their_checksum_finds_typing_errors() {
+        let key = generate(PREFIX).unwrap();
+        let text = key.reveal();
+        assert_ne!(generate(PREFIX).unwrap(), key);
+        assert_eq!(text.len(), PREFIX.len() + RANDOM + CHECKSUM);
+        assert!(text[PREFIX.len()..].bytes().all(|byte| ALPHABET.contains(&byte)), "{text}");
+        assert!(!is_damaged(text.as_bytes(), PREFIX));
+        for place in 0..text.len() {
+            let mut typo = text.as_bytes().to_vec();
+            typo[place] = if typo[place] == b'x' { b'y' } else { b'x' };
+            assert!(is_damaged(&typo, PREFIX), "{place}");
+        }
+        for wrong in ["", "elida_", &text[1..], &text[..text.len() - 1], &format!("{text}0")] {
+            assert!(is_damaged(wrong.as_bytes(), PREFIX), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_key_of_an_earlier_version_stays_valid() {
+        let key = format!("elida_{}", "0".repeat(43));
+        let sum: String = checksum(key.as_bytes()).into_iter().collect();
+        // The CRC-32 (IEEE) of the text, computed with Python's zlib.crc32, in base62.
+        assert_eq!(sum, "0PK575");
+    }
+
+    #[test]
+    fn digests_are_read_in_either_case_and_never_shown_whole() {
+        let digest = KeyDigest::of(b"abc");
+        let hex = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(digest.to_string(), hex);
+        assert_eq!(KeyDigest::parse(&hex.to_uppercase()), Some(digest));
+        assert_eq!(format!("{digest:?}"), "ba7816bf…");
+        for wrong in ["", "ba78", &hex[1..], &format!("{hex}00"), "elida_x"] {
+            assert_eq!(KeyDigest::parse(wrong), None, "{wrong}");
+        }
+    }
+}

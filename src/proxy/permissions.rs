@@ -1,0 +1,123 @@
+//! Step 5, continued: what the caller's key permits, and the request without that key, which no backend may see.
+
+use std::borrow::Cow;
+
+use http::header::SEC_WEBSOCKET_PROTOCOL;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use pingora_core::{ErrorType, OrErr, Result};
+use pingora_http::RequestHeader;
+
+use super::identify::Caller;
+use super::receive::Received;
+use super::upstream_request::offer_subprotocols;
+use crate::capture::redact_text;
+use crate::error::{ErrorKind, Refusal};
+use crate::identity::ShownKey;
+use crate::protocol::dialects::credentials;
+use crate::protocol::request::ModelRequest;
+use crate::upstream::backend::Backend;
+use crate::upstream::credentials::Auth;
+
+/// What a request asks for, as far as permissions depend on it.
+pub(super) struct Asked<'a> {
+    pub(super) received: &'a Received,
+    pub(super) caller: &'a Caller,
+    pub(super) headers: &'a HeaderMap,
+    pub(super) call: &'a ModelRequest,
+}
+
+impl Asked<'_> {
+    /// Checks that the caller may use this backend, with the model that it will read: `served_as`, if the model has
+    /// another name there.
+    ///
+    /// # Errors
+    /// The key does not permit it, or the backend needs a credential that the request does not have.
+    pub(super) fn check(&self, backend: &Backend, served_as: Option<&str>) -> Result<(), Refusal> {
+        let Some(key) = &self.caller.key else { return Ok(()) };
+        let (settings, holder) = (backend.settings(), key.holder());
+        if !holder.may_use_backend(settings.name().as_str()) {
+            let message =
+                format!("the key of {} does not permit the backend {}", holder.id(), settings.name());
+            return Err(Refusal::new(ErrorKind::BackendDenied, message));
+        }
+        if holder.limits_models() {
+            let first = served_as.or(self.call.model.as_deref());
+            let models = [first, self.call.also.as_deref()].into_iter().flatten();
+            if let Some(denied) = { models }.find(|model| !holder.may_use_model(model)) {
+                return Err(model_denied(key, denied));
+            }
+            if first.is_none() && settings.kind().is_llm() && self.may_run_a_model() {
+                let message = format!(
+                    "the key of {} permits some models only, and the request names none; name one",
+                    holder.id()
+                );
+                return Err(Refusal::new(ErrorKind::ModelDenied, message));
+            }
+        }
+        let query = self.received.uri.query();
+        if *settings.auth() == Auth::Passthrough
+            && !credentials::is_present_beside(self.headers, query, key.text())
+        {
+            let message = format!(
+                "the backend {} takes the caller's own credential, and the request has none beside the key of this \
+                 gateway: send the provider's key where the provider wants it, and the key of this gateway in the header \
+                 x-elida-key",
+                settings.name()
+            );
+            return Err(Refusal::new(ErrorKind::NoUpstreamCredential, message));
+        }
+        Ok(())
+    }
+
+    /// Returns whether the request carries a credential that is meant for its backend.
+    pub(super) fn has_credential(&self) -> bool {
+        let query = self.received.uri.query();
+        match &self.caller.key {
+            Some(key) => credentials::is_present_beside(self.headers, query, key.text()),
+            None => credentials::is_present(self.headers, query),
+        }
+    }
+
+    /// Returns whether a request that names no model may still make one work: jobs over files name their models inside.
+    /// The messages of a WebSocket are checked one by one.
+    fn may_run_a_model(&self) -> bool {
+        let is_safe =
+            matches!(self.received.method, Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE);
+        !is_safe && !self.received.socket
+    }
+}
+
+/// Returns the refusal of a model.
+pub(super) fn model_denied(key: &ShownKey, model: &str) -> Refusal {
+    let message =
+        format!("the key of {} does not permit the model {}", key.holder().id(), redact_text(model));
+    Refusal::new(ErrorKind::ModelDenied, message)
+}
+
+/// Removes the key from the head for a backend, wherever it is.
+///
+/// # Errors
+/// A header cannot be set, which would be a bug.
+pub(super) fn take_out(head: &mut RequestHeader, key: &ShownKey) -> Result<()> {
+    let is_in = |value: &HeaderValue| key.is_in(value.as_bytes());
+    let mut names: Vec<HeaderName> =
+        head.headers.iter().filter(|(_, value)| is_in(value)).map(|(name, _)| name.clone()).collect();
+    names.dedup();
+    for name in names {
+        if name == SEC_WEBSOCKET_PROTOCOL {
+            let left = credentials::subprotocols_without(&head.headers, key.text());
+            offer_subprotocols(head, left)?;
+            continue;
+        }
+        let kept: Vec<HeaderValue> =
+            head.headers.get_all(&name).iter().filter(|value| !is_in(value)).cloned().collect();
+        head.remove_header(&name);
+        for value in kept {
+            head.append_header(name.clone(), value)?;
+        }
+    }
+    if let Cow::Owned(target) = credentials::target_without(head.raw_path(), key.text()) {
+        head.set_raw_path(&target).or_err(ErrorType::InternalError, "rewriting the query")?;
+    }
+    Ok(())
+}
