@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::history::Archive;
 use crate::identity::Key;
 use crate::ids::BackendName;
+use crate::limits::ledger::Ledger;
 use crate::protocol::dialects::output_limit;
 use crate::protocol::request::RequestPaths;
 use crate::proxy::awaited::AwaitedAnswers;
@@ -54,6 +55,8 @@ pub(super) struct Components {
     pub(super) clock: Clock,
     /// Derives principals from credentials.
     pub(super) principals: Key,
+    /// What was spent of budgets.
+    pub(super) ledger: Arc<Ledger>,
 }
 
 impl Components {
@@ -99,6 +102,8 @@ impl Components {
         }
         watch_capacity(&metrics, &sessions);
         let principals = names.key;
+        let ledger = Arc::<Ledger>::default();
+        watch_budgets(&metrics, &live, &ledger);
         Ok((
             Self {
                 log,
@@ -112,6 +117,7 @@ impl Components {
                 exporter,
                 clock,
                 principals,
+                ledger,
             },
             guard,
         ))
@@ -136,6 +142,7 @@ impl Components {
             exporter: self.exporter.clone(),
             history: self.history.clone(),
             endpoints,
+            ledger: Arc::clone(&self.ledger),
             awaited: AwaitedAnswers::default(),
             connector: Connector::new(None),
         })
@@ -185,7 +192,7 @@ pub(crate) fn runtime_settings(
     }
     let mut body_paths = config.identity.body_paths();
     let output_hints = body_paths.len();
-    if !config.limits.is_empty() {
+    if !(config.limits.is_empty() && config.budgets.is_empty()) {
         body_paths.extend(output_limit::paths().map(str::to_owned));
     }
     Ok(RuntimeSettings {
@@ -199,6 +206,7 @@ pub(crate) fn runtime_settings(
         },
         auth: Arc::clone(&config.auth),
         identity: config.identity.clone(),
+        budgets: config.budgets.clone(),
         tls: config.server.tls().cloned(),
         h2c: config.server.h2c(),
         capture: config.capture,
@@ -230,6 +238,11 @@ fn watch_fleet(metrics: &Metrics, sessions: &Arc<Manager>, replicator: Arc<Repli
         other_key: replicator.is_other_key(),
         events_dropped: replicator.events_dropped(),
     });
+}
+
+fn watch_budgets(metrics: &Metrics, live: &SharedSettings, ledger: &Arc<Ledger>) {
+    let (live, ledger) = (Arc::clone(live), Arc::clone(ledger));
+    metrics.watch_budgets(move || live.load().budgets.spent_shares(&ledger));
 }
 
 fn watch_capacity(metrics: &Metrics, sessions: &Arc<Manager>) {

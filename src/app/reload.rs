@@ -15,6 +15,7 @@ use crate::config::{Config, Sources, changed_restart_keys, in_force};
 use crate::control;
 use crate::control::api::health::BackendStatus;
 use crate::control::service::{ReloadReport, Runtime};
+use crate::limits::budgets::BudgetAccount;
 use crate::settings::fault::Faults;
 use crate::upstream::backend::Backend;
 
@@ -101,6 +102,10 @@ impl Runtime for Reload {
 
     fn reload(&self) -> Result<ReloadReport, Faults> {
         self.now()
+    }
+
+    fn budgets(&self) -> Vec<BudgetAccount> {
+        self.shared.live.load().budgets.accounts(&self.shared.ledger)
     }
 
     fn backends(&self) -> BTreeMap<String, BackendStatus> {

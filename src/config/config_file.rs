@@ -37,6 +37,8 @@ pub(super) struct ConfigFile {
     pub(super) routing: routing::RoutingConfig,
     /// How fast callers may be: requests and tokens in a time, and open requests.
     pub(super) limits: Vec<limits::LimitConfig>,
+    /// How much callers may spend, in US dollars or tokens.
+    pub(super) budgets: Vec<limits::BudgetConfig>,
     /// The list of models.
     pub(super) models: proxy::settings::ModelsConfig,
     /// Storage of ended sessions.
@@ -79,6 +81,7 @@ impl Default for ConfigFile {
             backends: Backends::default(),
             routing: Default::default(),
             limits: Vec::new(),
+            budgets: Vec::new(),
             models: Default::default(),
             history: Default::default(),
             capture: Default::default(),

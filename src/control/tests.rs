@@ -17,6 +17,7 @@ use super::service::{ControlService, Parts, ReloadReport, Runtime};
 use super::settings::{AuthConfig, ControlConfig, CorsConfig, Settings};
 use crate::clock::Clock;
 use crate::ids::{PrincipalId, RequestId, Scope, SessionId, SessionKey};
+use crate::limits::budgets::BudgetAccount;
 use crate::session::store::MemoryStore;
 use crate::session::{
     self, Cut, CutReason, Event, Identity, Leg, LegKind, LegStart, Manager, SessionRequest,
@@ -43,6 +44,10 @@ impl Runtime for Program {
             Some(faults) => Err(faults.clone()),
             None => Ok(ReloadReport { restart_required: vec!["listen".into()] }),
         }
+    }
+
+    fn budgets(&self) -> Vec<BudgetAccount> {
+        Vec::new()
     }
 
     fn backends(&self) -> BTreeMap<String, BackendStatus> {

@@ -18,7 +18,8 @@ impl Rate {
     /// `count` units in `period` milliseconds, and at most `burst` at once. `None` if a number is zero, or a product is too
     /// large.
     pub fn new(count: u64, burst: u64, period: u64) -> Option<Self> {
-        let is_small = |number: u64| number.checked_mul(period).is_some_and(|product| (1..=MAX).contains(&product));
+        let is_small =
+            |number: u64| number.checked_mul(period).is_some_and(|product| (1..=MAX).contains(&product));
         (is_small(count) && is_small(burst)).then_some(Self { count, burst, period })
     }
 
@@ -103,15 +104,24 @@ mod tests {
     /// The cases that every implementation of the bucket has to agree on.
     const CASES: [Case; 6] = [
         // One at a time, ten in a second.
-        ((10, 1, 1000), &[(0, 1, None), (0, 1, Some(100)), (99, 1, Some(1)), (100, 1, None), (150, 1, Some(50))]),
+        (
+            (10, 1, 1000),
+            &[(0, 1, None), (0, 1, Some(100)), (99, 1, Some(1)), (100, 1, None), (150, 1, Some(50))],
+        ),
         // A burst, then the rate.
-        ((1, 3, 1000), &[(0, 1, None), (0, 2, None), (1, 1, Some(999)), (1000, 1, None), (1000, 1, Some(1000))]),
+        (
+            (1, 3, 1000),
+            &[(0, 1, None), (0, 2, None), (1, 1, Some(999)), (1000, 1, None), (1000, 1, Some(1000))],
+        ),
         // After a long time it is empty, not more than that.
         ((1, 2, 1000), &[(5, 2, None), (1_000_000, 2, None), (1_000_000, 1, Some(1000))]),
         // More than fits needs an empty bucket, and the next waits for all of it.
         ((10, 10, 1000), &[(0, 25, None), (0, 1, Some(1600)), (2400, 30, Some(100)), (2500, 30, None)]),
         // Nothing costs nothing, unless it is over.
-        ((1, 1, 1000), &[(0, 0, None), (0, 5, None), (0, 0, Some(4000)), (4000, 0, None), (4000, 1, Some(1000))]),
+        (
+            (1, 1, 1000),
+            &[(0, 0, None), (0, 5, None), (0, 0, Some(4000)), (4000, 0, None), (4000, 1, Some(1000))],
+        ),
         // The clock of a later caller may be behind.
         ((1, 1, 1000), &[(5000, 1, None), (4000, 1, Some(1000)), (6000, 1, None)]),
     ];

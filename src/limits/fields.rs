@@ -16,7 +16,8 @@ impl Admission {
         let (mut policy, mut state) = (String::new(), String::new());
         let held = self.held.iter().map(|held| (&held.limit, &held.counter));
         let refused = self.refused.iter().map(|(limit, counter)| (limit, counter));
-        let is_held = |(limit, _): &(&Arc<Limit>, _)| self.held.iter().any(|held| Arc::ptr_eq(&held.limit, limit));
+        let is_held =
+            |(limit, _): &(&Arc<Limit>, _)| self.held.iter().any(|held| Arc::ptr_eq(&held.limit, limit));
         for (limit, counter) in held.chain(refused.filter(|one| !is_held(one))) {
             for (unit, rate) in [(Unit::Requests, &limit.requests), (Unit::Tokens, &limit.tokens)] {
                 if let Some(rate) = rate {
@@ -58,7 +59,8 @@ fn item(
 /// Appends the name of an item, a string of RFC 9651, 3.3.3. A limit may have two rates, so that of tokens says so.
 fn name(field: &mut String, name: &str, unit: Unit) {
     field.push('"');
-    for character in name.chars().map(|character| if character.is_ascii_graphic() { character } else { ' ' }) {
+    for character in name.chars().map(|character| if character.is_ascii_graphic() { character } else { ' ' })
+    {
         if matches!(character, '"' | '\\') {
             field.push('\\');
         }

@@ -116,7 +116,15 @@ impl Limits {
                 let Limit { name, by, when, requests, tokens, in_flight, .. } = &**limit;
                 let counters = Arc::clone(&same.counters);
                 let (name, by, when) = (Arc::clone(name), by.clone(), when.clone());
-                Arc::new(Limit { name, by, when, requests: *requests, tokens: *tokens, in_flight: *in_flight, counters })
+                Arc::new(Limit {
+                    name,
+                    by,
+                    when,
+                    requests: *requests,
+                    tokens: *tokens,
+                    in_flight: *in_flight,
+                    counters,
+                })
             }
             None => Arc::clone(limit),
         });
@@ -160,7 +168,13 @@ impl Limits {
         Ok(())
     }
 
-    fn admit(&self, phase: Phase, facts: &dyn Facts, now: u64, admission: &mut Admission) -> Result<(), Refused> {
+    fn admit(
+        &self,
+        phase: Phase,
+        facts: &dyn Facts,
+        now: u64,
+        admission: &mut Admission,
+    ) -> Result<(), Refused> {
         let counted = admission.held.len();
         let mut name = String::new();
         for limit in self.0.iter().filter(|limit| limit.phase() == phase) {
@@ -209,7 +223,10 @@ impl Held {
                 return Err(refused(limit, Unit::InFlight, None));
             }
             if let Some((rate, _)) = &limit.requests {
-                levels.requests.take(rate, 1, now).map_err(|wait| refused(limit, Unit::Requests, Some(wait)))?;
+                levels
+                    .requests
+                    .take(rate, 1, now)
+                    .map_err(|wait| refused(limit, Unit::Requests, Some(wait)))?;
             }
             levels.in_flight += 1;
         }
@@ -243,7 +260,8 @@ impl Drop for Held {
 }
 
 fn refused(limit: &Limit, unit: Unit, wait: Option<u64>) -> Refused {
-    let per = |rate: &Option<Written>| rate.map(|(_, text)| (text.count, text.period.name())).unwrap_or_default();
+    let per =
+        |rate: &Option<Written>| rate.map(|(_, text)| (text.count, text.period.name())).unwrap_or_default();
     let allowed = match unit {
         Unit::Requests => {
             let (count, period) = per(&limit.requests);

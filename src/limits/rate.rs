@@ -84,7 +84,8 @@ fn parse(text: &str) -> Option<RateText> {
 
 impl fmt::Display for RateText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let word = Period::WORDS.iter().find(|(period, _)| *period == self.period).map_or("", |(_, words)| words[0]);
+        let word =
+            Period::WORDS.iter().find(|(period, _)| *period == self.period).map_or("", |(_, words)| words[0]);
         write!(f, "{}/{word}", self.count)
     }
 }
@@ -141,7 +142,9 @@ mod tests {
             let written = RateText { count, period }.to_string();
             assert_eq!(parse(&written), Some(RateText { count, period }), "{written}");
         }
-        for wrong in ["100", "/s", "1.5/s", "-1/s", "100/week", "kk/s", "99999999999999999999/s", "99999999999999G/s"] {
+        for wrong in
+            ["100", "/s", "1.5/s", "-1/s", "100/week", "kk/s", "99999999999999999999/s", "99999999999999G/s"]
+        {
             assert_eq!(parse(wrong), None, "{wrong}");
         }
     }

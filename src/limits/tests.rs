@@ -88,10 +88,7 @@ fn a_refusal_takes_back_what_the_others_counted() {
         "\"client.addr\";q=10;w=1, \"request.model\";q=10;w=1, \"request.model tokens\";q=100;qu=\"tokens\";w=1"
     );
     // The one at the head has passed its limit; the others were taken back.
-    assert_eq!(
-        state,
-        "\"client.addr\";r=6;t=1, \"request.model\";r=8;t=1, \"request.model tokens\";r=0;t=1"
-    );
+    assert_eq!(state, "\"client.addr\";r=6;t=1, \"request.model\";r=8;t=1, \"request.model tokens\";r=0;t=1");
 }
 
 #[test]
@@ -123,7 +120,8 @@ fn levels_survive_a_change_of_the_numbers() {
     let before = limits(serde_json::json!([{"by": "client.addr", "requests": "2/min"}]));
     admit(&before, &ADA, 0, 0).unwrap();
     admit(&before, &ADA, 0, 0).unwrap();
-    let after = limits(serde_json::json!([{"by": "client.addr", "requests": "3/min"}])).with_levels_of(&before);
+    let after =
+        limits(serde_json::json!([{"by": "client.addr", "requests": "3/min"}])).with_levels_of(&before);
     admit(&after, &ADA, 0, 0).unwrap();
     assert!(admit(&after, &ADA, 0, 0).is_err());
     let other = limits(serde_json::json!([{"by": "client.addr", "requests": "3/h"}])).with_levels_of(&before);
@@ -138,18 +136,39 @@ fn faults_name_their_key() {
         faults.to_string()
     };
     for (json, expected) in [
-        (serde_json::json!([{"by": "client.addr"}]), "limits[0]: it limits nothing (add requests, tokens or in_flight)"),
-        (serde_json::json!([{"by": "client.adr", "in_flight": 1}]), "limits[0].by: client.adr is not known (did you mean client.addr?)"),
-        (serde_json::json!([{"by": "client.addr", "when": "1", "in_flight": 1}]), "limits[0].when: a condition is true or false, \
-            and this is a int (compare it with something)"),
-        (serde_json::json!([{"by": "client.addr", "in_flight": 0}]), "limits[0].in_flight: zero would refuse every request \
-            (write a number above zero)"),
-        (serde_json::json!([{"by": "client.addr", "burst": 1, "in_flight": 1}]), "limits[0].burst: it goes with requests, which \
-            is absent (add requests: 100/s, or remove it)"),
-        (serde_json::json!([{"by": "client.addr", "requests": "0/s"}]), "limits[0].requests: it is zero, or too large to count \
-            exactly (write numbers above zero, or a shorter time)"),
-        (serde_json::json!([{"by": "client.addr", "in_flight": 1}, {"by": "client.addr", "requests": "1/s"}]), "limits[1]: another \
-            limit is called 'client.addr', too (give it a name of its own with name:)"),
+        (
+            serde_json::json!([{"by": "client.addr"}]),
+            "limits[0]: it limits nothing (add requests, tokens or in_flight)",
+        ),
+        (
+            serde_json::json!([{"by": "client.adr", "in_flight": 1}]),
+            "limits[0].by: client.adr is not known (did you mean client.addr?)",
+        ),
+        (
+            serde_json::json!([{"by": "client.addr", "when": "1", "in_flight": 1}]),
+            "limits[0].when: a condition is true or false, \
+            and this is a int (compare it with something)",
+        ),
+        (
+            serde_json::json!([{"by": "client.addr", "in_flight": 0}]),
+            "limits[0].in_flight: zero would refuse every request \
+            (write a number above zero)",
+        ),
+        (
+            serde_json::json!([{"by": "client.addr", "burst": 1, "in_flight": 1}]),
+            "limits[0].burst: it goes with requests, which \
+            is absent (add requests: 100/s, or remove it)",
+        ),
+        (
+            serde_json::json!([{"by": "client.addr", "requests": "0/s"}]),
+            "limits[0].requests: it is zero, or too large to count \
+            exactly (write numbers above zero, or a shorter time)",
+        ),
+        (
+            serde_json::json!([{"by": "client.addr", "in_flight": 1}, {"by": "client.addr", "requests": "1/s"}]),
+            "limits[1]: another \
+            limit is called 'client.addr', too (give it a name of its own with name:)",
+        ),
     ] {
         assert_eq!(faults(json), expected);
     }

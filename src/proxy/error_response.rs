@@ -76,8 +76,12 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
         | ErrorKind::ModelDenied
         | ErrorKind::BackendDenied
         | ErrorKind::NoUpstreamCredential
+        | ErrorKind::BudgetExceeded
+        | ErrorKind::ModelUnpriced
         | ErrorKind::OriginRefused => StatusCode::FORBIDDEN,
-        ErrorKind::SessionStartRate | ErrorKind::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+        ErrorKind::SessionStartRate | ErrorKind::RateLimited | ErrorKind::BudgetBusy => {
+            StatusCode::TOO_MANY_REQUESTS
+        }
         ErrorKind::SessionCapacity | ErrorKind::StoreUnavailable | ErrorKind::ShuttingDown => {
             StatusCode::SERVICE_UNAVAILABLE
         }
@@ -103,11 +107,13 @@ fn error_class(kind: ErrorKind) -> ErrorClass {
         | ErrorKind::ModelDenied
         | ErrorKind::BackendDenied
         | ErrorKind::NoUpstreamCredential
+        | ErrorKind::BudgetExceeded
+        | ErrorKind::ModelUnpriced
         | ErrorKind::OriginRefused => ErrorClass::Permission,
         ErrorKind::HeaderMismatch => ErrorClass::HeaderMismatch,
         ErrorKind::BodyTooLarge | ErrorKind::UriTooLong | ErrorKind::HeadersTooLarge => ErrorClass::TooLarge,
         ErrorKind::NoRoute => ErrorClass::NotFound,
-        ErrorKind::SessionStartRate | ErrorKind::RateLimited => ErrorClass::RateLimit,
+        ErrorKind::SessionStartRate | ErrorKind::RateLimited | ErrorKind::BudgetBusy => ErrorClass::RateLimit,
         ErrorKind::SessionCapacity | ErrorKind::StoreUnavailable | ErrorKind::ShuttingDown => {
             ErrorClass::Overloaded
         }
@@ -172,6 +178,8 @@ pub(super) fn status_for(kind: ErrorKind, client: Option<&str>, is_call: bool) -
                 | ErrorKind::BackendDenied
                 | ErrorKind::NoUpstreamCredential
                 | ErrorKind::QuotaExceeded
+                | ErrorKind::BudgetExceeded
+                | ErrorKind::ModelUnpriced
         );
         match error_class(kind) {
             ErrorClass::Permission if is_of_call => return StatusCode::OK,

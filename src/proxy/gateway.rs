@@ -19,8 +19,8 @@ use super::identify::SessionHint;
 use super::request_ctx::{Identified, Outcome, RequestCtx, reached};
 use super::state::ProxyState;
 use super::{
-    body_filters, builtin, capture, dispatch, failover, govern, mcp, models, refuse, trace_context, upstream_request,
-    upstream_response,
+    body_filters, builtin, capture, dispatch, failover, govern, mcp, models, refuse, trace_context,
+    upstream_request, upstream_response,
 };
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::Dialect;

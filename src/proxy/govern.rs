@@ -61,7 +61,11 @@ impl RequestCtx {
         }
         let now = self.app.clock.now();
         let (leg, route) = (reached(self.stage.leg())?, self.stage.route());
-        let tokens = route.map_or(0, |route| estimate(who, route));
+        let tokens = match route.and_then(|route| estimate(who, route)) {
+            // Those of a WebSocket are counted as its answers end.
+            Some(_) if who.received.socket => 1,
+            estimate => estimate.map_or(0, Estimate::total),
+        };
         let facts = RequestFacts { who, headers, clock: &self.app.clock, now, forward: Some((leg, route)) };
         let mut counted = Ok(());
         if who.received.dialect.is_json_rpc() {
@@ -73,19 +77,27 @@ impl RequestCtx {
     }
 }
 
-/// Returns the most tokens that the request may need: two bytes of the body a token, and what the answer may have. Those of a
-/// WebSocket are counted as its answers end. 0 for what makes no model write.
-fn estimate(who: &Identified, route: &Route) -> u64 {
+/// The most tokens that a request may need.
+#[derive(Clone, Copy)]
+pub(super) struct Estimate {
+    pub(super) input: u64,
+    pub(super) output: u64,
+}
+
+impl Estimate {
+    pub(super) fn total(self) -> u64 {
+        self.input.saturating_add(self.output)
+    }
+}
+
+/// Returns the most tokens that the request may need: two bytes of the body a token, and what the answer may have. `None` for
+/// what makes no model write.
+pub(super) fn estimate(who: &Identified, route: &Route) -> Option<Estimate> {
     let received = &who.received;
-    if received.socket && route.dialect.is_llm() {
-        return 1;
-    }
-    if !verdict::makes_answer(received, route) {
-        return 0;
-    }
+    let asks = received.socket && route.dialect.is_llm() || verdict::makes_answer(received, route);
     let sent = received.handle.upload.bytes().max(received.declared.unwrap_or(0));
     let input = sent.max(who.call.tools_offered.bytes()).div_ceil(2);
-    input.saturating_add(max_output(who).unwrap_or(DEFAULT_OUTPUT))
+    asks.then(|| Estimate { input, output: max_output(who).unwrap_or(DEFAULT_OUTPUT) })
 }
 
 /// Returns the limit that the request sets for its answer.
@@ -137,13 +149,13 @@ pub(super) fn announce(head: &mut ResponseHeader, admission: &Admission, clock: 
 }
 
 /// The facts of one request.
-struct RequestFacts<'a> {
-    who: &'a Identified,
-    headers: &'a HeaderMap,
-    clock: &'a Clock,
-    now: Moment,
+pub(super) struct RequestFacts<'a> {
+    pub(super) who: &'a Identified,
+    pub(super) headers: &'a HeaderMap,
+    pub(super) clock: &'a Clock,
+    pub(super) now: Moment,
     /// The session, and the backend unless the proxy answers itself; `None` before they are known.
-    forward: Option<(&'a Leg, Option<&'a Route>)>,
+    pub(super) forward: Option<(&'a Leg, Option<&'a Route>)>,
 }
 
 impl RequestFacts<'_> {
@@ -214,7 +226,9 @@ impl Facts for RequestFacts<'_> {
             Fact::SessionAge => {
                 session.map_or(Value::Absent, |session| Value::count(session.duration(self.now).as_secs()))
             }
-            Fact::SessionRequests => session.map_or(Value::Absent, |session| Value::count(session.requests())),
+            Fact::SessionRequests => {
+                session.map_or(Value::Absent, |session| Value::count(session.requests()))
+            }
             Fact::AgentId => self.agent().and_then(|found| found.agent_id).map_or(Value::Absent, owned),
             Fact::AgentParent => {
                 self.agent().and_then(|found| found.parent_agent_id).map_or(Value::Absent, owned)

@@ -9,14 +9,15 @@ use pingora_core::{Error, Result};
 use url::form_urlencoded;
 
 use super::error_response::{REFUSED, SocketEnd};
-use super::govern;
 use super::permissions::model_denied;
 use super::receive::Received;
 use super::request_ctx::{Outcome, RequestCtx, Routed, Stage};
+use super::spending;
 use super::usage::{Priceable, count_tokens, priced};
 use crate::capture::redact_text;
 use crate::error::{ErrorKind, Refusal};
-use crate::limits::{Admission, Refused};
+use crate::limits::Admission;
+use crate::limits::ledger::Reservation;
 use crate::protocol::answer::socket::{ClientMessage, SocketTap};
 use crate::protocol::facts::error_body::ErrorBody;
 use crate::protocol::request::ModelRequest;
@@ -76,11 +77,11 @@ pub(crate) fn call(received: &Received) -> Option<ModelRequest> {
 ///
 /// # Errors
 /// The model is blocked or not permitted, the message is compressed and models are blocked or limited, or the answers so far
-/// have used up a limit of tokens.
+/// have used up a limit of tokens or a budget (`spent`).
 pub(crate) fn on_client_bytes(
     routed: &mut Routed,
     outcome: &mut Outcome,
-    spent: Option<Refused>,
+    spent: Option<Refusal>,
     chunk: &Bytes,
 ) -> Result<()> {
     let Routed { who, leg, route, socket, .. } = routed;
@@ -115,8 +116,9 @@ pub(crate) fn on_client_bytes(
         }
         ClientMessage::Model(_) | ClientMessage::Unreadable => {}
     });
-    if let Some(spent) = spent.filter(|_| refusal.is_none() && socket.client().traffic().messages > messages) {
-        *refusal = Some(Box::new(govern::refusal(&spent)));
+    if let Some(spent) = spent.filter(|_| refusal.is_none() && socket.client().traffic().messages > messages)
+    {
+        *refusal = Some(Box::new(spent));
     }
     if refusal.is_some() {
         return Error::e_explain(REFUSED, "what the socket asks for is blocked");
@@ -126,7 +128,12 @@ pub(crate) fn on_client_bytes(
 
 /// Parses the next bytes of the backend. The tokens of each response are counted when that response ends, not when the
 /// socket does.
-pub(crate) fn on_backend_bytes(routed: &mut Routed, admission: &mut Admission, chunk: &Bytes) {
+pub(crate) fn on_backend_bytes(
+    routed: &mut Routed,
+    admission: &mut Admission,
+    reservation: Option<&Reservation>,
+    chunk: &Bytes,
+) {
     let Routed { who, leg, route, socket, .. } = routed;
     let Some(socket) = socket else { return };
     let asked = who.call.model.as_deref();
@@ -135,6 +142,7 @@ pub(crate) fn on_backend_bytes(routed: &mut Routed, admission: &mut Admission, c
         let model = asked.or(answered);
         let usage = priced(&who.received, route, &Priceable { asked, answered, tier }, usage);
         leg.add_usage(model.map(redact_text).as_deref(), usage);
+        spending::spend(reservation, &usage);
         admission.add_tokens(usage.prompt_tokens().saturating_add(usage.output_tokens));
         count_tokens(route.backend.metrics(), model, usage);
     });

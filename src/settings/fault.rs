@@ -114,7 +114,14 @@ impl Faults {
 }
 
 fn unplaced(path: impl Into<String>, message: impl Into<String>, hint: impl Into<String>) -> Fault {
-    Fault { path: path.into(), line: None, column: None, message: message.into(), hint: hint.into(), within: None }
+    Fault {
+        path: path.into(),
+        line: None,
+        column: None,
+        message: message.into(),
+        hint: hint.into(),
+        within: None,
+    }
 }
 
 impl fmt::Display for Faults {

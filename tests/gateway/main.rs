@@ -88,6 +88,8 @@ mod protocols {
 
 /// Who may do how much.
 mod governance {
+    /// What requests may cost.
+    pub mod budgets;
     /// Rates, tokens and open requests.
     pub mod limits;
 }

@@ -4,7 +4,7 @@ use ipnet::IpNet;
 
 use super::expression::SourceFault;
 use super::parser::{Expr, Kind};
-use super::texts::{TextTest, network};
+use super::texts::TextTest;
 use crate::policy::facts::{Fact, Phase, Type};
 use crate::settings::nearest::did_you_mean;
 
@@ -68,14 +68,6 @@ pub(super) enum Operation {
     Remainder,
 }
 
-/// All functions.
-const FUNCTIONS: [&str; 8] = ["has", "startsWith", "endsWith", "contains", "glob", "cidr", "lower", "size"];
-
-/// Functions of CEL that this subset leaves out, which deserve a better message than a misspelt name.
-const NOT_HERE: [&str; 12] = [
-    "matches", "all", "exists", "exists_one", "filter", "map", "int", "uint", "double", "string", "timestamp", "duration",
-];
-
 /// Parts of the names of fields that may carry a credential.
 const CREDENTIALS: [&str; 5] = ["authorization", "cookie", "key", "token", "secret"];
 
@@ -85,9 +77,9 @@ pub(super) struct Checker {
     phase: Phase,
 }
 
-type Checked = Result<(Node, Type), SourceFault>;
+pub(super) type Checked = Result<(Node, Type), SourceFault>;
 
-fn fault<T>(at: usize, message: String, hint: impl Into<String>) -> Result<T, SourceFault> {
+pub(super) fn fault<T>(at: usize, message: String, hint: impl Into<String>) -> Result<T, SourceFault> {
     Err(SourceFault::new(at, message, hint))
 }
 
@@ -112,10 +104,16 @@ impl Checker {
             Kind::Float(number) => (Node::Float(*number), Type::Float),
             Kind::Text(text) => (Node::Text(text.as_str().into()), Type::Text),
             Kind::List(_) => {
-                return fault(expr.at, "a list is only used behind `in`".into(), "write name in [\"a\", \"b\"]");
+                return fault(
+                    expr.at,
+                    "a list is only used behind `in`".into(),
+                    "write name in [\"a\", \"b\"]",
+                );
             }
             Kind::Name(_) | Kind::Member(..) | Kind::Index(..) => return self.fact(expr),
-            Kind::Call { name, arguments, is_method } => return self.call(expr.at, name, arguments, *is_method),
+            Kind::Call { name, arguments, is_method } => {
+                return self.call(expr.at, name, arguments, *is_method);
+            }
             Kind::Not(inner) => (Node::Not(Box::new(self.of(inner, Type::Bool)?)), Type::Bool),
             Kind::Negative(inner) => {
                 let (node, kind) = self.number(inner)?;
@@ -133,7 +131,7 @@ impl Checker {
     }
 
     /// Checks a part that must have this type.
-    fn of(&mut self, expr: &Expr, wanted: Type) -> Result<Node, SourceFault> {
+    pub(super) fn of(&mut self, expr: &Expr, wanted: Type) -> Result<Node, SourceFault> {
         let (node, found) = self.check(expr)?;
         if found == wanted {
             return Ok(node);
@@ -203,7 +201,11 @@ impl Checker {
         }
         let (list, list_kind) = self.check(right)?;
         let (Node::Fact(fact), Type::List | Type::Map) = (list, list_kind) else {
-            return fault(right.at, format!("a {} is no list", list_kind.name()), "use contains() for a part of a text");
+            return fault(
+                right.at,
+                format!("a {} is no list", list_kind.name()),
+                "use contains() for a part of a text",
+            );
         };
         if kind != Type::Text {
             return fault(left.at, format!("the list has texts, and this is a {}", kind.name()), "");
@@ -215,7 +217,8 @@ impl Checker {
 
     fn one_of(&mut self, node: Node, kind: Type, at: usize, items: &[Expr]) -> Result<Node, SourceFault> {
         let node = Box::new(node);
-        let constants: Vec<(Node, Type)> = items.iter().map(|item| self.check(item)).collect::<Result<_, _>>()?;
+        let constants: Vec<(Node, Type)> =
+            items.iter().map(|item| self.check(item)).collect::<Result<_, _>>()?;
         let is_constant = |node: &Node| {
             matches!(node, Node::Text(_) | Node::Int(_) | Node::Float(_))
                 || matches!(node, Node::Negative(inner) if matches!(**inner, Node::Int(_) | Node::Float(_)))
@@ -254,8 +257,7 @@ impl Checker {
             self.refuse_credential(expr.at, fact, key)?;
             return Ok((Node::Entry(fact, key_of(fact, key)), Type::Text));
         }
-        let dotted = dotted(expr)
-            .ok_or_else(|| SourceFault::new(expr.at, "only facts have members", ""))?;
+        let dotted = dotted(expr).ok_or_else(|| SourceFault::new(expr.at, "only facts have members", ""))?;
         if let Some(fact) = Fact::ALL.iter().find(|fact| fact.name() == dotted) {
             self.learn(expr.at, *fact)?;
             return Ok((Node::Fact(*fact), fact.kind()));
@@ -277,7 +279,11 @@ impl Checker {
         let key = key.to_ascii_lowercase();
         let is_secret = CREDENTIALS.iter().any(|part| key.contains(part));
         match fact == Fact::RequestHeaders && is_secret {
-            true => fault(at, format!("the field {key} may carry a credential"), "use principal.id for the caller"),
+            true => fault(
+                at,
+                format!("the field {key} may carry a credential"),
+                "use principal.id for the caller",
+            ),
             false => Ok(()),
         }
     }
@@ -290,62 +296,6 @@ impl Checker {
         }
         self.phase = self.phase.max(fact.phase());
         Ok(())
-    }
-
-    fn call(&mut self, at: usize, name: &str, arguments: &[Expr], is_method: bool) -> Checked {
-        let test = match name {
-            "startsWith" => Some(TextTest::StartsWith),
-            "endsWith" => Some(TextTest::EndsWith),
-            "contains" => Some(TextTest::Contains),
-            "glob" => Some(TextTest::Glob),
-            _ => None,
-        };
-        match (name, test, arguments) {
-            (_, Some(test), [text, other]) => {
-                let both = Box::new([self.of(text, Type::Text)?, self.of(other, Type::Text)?]);
-                Ok((Node::Test(test, both), Type::Bool))
-            }
-            ("lower", _, [text]) => Ok((Node::Lower(Box::new(self.of(text, Type::Text)?)), Type::Text)),
-            ("size", _, [of]) => match self.check(of)? {
-                (Node::Fact(list), Type::List) => Ok((Node::Count(list), Type::Int)),
-                (text, Type::Text) => Ok((Node::Length(Box::new(text)), Type::Int)),
-                (_, kind) => fault(of.at, format!("a {} has no size", kind.name()), ""),
-            },
-            ("cidr", _, [address, net]) => {
-                let address = self.of(address, Type::Text)?;
-                let Kind::Text(text) = &net.kind else {
-                    return fault(net.at, "the network is a constant text".into(), "write \"10.0.0.0/8\"");
-                };
-                let hint = "write \"10.0.0.0/8\" or \"2001:db8::/32\"";
-                let network = network(text)
-                    .ok_or_else(|| SourceFault::new(net.at, format!("'{text}' is no network"), hint))?;
-                Ok((Node::Network(Box::new(address), network), Type::Bool))
-            }
-            ("has", _, [member]) if !is_method => match self.check(member)?.0 {
-                found @ (Node::Fact(_) | Node::Entry(..)) => Ok((Node::Has(Box::new(found)), Type::Bool)),
-                _ => fault(member.at, "has() asks for a fact".into(), "write has(request.model)"),
-            },
-            _ if FUNCTIONS.contains(&name) => {
-                let message = format!("{name}() does not take {} arguments", arguments.len());
-                fault(at, message, signature(name))
-            }
-            _ if NOT_HERE.contains(&name) => {
-                let hint = format!("known are {}", FUNCTIONS.join(", "));
-                fault(at, format!("{name}() is part of CEL, but not of this subset"), hint)
-            }
-            _ => fault(at, format!("{name}() is not known"), did_you_mean(name, FUNCTIONS)),
-        }
-    }
-}
-
-fn signature(name: &str) -> &'static str {
-    match name {
-        "has" => "write has(request.model)",
-        "cidr" => "write cidr(client.addr, \"10.0.0.0/8\")",
-        "glob" => "write glob(request.model, \"claude-*\")",
-        "lower" => "write lower(request.host)",
-        "size" => "write size(request.path)",
-        _ => "write request.path.startsWith(\"/v1/\")",
     }
 }
 

@@ -50,15 +50,8 @@ pub(super) fn truth(node: &Node, facts: &dyn Facts) -> Truth {
         Node::IsOneOf(inner, texts) => {
             on_text(inner, facts, |text| texts.binary_search_by(|one| (**one).cmp(text)).is_ok().into())
         }
-        Node::IsOneNumberOf(inner, numbers) => {
-            let found = value(inner, facts);
-            let equals = |one: &Node| compare(Relation::Equal, &found, &value(one, facts));
-            let is_unknown = found == Value::Unknown;
-            if is_unknown { Truth::Unknown } else { numbers.iter().any(|one| equals(one) == Truth::Yes).into() }
-        }
-        Node::IsIn(inner, list) => {
-            on_text(inner, facts, |text| facts.has(*list, text).into())
-        }
+        Node::IsOneNumberOf(inner, numbers) => is_one_of(&value(inner, facts), numbers, facts),
+        Node::IsIn(inner, list) => on_text(inner, facts, |text| facts.has(*list, text).into()),
         Node::HasKey(inner, map) => on_text(inner, facts, |key| has(&facts.entry(*map, key))),
         Node::Test(test, sides) => on_text(&sides[0], facts, |text| {
             on_text(&sides[1], facts, |other| test.holds(text, other).into())
@@ -83,6 +76,15 @@ pub(super) fn truth(node: &Node, facts: &dyn Facts) -> Truth {
         | Node::Lower(_)
         | Node::Length(_)
         | Node::Count(_) => Truth::Unknown,
+    }
+}
+
+/// Whether a number is one of these constants.
+fn is_one_of(found: &Value<'_>, numbers: &[Node], facts: &dyn Facts) -> Truth {
+    let equals = |one: &Node| compare(Relation::Equal, found, &value(one, facts)) == Truth::Yes;
+    match found {
+        Value::Unknown => Truth::Unknown,
+        _ => numbers.iter().any(equals).into(),
     }
 }
 

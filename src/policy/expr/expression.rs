@@ -76,7 +76,11 @@ impl Expression {
         let mut checker = Checker::new(known);
         let (node, kind) = checker.check(&parsed)?;
         if let Some((wanted, hint)) = refuse(kind) {
-            return Err(SourceFault::new(parsed.at, format!("{wanted}, and this is a {}", kind.name()), hint));
+            return Err(SourceFault::new(
+                parsed.at,
+                format!("{wanted}, and this is a {}", kind.name()),
+                hint,
+            ));
         }
         Ok(Self { source: source.into(), node, phase: checker.phase() })
     }

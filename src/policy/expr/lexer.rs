@@ -24,8 +24,8 @@ pub(super) enum TokenKind {
 
 /// Longer signs first: `<=` is not `<` and `=`.
 const SIGNS: [&str; 22] = [
-    "==", "!=", "<=", ">=", "&&", "||", "<", ">", "!", "?", ":", "+", "-", "*", "/", "%", "(", ")", "[", "]", ",",
-    ".",
+    "==", "!=", "<=", ">=", "&&", "||", "<", ">", "!", "?", ":", "+", "-", "*", "/", "%", "(", ")", "[", "]",
+    ",", ".",
 ];
 
 /// Splits `source` into tokens.
@@ -135,7 +135,11 @@ fn text(source: &str, at: usize) -> Result<(TokenKind, usize), SourceFault> {
                 let code: String = characters.by_ref().take(digits).map(|(_, digit)| digit).collect();
                 text.push(unescaped(escape, &code).ok_or_else(|| {
                     let message = format!("\\{escape}{code} is no escape");
-                    SourceFault::new(place, message, "write \\\\ for a backslash, or r\"…\" for a text without escapes")
+                    SourceFault::new(
+                        place,
+                        message,
+                        "write \\\\ for a backslash, or r\"…\" for a text without escapes",
+                    )
                 })?);
             }
             '\n' => return Err(unended(at)),

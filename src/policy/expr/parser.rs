@@ -24,7 +24,11 @@ pub(super) enum Kind {
     /// `a["b"]`
     Index(Box<Expr>, Box<Expr>),
     /// `f(a)`, and `a.f(b)` as `f(a, b)`.
-    Call { name: String, arguments: Vec<Expr>, is_method: bool },
+    Call {
+        name: String,
+        arguments: Vec<Expr>,
+        is_method: bool,
+    },
     Not(Box<Expr>),
     Negative(Box<Expr>),
     And(Vec<Expr>),
@@ -81,7 +85,11 @@ impl Parser {
         self.nodes += 1;
         if self.nodes > MAX_NODES {
             let message = format!("the expression has more than {MAX_NODES} parts");
-            return Err(SourceFault::new(at, message, "write [\"a\", \"b\"] with `in` instead of many comparisons"));
+            return Err(SourceFault::new(
+                at,
+                message,
+                "write [\"a\", \"b\"] with `in` instead of many comparisons",
+            ));
         }
         Ok(Expr { at, kind })
     }

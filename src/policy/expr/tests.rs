@@ -140,10 +140,7 @@ fn faults_say_where_what_and_what_else() {
         ("", "0: the expression ends too early ()"),
         ("principal.idd == 'a'", "0: principal.idd is not known (did you mean principal.id?)"),
         ("true && request.modle == 'a'", "8: request.modle is not known (did you mean request.model?)"),
-        (
-            "agent.generation == 'a'",
-            "0: agent.generation is not known (known are agent.id, agent.parent)",
-        ),
+        ("agent.generation == 'a'", "0: agent.generation is not known (known are agent.id, agent.parent)"),
         (
             "user == 'a'",
             "0: user is not known (facts begin with principal, client, request, session, agent, time)",
@@ -151,8 +148,11 @@ fn faults_say_where_what_and_what_else() {
         ("principal.id", "0: a condition is true or false, and this is a string (compare it with something)"),
         ("principal.id == 1", "13: a string is never equal to a int ()"),
         ("principal.id in [1]", "17: a string is never equal to a int ()"),
-        ("time.hour + 'a' == 1", "10: '+' does not go with a int and a string (it goes with two numbers, and + also \
-          with two texts)"),
+        (
+            "time.hour + 'a' == 1",
+            "10: '+' does not go with a int and a string (it goes with two numbers, and + also \
+          with two texts)",
+        ),
         ("principal.id = 'a'", "13: '=' has no meaning here (compare with ==)"),
         ("true & true", "5: '&' has no meaning here (write && for and)"),
         ("true true", "5: true is not expected here (join two conditions with && or ||)"),
@@ -163,7 +163,10 @@ fn faults_say_where_what_and_what_else() {
         ("99999999999999999999 > 1", "0: 99999999999999999999 is too large (numbers have 64 bits)"),
         ("principal.id.startWith('a')", "12: startWith() is not known (did you mean startsWith?)"),
         ("size()  == 1", "0: size() does not take 0 arguments (write size(request.path))"),
-        ("cidr(client.addr, '10/99')", "18: '10/99' is no network (write \"10.0.0.0/8\" or \"2001:db8::/32\")"),
+        (
+            "cidr(client.addr, '10/99')",
+            "18: '10/99' is no network (write \"10.0.0.0/8\" or \"2001:db8::/32\")",
+        ),
         ("request.headers == request.headers", "16: a map(string, string) cannot be compared so ()"),
         (
             "request.headers['X-API-Key'] == 'a'",

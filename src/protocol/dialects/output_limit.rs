@@ -1,4 +1,4 @@
-//! How many tokens a request lets its answer have.
+//! How many tokens a request lets its answer have, and in which service tier.
 
 use crate::protocol::facts::model_request::ModelRequest;
 
@@ -17,9 +17,18 @@ const LIMITS: [&str; 8] = [
 /// Where bodies say how many answers they ask for.
 const CHOICES: [&str; 2] = ["n", "generationConfig.candidateCount"];
 
+/// Where bodies name the service tier that they want.
+const TIERS: [&str; 2] = ["service_tier", "speed"];
+
 /// The paths to look up in a body, behind those of other hints.
 pub fn paths() -> impl Iterator<Item = &'static str> {
-    LIMITS.into_iter().chain(CHOICES)
+    LIMITS.into_iter().chain(CHOICES).chain(TIERS)
+}
+
+/// Returns the service tier that the body asks for; `None` if it names none. `first` as in [`of`].
+pub fn tier(call: &ModelRequest, first: usize) -> Option<&str> {
+    let begin = first + LIMITS.len() + CHOICES.len();
+    (begin..begin + TIERS.len()).find_map(|index| call.hint(index))
 }
 
 /// Returns the most tokens that the answer may have: the largest limit in the body, times the number of answers. `first` is

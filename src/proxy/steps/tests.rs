@@ -60,6 +60,7 @@ impl Proxy {
             exporter: None,
             history: None,
             endpoints: Arc::default(),
+            ledger: Arc::default(),
             awaited: AwaitedAnswers::default(),
             connector: Connector::new(None),
         });

@@ -18,7 +18,11 @@ fn asked(demo: &Demo) -> usize {
 }
 
 fn wait(refusal: &Message) -> u64 {
-    refusal.head.field("retry-after").and_then(|wait| wait.parse().ok()).expect("Retry-After in whole seconds")
+    refusal
+        .head
+        .field("retry-after")
+        .and_then(|wait| wait.parse().ok())
+        .expect("Retry-After in whole seconds")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -33,7 +37,10 @@ async fn a_used_up_rate_is_refused_in_the_words_of_each_dialect() {
         (Call::post("/api/chat").json(&json!({"model": "m", "messages": user})), ""),
         (Call::post("/v2/chat").json(&json!({"model": "command-demo", "messages": user})), ""),
         (Call::post("/v1beta/models/gemini-demo:generateContent").json(&json!({"contents": []})), ""),
-        (Call::post("/mcp").header("accept", "application/json, text/event-stream").json(&rpc), "/error/data/code"),
+        (
+            Call::post("/mcp").header("accept", "application/json, text/event-stream").json(&rpc),
+            "/error/data/code",
+        ),
     ];
     for (call, code) in calls {
         let first = call.send(gateway.proxy()).await;
@@ -143,7 +150,9 @@ async fn an_open_request_counts_until_it_ends_however_it_does() {
     }
 
     let socket = loop {
-        if let Ok(socket) = Socket::connect(gateway.proxy(), "/v1/realtime?model=gpt-realtime-demo", &[]).await {
+        if let Ok(socket) =
+            Socket::connect(gateway.proxy(), "/v1/realtime?model=gpt-realtime-demo", &[]).await
+        {
             break socket;
         }
     };
@@ -176,7 +185,8 @@ async fn tokens_are_estimated_then_counted() {
     let gateway = limited(&demo, "  - { name: tokens, by: \"'all'\", tokens: 10k/h }").await;
     let call = |max: u64, text: &str| {
         let user = json!([{"role": "user", "content": text}]);
-        Call::post("/v1/chat/completions").json(&json!({"model": "gpt-demo", "max_tokens": max, "messages": user}))
+        Call::post("/v1/chat/completions")
+            .json(&json!({"model": "gpt-demo", "max_tokens": max, "messages": user}))
     };
     let left = |answer: &Message| -> u64 {
         let state = answer.head.field("ratelimit").expect("a state").to_owned();
@@ -216,8 +226,10 @@ async fn the_answers_of_a_socket_are_counted_and_end_it() {
     socket.until("session.created").await;
     let words = "a b c d e f g h i j k l m n o p q r s t u v w x y z";
     let content = json!([{"type": "input_text", "text": words}]);
-    socket.send(&json!({"type": "conversation.item.create", "item": {"type": "message", "role": "user",
-        "content": content}})).await;
+    socket
+        .send(&json!({"type": "conversation.item.create", "item": {"type": "message", "role": "user",
+        "content": content}}))
+        .await;
     socket.send(&json!({"type": "response.create"})).await;
     socket.until("response.done").await;
     socket.send(&json!({"type": "response.create"})).await;
@@ -257,7 +269,7 @@ async fn conditions_names_and_a_reload() {
         assert_eq!(status(team, model).await, expected, "{team} {model}");
     }
     // Whoever leaves the name out shares one with all who do.
-    let nameless = || Call::chat("hello").send(gateway.proxy());
+    let nameless = async || Call::chat("hello").send(gateway.proxy()).await;
     assert_eq!([nameless().await.status(), nameless().await.status()], [200, 200]);
     assert_eq!(nameless().await.status(), 429);
     gateway.rewrite(&limits("3/min"));
@@ -276,7 +288,7 @@ async fn the_merged_list_of_models_is_counted_too() {
         demo.url()
     );
     let gateway = Gateway::with(yaml).await;
-    let list = || Call::get("/v1/models").session("s").send(gateway.proxy());
+    let list = async || Call::get("/v1/models").session("s").send(gateway.proxy()).await;
     let first = list().await;
     assert_eq!((first.status(), first.head.field("ratelimit")), (200, Some("\"session.id\";r=0;t=60")));
     assert_eq!(list().await.status(), 429);
@@ -313,8 +325,10 @@ async fn a_faulty_expression_is_reported_with_its_place() {
     let file = folder.path().join("elida.yaml");
     let text = "limits:\n  - by: client.addr\n    when: 'principal.id == \"a\" && request.modle == \"b\"'\n    requests: 1/s\n";
     std::fs::write(&file, text).expect("the configuration");
-    let check = Command::new(env!("CARGO_BIN_EXE_elida")).args(["check", "-c"]).arg(&file).output().expect("it runs");
-    let report = String::from_utf8_lossy(&check.stdout).into_owned() + &String::from_utf8_lossy(&check.stderr);
+    let check =
+        Command::new(env!("CARGO_BIN_EXE_elida")).args(["check", "-c"]).arg(&file).output().expect("it runs");
+    let report =
+        String::from_utf8_lossy(&check.stdout).into_owned() + &String::from_utf8_lossy(&check.stderr);
     assert!(!check.status.success());
     assert!(report.contains("3:35") && report.contains("did you mean request.model?"), "{report}");
 }
@@ -322,8 +336,10 @@ async fn a_faulty_expression_is_reported_with_its_place() {
 /// The blocks of the page that begin with this word.
 fn blocks(kind: &str) -> Vec<&'static str> {
     let page = include_str!("../../../docs/limits.md");
-    let example = page.split("\n## ").find(|section| section.starts_with("A worked example")).expect("the section");
-    let blocks = example.split(&format!("```{kind}\n")).skip(1);
+    let example =
+        page.split("\n## ").find(|section| section.starts_with("A worked example")).expect("the section");
+    let fence = format!("```{kind}\n");
+    let blocks = example.split(fence.as_str()).skip(1);
     blocks.map(|block| block.split("```").next().expect("an end")).collect()
 }
 
