@@ -202,6 +202,13 @@ async fn a_thousand_at_once_never_pass_a_budget() {
     let mut counted = 0;
     while let Some(used) = open.join_next().await {
         counted += used.expect("a client");
+        if open.len() % 50 == 0 {
+            for account in accounts(&gateway).await {
+                let all =
+                    account["spent"].as_f64().zip(account["held"].as_f64()).map(|(spent, held)| spent + held);
+                assert!(all <= account["limit"].as_f64(), "{account}");
+            }
+        }
     }
     let spent = settled(&gateway).await;
     let listed = accounts(&gateway).await;
