@@ -1,6 +1,7 @@
 //! Redacts short client-supplied texts in logs, spans and records, such as a path or a model name.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::sync::LazyLock;
 
 use regex::Regex;
@@ -19,9 +20,41 @@ static HINT: LazyLock<Regex> = LazyLock::new(|| {
     .expect("the pattern is well formed")
 });
 
+/// The texts of a thread that were last found not to match: paths and models repeat.
+#[derive(Default)]
+struct Harmless {
+    texts: [Box<str>; HARMLESS],
+    next: usize,
+}
+
+/// How many are remembered; comparing with all of them costs less than a scan.
+const HARMLESS: usize = 8;
+
+/// The longest text that is remembered, in bytes.
+const REMEMBERED: usize = 128;
+
+thread_local! {
+    static LAST: RefCell<Harmless> = RefCell::default();
+}
+
+impl Harmless {
+    /// Returns whether `text` matches nothing.
+    fn is(&mut self, text: &str) -> bool {
+        if self.texts.iter().any(|known| **known == *text) {
+            return true;
+        }
+        let is_harmless = !HINT.is_match(text);
+        if is_harmless && text.len() <= REMEMBERED {
+            self.texts[self.next] = text.into();
+            self.next = (self.next + 1) % HARMLESS;
+        }
+        is_harmless
+    }
+}
+
 /// Redacts secrets, including percent-encoded ones. Returns the text unchanged if it contains none.
 pub fn redact_text(text: &str) -> Cow<'_, str> {
-    if !HINT.is_match(text) {
+    if LAST.with_borrow_mut(|last| last.is(text)) {
         return Cow::Borrowed(text);
     }
     let redacted = redact_body(text, Framing::Opaque, false);
@@ -56,7 +89,10 @@ mod tests {
             "/a%20b",
             "claude-sonnet-4-20250514",
         ] {
-            assert!(matches!(redact_text(path), Cow::Borrowed(same) if same == path), "{path}");
+            // Again from memory.
+            for _ in 0..2 {
+                assert!(matches!(redact_text(path), Cow::Borrowed(same) if same == path), "{path}");
+            }
         }
     }
 }

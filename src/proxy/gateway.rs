@@ -174,9 +174,7 @@ impl ProxyHttp for Gateway {
         if routed.who.received.handle.cut.reason().is_some() {
             return Error::e_explain(LEG_CUT, "the leg was cut");
         }
-        if routed.who.received.handle.upstream.is_ours() {
-            upstream_request::begin_http1(head)?;
-        }
+        upstream_request::begin(head, session.as_ref(), &routed.who.received)?;
         upstream_request::rewrite_head(head, session.req_header(), &routed.who, &routed.route)?;
         // A backend that was tried before may have another name for the model.
         routed.rewritten = None;

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use http::HeaderMap;
+use http::{Extensions, HeaderMap};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
@@ -34,9 +34,13 @@ impl RequestCtx {
         self.stage = Stage::Received(reached(Received::of(head, &fields, trace))?);
         let received = reached(self.stage.received())?;
         let checked = receive::check(received, &raw, head, &fields);
-        for name in receive::ignored(received, &fields) {
-            session.req_header_mut().remove_header(&name);
+        let ignored = receive::ignored(received, &fields);
+        let head = session.req_header_mut();
+        for name in ignored {
+            head.remove_header(&name);
         }
+        // The handle, which the heads for backends would carry too.
+        *head.extensions_mut() = Extensions::new();
         checked?;
         Ok(builtin::answer_to(received, &self.app.readiness))
     }

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, HOST, SEC_WEBSOCKET_PROTOCOL, TE, UPGRADE};
 use http::{HeaderValue, Version};
+use pingora_core::protocols::http::ServerSession;
 use pingora_core::{Error, ErrorType, OkOrErr, OrErr, Result};
 use pingora_http::RequestHeader;
 
@@ -17,21 +18,56 @@ use crate::ids::REQUEST_ID;
 use crate::protocol::dialects::credentials;
 use crate::protocol::request::{ModelPlace, ModelRequest, decoded, rewrite_field, rewrite_model};
 use crate::protocol::wire::coding::Coding;
+use crate::protocol::wire::http1::spelling;
 use crate::routing::forwarded as target_below;
 use crate::upstream::credentials::Auth;
 use crate::upstream::peer::address_to_proxy;
 
-/// Makes `head` one of HTTP/1.1, with the `Host` of an HTTP/2 client. Pingora does so for its own clients only.
+/// Prepares `head`, a clone of the client's, for the client that sends it. Over HTTP/1.1 the names of fields keep their
+/// spelling.
 ///
 /// # Errors
-/// The authority cannot be a field value.
-pub(crate) fn begin_http1(head: &mut RequestHeader) -> Result<()> {
+/// A header cannot be set, which would be a bug.
+pub(crate) fn begin(head: &mut RequestHeader, client: &ServerSession, received: &Received) -> Result<()> {
+    let is_ours = received.handle.upstream.is_ours();
+    if is_ours {
+        begin_http1(head)?;
+    }
+    if received.version == Version::HTTP_2 || head.version == Version::HTTP_2 {
+        return Ok(());
+    }
+    let raw = client.to_h1_raw();
+    if is_ours {
+        received.handle.upstream.spell_as(raw);
+    } else if !head.has_case() {
+        *head = spelled(head, &raw)?;
+    }
+    Ok(())
+}
+
+/// Makes `head` one of HTTP/1.1, with the `Host` of an HTTP/2 client. Pingora does so for its own clients only.
+fn begin_http1(head: &mut RequestHeader) -> Result<()> {
     if let Some(authority) = head.uri.authority().filter(|_| !head.headers.contains_key(HOST)) {
         let authority = authority.as_str().to_owned();
         head.insert_header(HOST, authority)?;
     }
     head.set_version(Version::HTTP_11);
     Ok(())
+}
+
+/// Returns the head with the spelling of names that `raw` has, for Pingora's clients.
+fn spelled(head: &mut RequestHeader, raw: &Bytes) -> Result<RequestHeader> {
+    let mut spelled = RequestHeader::build(head.method.clone(), head.raw_path(), Some(head.headers.len()))?;
+    spelled.set_version(head.version);
+    *spelled.extensions_mut() = std::mem::take(head.extensions_mut());
+    for (name, value) in &head.headers {
+        let name_length = name.as_str().len();
+        match spelling::line(raw, name.as_str().as_bytes(), value.as_bytes()) {
+            Some(line) => spelled.append_header(raw.slice_ref(&line[..name_length]), value.clone())?,
+            None => spelled.append_header(name, value.clone())?,
+        };
+    }
+    Ok(spelled)
 }
 
 /// Rewrites `head` for the route's backend; `client` is the head as the client sent it.

@@ -29,8 +29,8 @@ pub struct PathSet {
 #[derive(Clone, Debug, Default)]
 struct Node {
     children: Vec<Child>,
-    /// The lengths of their keys, a bit for each; the highest for all longer ones.
-    lengths: u64,
+    /// The [`mark`]s of their keys.
+    marks: u64,
     /// The node of the elements, when the value is an array.
     items: Option<u32>,
     /// Positions of the paths that want a scalar here.
@@ -48,12 +48,18 @@ struct Child {
     node: u32,
 }
 
-/// The beginning of a key in one number; a key shorter than eight bytes is known by it.
+/// The beginning of a key in one number, and the end of a shorter one than eight bytes: of two keys with the same length that
+/// differ, few have the same.
 #[inline]
 fn tag(key: &[u8]) -> u64 {
-    match key.first_chunk() {
-        Some(first) => u64::from_le_bytes(*first),
-        None => key.iter().fold(1, |tag, byte| tag << 8 | u64::from(*byte)),
+    if let Some(first) = key.first_chunk() {
+        return u64::from_le_bytes(*first);
+    }
+    match (key.first_chunk(), key.last_chunk()) {
+        (Some(first), Some(last)) => {
+            u64::from(u32::from_le_bytes(*first)) << 32 | u64::from(u32::from_le_bytes(*last))
+        }
+        _ => key.iter().fold(1, |tag, byte| tag << 8 | u64::from(*byte)),
     }
 }
 
@@ -63,10 +69,12 @@ fn folded(tag: u64) -> u64 {
     tag | u64::from_ne_bytes([0x20; 8])
 }
 
-/// The bit of a key's length.
+/// One bit for the length and the first letter of a key, in either case. Most keys that lead nowhere have another one than the
+/// few that do.
 #[inline]
-fn length_bit(key: &[u8]) -> u64 {
-    1 << key.len().min(63)
+fn mark(key: &[u8]) -> u64 {
+    let first = key.first().map_or(0, |first| usize::from(first | 0x20));
+    1 << ((5 * key.len() + first) % 64)
 }
 
 impl PathSet {
@@ -150,7 +158,7 @@ impl PathSet {
         self.child(at, key).unwrap_or_else(|| {
             let next = self.add();
             let parent = &mut self.nodes[at as usize];
-            parent.lengths |= length_bit(key);
+            parent.marks |= mark(key);
             let tag = if self.fold { folded(tag(key)) } else { tag(key) };
             parent.children.push(Child { tag, key: key.into(), node: next });
             next
@@ -165,8 +173,8 @@ impl PathSet {
     /// The node that `key` leads to.
     #[inline]
     pub(super) fn child(&self, node: u32, key: &[u8]) -> Option<u32> {
-        let Node { children, lengths, .. } = &self.nodes[node as usize];
-        if lengths & length_bit(key) == 0 {
+        let Node { children, marks, .. } = &self.nodes[node as usize];
+        if marks & mark(key) == 0 {
             return None;
         }
         let tag = tag(key);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::Context;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use pingora_core::{Error, Result};
 use tokio::sync::watch;
@@ -15,7 +16,7 @@ use super::timing::{Activity, Backpressure, Tunnel};
 use crate::proxy::last_caller::LastCaller;
 use crate::proxy::runtime_settings::RuntimeSettings;
 use crate::session::Cut;
-use crate::upstream::http1::{RequestWriter, Room};
+use crate::upstream::http1::{Messages, RequestWriter, Room};
 
 /// The client's end of a connection.
 #[derive(Clone)]
@@ -152,6 +153,18 @@ impl Upstream {
     /// Whether our own client sends the request.
     pub(crate) fn is_ours(&self) -> bool {
         self.0.lock().writer.is_some()
+    }
+
+    /// Lets our own client spell field names as the client does, whose head this is as it came from the wire.
+    pub(crate) fn spell_as(&self, head: Bytes) {
+        if let Some(writer) = &self.0.lock().writer {
+            writer.spell_as(head);
+        }
+    }
+
+    /// Returns the stream of messages beside the body that Pingora wants beside our own client; `None` beside its own.
+    pub(super) fn no_messages(&self) -> Option<Messages> {
+        self.0.lock().writer.as_ref().map(RequestWriter::no_messages)
     }
 
     /// Stops the request in the middle of its body. Returns the error if Pingora passes it on itself; beside our own client

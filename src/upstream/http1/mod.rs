@@ -17,7 +17,7 @@ mod session;
 
 pub use connection::request_writer;
 pub use connector::Http1Connector;
-pub use request_writer::{RequestWriter, Room};
+pub use request_writer::{Messages, RequestWriter, Room};
 pub use response_reader::ResponseReader;
 
 #[cfg(test)]

@@ -13,14 +13,20 @@ use std::task::{Context, Poll, Waker, ready};
 
 use async_trait::async_trait;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures::{Stream, stream};
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use parking_lot::Mutex;
 use pingora_core::protocols::http::custom::BodyWrite;
 use pingora_core::{Error, ErrorType, Result};
-use pingora_http::RequestHeader;
+use pingora_http::{HeaderNameVariant, RequestHeader};
 use tokio::io::AsyncWrite;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::task::coop::unconstrained;
+
+use crate::protocol::wire::http1::spelling;
+
+/// Messages beside the body, as Pingora's proxy takes them.
+pub type Messages = Box<dyn Stream<Item = Result<Bytes>> + Unpin + Send + Sync>;
 
 /// Maximum buffers that one system call writes.
 const MAX_BUFFERS: usize = 16;
@@ -42,9 +48,15 @@ struct State {
     scratch: BytesMut,
     /// What is not written yet.
     queue: VecDeque<Bytes>,
+    /// The client's head as it came, for the spelling of field names.
+    spelling: Bytes,
     framing: Framing,
     /// Why no more is written.
     failure: Option<io::ErrorKind>,
+    /// A head of the response was read.
+    is_answered: bool,
+    /// Waits for that.
+    waiting: Option<Waker>,
 }
 
 /// How the end of the body is marked.
@@ -64,8 +76,11 @@ impl WriteHalf {
             request: 0,
             scratch: BytesMut::new(),
             queue: VecDeque::new(),
+            spelling: Bytes::new(),
             framing: Framing::Ended,
             failure: None,
+            is_answered: false,
+            waiting: None,
         })))
     }
 
@@ -127,11 +142,45 @@ impl RequestWriter {
         }
     }
 
+    /// Returns a stream of the messages beside the body, of which HTTP has none. It ends with the first head of the response,
+    /// when the proxy's task runs anyway: Pingora waits for its end, and would run the task once more just for that.
+    pub fn no_messages(&self) -> Messages {
+        let writer = self.clone();
+        Box::new(stream::poll_fn(move |cx| writer.poll_answered(cx).map(|()| None::<Result<Bytes>>)))
+    }
+
+    /// Ready when a head of the response was read, or the request has ended. For one task.
+    fn poll_answered(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.half.0.lock();
+        if state.is_answered || state.request != self.request {
+            return Poll::Ready(());
+        }
+        state.waiting = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// A head of the response was read.
+    pub(super) fn answered(&self) {
+        let mut state = self.half.0.lock();
+        state.is_answered = true;
+        if let Some(waiting) = state.waiting.take() {
+            waiting.wake();
+        }
+    }
+
     /// Closes the connection for writing in the middle of the request, whose end must not look like one.
     pub fn abort(&self) {
         let mut state = self.half.0.lock();
         if state.request == self.request {
             state.fail(io::ErrorKind::ConnectionAborted);
+        }
+    }
+
+    /// Lets the head spell field names as `head` does, the client's head as it came from the wire.
+    pub fn spell_as(&self, head: Bytes) {
+        let mut state = self.half.0.lock();
+        if state.request == self.request {
+            state.spelling = head;
         }
     }
 
@@ -142,10 +191,11 @@ impl RequestWriter {
     pub(super) fn write_head(&self, head: &mut RequestHeader, has_body: bool) -> Result<()> {
         let mut state = self.half.0.lock();
         state.framing = framing(head, has_body)?;
+        let spelling = std::mem::take(&mut state.spelling);
         state.scratch.reserve(HEAD_CAPACITY);
-        write_head(head, &mut state.scratch)?;
+        write_head(head, &spelling, &mut state.scratch)?;
         let head = state.scratch.split().freeze();
-        state.failure = None;
+        (state.failure, state.is_answered) = (None, false);
         state.queue.push_back(head);
         if !has_body {
             state.try_write();
@@ -173,8 +223,8 @@ fn framing(head: &mut RequestHeader, has_body: bool) -> Result<Framing> {
         .ok_or_else(|| Error::explain(ErrorType::InvalidHTTPHeader, "the request's length"))
 }
 
-/// Writes a request line and the fields (RFC 9112, 3 and 5).
-fn write_head(head: &RequestHeader, out: &mut BytesMut) -> Result<()> {
+/// Writes a request line and the fields (RFC 9112, 3 and 5), with names as in `spelling`.
+fn write_head(head: &RequestHeader, spelling: &[u8], out: &mut BytesMut) -> Result<()> {
     let target = head.raw_path();
     if target.is_empty() || target.iter().any(|byte| matches!(byte, 0 | b'\r' | b'\n' | b' ')) {
         return Error::e_explain(ErrorType::InvalidHTTPHeader, "the request target has a forbidden byte");
@@ -183,9 +233,32 @@ fn write_head(head: &RequestHeader, out: &mut BytesMut) -> Result<()> {
     out.put_u8(b' ');
     out.put_slice(target);
     out.put_slice(b" HTTP/1.1\r\n");
-    head.header_to_h1_wire(out);
+    head.map(|name, value| {
+        let name = match name {
+            HeaderNameVariant::Case(name) => name.as_slice(),
+            HeaderNameVariant::Titled(name) => name.as_bytes(),
+        };
+        write_field(name, value.as_bytes(), spelling, out);
+        Ok(())
+    })?;
     out.put_slice(b"\r\n");
     Ok(())
+}
+
+/// Writes a field; most come from the client and are copied as whole lines.
+fn write_field(name: &[u8], value: &[u8], spelling: &[u8], out: &mut BytesMut) {
+    let line = spelling::line(spelling, name, value);
+    match line {
+        Some(line) if line.len() == name.len() + 2 + value.len() && line[name.len() + 1] == b' ' => {
+            out.put_slice(line);
+        }
+        _ => {
+            out.put_slice(line.map_or(name, |line| &line[..name.len()]));
+            out.put_slice(b": ");
+            out.put_slice(value);
+        }
+    }
+    out.put_slice(b"\r\n");
 }
 
 impl State {

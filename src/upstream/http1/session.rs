@@ -16,7 +16,7 @@ use pingora_core::{Error, ErrorType, Result, RetryType};
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::connection::Connection;
-use super::request_writer::{QueueingBodyWriter, RequestWriter};
+use super::request_writer::{Messages, QueueingBodyWriter, RequestWriter};
 use super::response_reader::ResponseReader;
 
 /// A request on a connection, and its response.
@@ -54,6 +54,7 @@ impl Http1Session {
         loop {
             if let Some(head) = self.reader.next_head(&mut connection.input)? {
                 self.response = Some(head);
+                self.writer.answered();
                 return Ok(());
             }
             match poll_fn(|cx| connection.poll_read(cx)).await {
@@ -185,11 +186,8 @@ impl Session for Http1Session {
         Ok(())
     }
 
-    /// HTTP has no messages beside the body.
-    fn take_custom_message_reader(
-        &mut self,
-    ) -> Option<Box<dyn futures::Stream<Item = Result<Bytes>> + Unpin + Send + Sync + 'static>> {
-        Some(Box::new(futures::stream::empty()))
+    fn take_custom_message_reader(&mut self) -> Option<Messages> {
+        Some(self.writer.no_messages())
     }
 
     async fn drain_custom_messages(&mut self) -> Result<()> {

@@ -67,15 +67,15 @@ impl Scanner {
         Some((part, &bytes[end + 1..]))
     }
 
-    /// Reads on behind the first quote of a key: all members that are scalars, whole in `bytes` and written as usual. The
-    /// states read everything else.
+    /// Reads on behind the first quote of a key: all members that are scalars, whole in `bytes` and written as usual, also those
+    /// of objects in this one and behind its end. The states read everything else.
     pub(super) fn members<'b>(
         &mut self,
         mut bytes: &'b [u8],
         on: &mut dyn FnMut(usize, Value<'_>),
     ) -> &'b [u8] {
         self.begin_text();
-        let object = self.followed[self.level - 1];
+        let mut object = self.followed[self.level - 1];
         while !self.one_by_one
             && let Some(end) = quote_or_backslash(bytes).filter(|end| *end <= KEPT_MAX)
             && let Some(value) = bytes[end..].strip_prefix(b"\":")
@@ -83,10 +83,25 @@ impl Scanner {
             && let Some(&first) = value.first()
         {
             self.target = self.paths.child(object, &bytes[..end]);
-            let Some(rest) = self.whole_scalar(first, value, on) else {
+            if let Some(node) = self.target
+                && let Some(inside) = value.strip_prefix(b"{\"")
+                && self.paths.follows_object(node)
+            {
+                self.open(node, false);
+                (object, bytes) = (node, inside);
+                continue;
+            }
+            let Some(mut rest) = self.whole_scalar(first, value, on) else {
                 self.state = State::BeforeValue;
                 return value;
             };
+            while let Some(after) = rest.strip_prefix(b"}") {
+                self.close(on);
+                if self.state == State::Done || self.in_array() {
+                    return after;
+                }
+                (object, rest) = (self.followed[self.level - 1], after);
+            }
             let Some(next) = rest.strip_prefix(b",\"").or_else(|| rest.strip_prefix(b", \"")) else {
                 self.state = State::AfterValue;
                 return rest;

@@ -19,9 +19,12 @@ impl HeadEnd {
     /// Returns whether a head in front of `input` should be parsed: it is short, its end is there, or twice as much as was
     /// parsed before.
     pub fn is_worth_parsing(&mut self, input: &[u8]) -> bool {
+        if input.len() < SHORT {
+            return true;
+        }
         let has_end = find(input, self.searched.saturating_sub(2)).is_some();
         self.searched = input.len();
-        let is_worth = has_end || input.len() < SHORT || input.len() >= 2 * self.parsed;
+        let is_worth = has_end || input.len() >= 2 * self.parsed;
         if is_worth {
             self.parsed = input.len();
         }

@@ -3,8 +3,10 @@
 //!
 //! - [`head_end`]: finds the end of a head that arrives in pieces.
 //! - [`fields`]: the fields that frame a message: `Content-Length`, `Transfer-Encoding`, `Connection`.
+//! - [`spelling`]: how the names of its fields are spelled.
 //! - [`body`]: a body by its length, in chunks, or up to the end of the connection.
 
 pub mod body;
 pub mod fields;
 pub mod head_end;
+pub mod spelling;

@@ -7,8 +7,8 @@ use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, UPGRADE};
-use http::{HeaderValue, StatusCode, Version};
+use http::header::{CONTENT_LENGTH, UPGRADE};
+use http::{StatusCode, Version};
 use pingora_core::protocols::http::date::get_cached_date;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -16,6 +16,7 @@ use tracing::warn;
 
 use super::connection::{Connection, READ};
 use super::head::Head;
+use super::outgoing::OwnFields;
 use crate::protocol::wire::http1::body::{Body, Fault};
 use crate::proxy::downstream::timing::IdleTimer;
 
@@ -109,7 +110,7 @@ impl Exchange {
     ///
     /// # Errors
     /// The head cannot be written as HTTP/1.
-    pub(crate) fn add_head(&mut self, mut head: Box<ResponseHeader>) -> Result<()> {
+    pub(crate) fn add_head(&mut self, head: Box<ResponseHeader>) -> Result<()> {
         if self.response.as_ref().is_some_and(|sent| !sent.status.is_informational() || self.is_upgraded) {
             warn!("the response head was sent already");
             return Ok(());
@@ -119,11 +120,10 @@ impl Exchange {
             self.keeps_open = false;
         }
         let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
-        if !head.status.is_informational() {
-            head.insert_header(DATE, get_cached_date())?;
-            let connection = if self.keeps_open { "keep-alive" } else { "close" };
-            head.insert_header(CONNECTION, HeaderValue::from_static(connection))?;
-        }
+        let own = (!head.status.is_informational()).then(|| OwnFields {
+            date: get_cached_date(),
+            connection: if self.keeps_open { "keep-alive" } else { "close" },
+        });
         if switches || !head.status.is_informational() {
             let is_upgrade = switches && head.version == Version::HTTP_11 && self.is_upgrade_request();
             if is_upgrade {
@@ -132,7 +132,7 @@ impl Exchange {
             self.connection.out.begin_body(&head, &self.head.header.method, is_upgrade);
         }
         self.keeps_open &= !switches && !self.connection.out.is_until_close();
-        self.connection.out.add_head(&head)?;
+        self.connection.out.add_head(&head, own)?;
         self.response = Some(head);
         Ok(())
     }

@@ -4,10 +4,11 @@
 //! RFC 9112 lets a recipient repair a request line, none is repaired.
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 use http::header::CONTENT_LENGTH;
-use http::{HeaderValue, Request, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version};
 use httparse::Status;
 use pingora_core::protocols::http::authority::validate_request_authority;
 use pingora_http::RequestHeader;
@@ -51,10 +52,10 @@ pub enum Fault {
     Invalid,
 }
 
-/// Where a field is in the raw head: the start and the length of its name and of its value.
+/// Where a field is in the raw head.
 struct Field {
-    name: (usize, usize),
-    value: (usize, usize),
+    name: Range<usize>,
+    value: Range<usize>,
 }
 
 /// What the fields of a head say about its body and the connection.
@@ -84,29 +85,37 @@ pub fn take(buffer: &mut BytesMut) -> Result<Option<Head>, Fault> {
         Err(httparse::Error::TooManyHeaders) => return Err(Fault::TooLarge),
         Err(_) => return Err(Fault::Invalid),
     };
-    let (method, target) = (request.method.unwrap_or_default(), request.path.unwrap_or_default());
-    let mut header = RequestHeader::build(method, target.as_bytes(), Some(request.headers.len()))
-        .map_err(|_| Fault::Invalid)?;
+    let base = buffer.as_ptr().addr();
+    let place = |part: &[u8]| {
+        let start = part.as_ptr().addr() - base;
+        start..start + part.len()
+    };
+    let method = request.method.unwrap_or_default().parse::<Method>().map_err(|_| Fault::Invalid)?;
+    let target = place(request.path.unwrap_or_default().as_bytes());
     let version = match request.version {
         Some(1) => Version::HTTP_11,
         _ => Version::HTTP_10,
     };
-    header.set_version(version);
-    let base = buffer.as_ptr().addr();
-    let place = |part: &[u8]| (part.as_ptr().addr() - base, part.len());
     let places: Vec<Field> = request
         .headers
         .iter()
         .map(|field| Field { name: place(field.name.as_bytes()), value: place(field.value) })
         .collect();
     let raw = split(buffer, length);
+    let (mut parts, ()) = Request::new(()).into_parts();
+    (parts.method, parts.version) = (method, version);
+    parts.headers = HeaderMap::with_capacity(places.len());
     let mut facts = Facts::default();
     for Field { name, value } in places {
-        let [name, value] = [name, value].map(|(start, length)| raw.slice(start..start + length));
-        facts.add(&name, &value);
-        let value = HeaderValue::from_maybe_shared(value).map_err(|_| Fault::Invalid)?;
-        header.append_header(name, value).map_err(|_| Fault::Invalid)?;
+        let name = &raw[name];
+        facts.add(name, &raw[value.clone()]);
+        let name = HeaderName::from_bytes(name).map_err(|_| Fault::Invalid)?;
+        let value = HeaderValue::from_maybe_shared(raw.slice(value)).map_err(|_| Fault::Invalid)?;
+        parts.headers.try_append(name, value).map_err(|_| Fault::Invalid)?;
     }
+    // The names are spelled as the client does by whoever needs it, from `raw` (`protocol/wire/http1/spelling`).
+    let mut header = RequestHeader::from(parts);
+    header.set_raw_path(&raw[target]).map_err(|_| Fault::Invalid)?;
     let framing = facts.framing(version)?;
     if facts.is_ambiguous() {
         header.remove_header(&CONTENT_LENGTH);

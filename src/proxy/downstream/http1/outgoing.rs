@@ -5,9 +5,9 @@ use std::io::{self, IoSlice};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut, Bytes};
-use http::{Method, StatusCode, Version};
+use http::{HeaderValue, Method, StatusCode, Version};
 use pingora_core::{Error, ErrorType, Result};
-use pingora_http::ResponseHeader;
+use pingora_http::{HeaderNameVariant, ResponseHeader};
 
 use super::wire::Wire;
 use crate::protocol::wire::http1::fields::{is_chunked, length};
@@ -33,6 +33,52 @@ enum Framing {
     UntilClose,
     /// The body is complete.
     Done,
+}
+
+/// The fields of a final response that the gateway sets. They are written with the others, not added to the map of fields.
+pub(super) struct OwnFields {
+    /// `Date` (RFC 9110, 6.6.1).
+    pub(super) date: HeaderValue,
+    /// `Connection`.
+    pub(super) connection: &'static str,
+}
+
+impl OwnFields {
+    /// Writes the fields of `head` with these, each where `head` has it first, or at the end.
+    fn write(&self, head: &ResponseHeader, out: &mut Vec<u8>) -> Result<()> {
+        let mut own =
+            [Some(("Date", self.date.as_bytes())), Some(("Connection", self.connection.as_bytes()))];
+        let is_own = |name: &[u8]| {
+            let names: [&[u8]; 2] = [b"date", b"connection"];
+            names.iter().position(|own| name.eq_ignore_ascii_case(own))
+        };
+        head.map(|name, value| {
+            let name = match name {
+                HeaderNameVariant::Case(name) => name.as_slice(),
+                HeaderNameVariant::Titled(name) => name.as_bytes(),
+            };
+            match is_own(name) {
+                None => put_field(name, value.as_bytes(), out),
+                Some(which) => {
+                    if let Some((name, value)) = own[which].take() {
+                        put_field(name.as_bytes(), value, out);
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        for (name, value) in own.into_iter().flatten() {
+            put_field(name.as_bytes(), value, out);
+        }
+        Ok(())
+    }
+}
+
+fn put_field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Bytes that wait to be sent: `first`, then `body`, then `last`.
@@ -69,11 +115,11 @@ impl Outgoing {
         (self.framing, self.body_bytes) = (Framing::None, 0);
     }
 
-    /// Adds a head.
+    /// Adds a head, with `own` fields in place of those that it has.
     ///
     /// # Errors
     /// Its version is not HTTP/1.
-    pub(super) fn add_head(&mut self, head: &ResponseHeader) -> Result<()> {
+    pub(super) fn add_head(&mut self, head: &ResponseHeader, own: Option<OwnFields>) -> Result<()> {
         self.gather();
         let version: &[u8] = match head.version {
             Version::HTTP_10 => b"HTTP/1.0 ",
@@ -86,7 +132,10 @@ impl Outgoing {
         self.first.put_u8(b' ');
         self.first.put_slice(head.get_reason_phrase().unwrap_or_default().as_bytes());
         self.first.put_slice(b"\r\n");
-        head.header_to_h1_wire(&mut self.first);
+        match own {
+            Some(own) => own.write(head, &mut self.first)?,
+            None => head.header_to_h1_wire(&mut self.first),
+        }
         self.first.put_slice(b"\r\n");
         Ok(())
     }

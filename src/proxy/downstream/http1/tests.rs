@@ -5,7 +5,7 @@ use std::future::poll_fn;
 
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
-use http::Version;
+use http::{HeaderName, HeaderValue, Version};
 use pingora_core::apps::{HttpPersistentSettings, ReusedHttpStream};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::{ErrorType, Result};
@@ -14,6 +14,7 @@ use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::{Connection, Exchange, Unread, Wire};
+use crate::protocol::wire::http1::spelling;
 
 /// What a connection came to.
 #[derive(Debug, Default, PartialEq)]
@@ -67,10 +68,25 @@ impl Reply {
 }
 
 fn request(head: &RequestHeader, raw: Bytes, is_upgrade: bool, is_empty: bool) -> Request {
-    let mut fields = Vec::new();
-    for (name, value) in head.case_header_iter() {
-        fields.push((String::from_utf8_lossy(name.as_slice()).into_owned(), value.as_bytes().to_vec()));
+    // Pingora's head has a second map for the spelling of names; ours has the bytes.
+    let mut spelled: Vec<&[u8]> = head.case_header_iter().map(|(name, _)| name.as_slice()).collect();
+    if !head.has_case() {
+        let spelling = |(name, value): (&HeaderName, &HeaderValue)| {
+            let name = name.as_str().as_bytes();
+            &spelling::line(&raw, name, value.as_bytes()).expect("the line of an unchanged field")
+                [..name.len()]
+        };
+        spelled = head.headers.iter().map(spelling).collect();
     }
+    let fields = spelled.into_iter().zip(head.headers.values());
+    let fields = fields
+        .map(|(name, value)| {
+            let name = String::from_utf8_lossy(name);
+            // Of several lines without a value the first one is found.
+            let name = if value.is_empty() { name.to_ascii_lowercase() } else { name.into_owned() };
+            (name, value.as_bytes().to_vec())
+        })
+        .collect();
     let line = format!("{} {} {}", head.method, String::from_utf8_lossy(head.raw_path()), head.uri);
     Request { line, version: head.version, fields, raw, is_upgrade, is_empty, body: None }
 }
@@ -458,10 +474,31 @@ async fn of_the_next_request_one_byte_is_read_ahead() {
 #[tokio::test]
 async fn a_response_that_comes_before_the_body_closes_the_connection() -> Result<()> {
     let sent = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nGET";
-    let (_client, mut exchange) = exchange(sent, 4096).await;
+    let (mut client, mut exchange) = exchange(sent, 4096).await;
     exchange.add_head(head(200, "content-length", "0"))?;
-    assert_eq!(exchange.response().unwrap().headers["connection"], "close");
     assert!(exchange.finish().await.is_none());
+    let mut seen = String::new();
+    client.read_to_string(&mut seen).await.unwrap();
+    assert!(seen.ends_with("\r\nConnection: close\r\n\r\n"), "{seen}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_gateways_own_fields_stand_where_the_backends_stood() -> Result<()> {
+    let (mut client, mut exchange) = exchange("GET / HTTP/1.1\r\nHost: a\r\n\r\n", 4096).await;
+    let mut answer = head(200, "content-length", "0");
+    for (name, value) in [("date", "then"), ("connection", "close"), ("x-a", "1"), ("connection", "x-b")] {
+        answer.append_header(name, value)?;
+    }
+    exchange.add_head(answer)?;
+    let connection = exchange.finish().await;
+    drop(connection);
+    let mut seen = String::new();
+    client.read_to_string(&mut seen).await.unwrap();
+    let lines: Vec<&str> = seen.split("\r\n").collect();
+    assert!(lines[2].starts_with("Date: ") && lines[2].ends_with(" GMT"), "{seen}");
+    assert_eq!((lines[3], lines[4]), ("Connection: keep-alive", "x-a: 1"), "{seen}");
+    assert_eq!(seen.matches("onnection").count(), 1, "{seen}");
     Ok(())
 }
 

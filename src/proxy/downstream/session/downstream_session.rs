@@ -250,9 +250,8 @@ impl Session for DownstreamSession {
         Ok(())
     }
 
-    /// HTTP has no messages beside the body. Beside our own upstream client Pingora wants a stream of them all the same.
     fn take_custom_message_reader(&mut self) -> Option<MessageReader> {
-        self.handle.upstream.is_ours().then(|| Box::new(futures::stream::empty()) as MessageReader)
+        self.handle.upstream.no_messages()
     }
 
     fn restore_custom_message_reader(&mut self, _reader: MessageReader) -> Result<()> {

@@ -5,7 +5,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Method;
+use http::{HeaderValue, Method};
 use pingora_core::Error;
 use pingora_core::connectors::http::custom::{Connection as Connected, Connector as _};
 use pingora_core::protocols::http::custom::client::Session as _;
@@ -110,6 +110,32 @@ async fn head_and_body_arrive_as_written_in_each_framing() {
         let request = received(&mut stream, expected).await;
         assert_eq!(request, format!("POST /v1?q HTTP/1.1\r\nHost: backend\r\n{expected}"));
     }
+}
+
+#[tokio::test]
+async fn unchanged_fields_keep_the_clients_spelling() {
+    let (backend, connector) = (Backend::start().await, Http1Connector::new(8));
+    let client =
+        Bytes::from_static(b"GET /v1?q HTTP/1.1\r\nhOST: a\r\nX-One:  1\r\nX-Two: 2\r\nX-Empty:\r\n\r\n");
+    let value = |text: &[u8]| {
+        let at = client.windows(text.len()).rposition(|part| part == text).unwrap();
+        HeaderValue::from_maybe_shared(client.slice(at..at + text.len())).unwrap()
+    };
+    let mut head = RequestHeader::build_no_case(Method::GET, b"/v1?q", None).unwrap();
+    for (name, value) in [
+        ("host", HeaderValue::from_static("b")),
+        ("x-one", value(b"1")),
+        ("x-two", value(b"2")),
+        ("x-empty", HeaderValue::from_static("")),
+        ("via", value(b"2")),
+    ] {
+        head.append_header(name, value).unwrap();
+    }
+    let (mut session, _) = session(&connector, &backend.peer).await;
+    writer(&session).spell_as(client);
+    session.write_request_header(Box::new(head), true).await.unwrap();
+    let seen = received(&mut backend.accept().await, "\r\n\r\n").await;
+    assert_eq!(seen, "GET /v1?q HTTP/1.1\r\nHost: b\r\nX-One: 1\r\nX-Two: 2\r\nX-Empty: \r\nvia: 2\r\n\r\n");
 }
 
 #[tokio::test]
