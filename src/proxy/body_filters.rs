@@ -1,6 +1,7 @@
 //! Step 8: forwards both bodies. Counts each chunk and feeds it to the tap; no chunk passes after a cut.
 
 use bytes::Bytes;
+use http::HeaderMap;
 use pingora_core::{Error, Result};
 
 use super::downstream::LEG_CUT;
@@ -10,12 +11,12 @@ use super::request_ctx::RequestCtx;
 use super::{govern, spending, upgrade};
 use crate::protocol::answer::events::Event;
 
-/// Forwards a chunk of the request body to the backend.
+/// Forwards a chunk of the request body to the backend. `headers` are the request's.
 ///
 /// # Errors
 /// The leg was cut, a streamed body exceeds its limit or names a model that is refused, or the request has not been
 /// routed.
-pub(crate) fn upload(ctx: &mut RequestCtx, body: &mut Option<Bytes>) -> Result<()> {
+pub(crate) fn upload(ctx: &mut RequestCtx, headers: &HeaderMap, body: &mut Option<Bytes>) -> Result<()> {
     let RequestCtx { app, stage, outcome, admission, reservation } = ctx;
     let routed = stage.routed_mut()?;
     let Some(chunk) = body else { return Ok(()) };
@@ -43,7 +44,7 @@ pub(crate) fn upload(ctx: &mut RequestCtx, body: &mut Option<Bytes>) -> Result<(
             outcome.refusal = Some(Box::new(read::too_large(limit)));
             return Error::e_explain(REFUSED, "the body is too large");
         }
-        return read::read_on(routed, outcome, chunk);
+        return read::read_on(routed, outcome, headers, chunk);
     }
     // What is held is one chunk.
     if let Some(rewritten) = routed.rewritten.take() {

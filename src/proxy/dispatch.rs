@@ -11,6 +11,7 @@ use pingora_core::Result;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
 
+use super::batch;
 use super::downstream::LEG_CUT;
 use super::endpoints::Endpoints;
 use super::error_response::Reject;
@@ -107,12 +108,17 @@ pub(crate) fn route(
 ) -> Result<Route, Refusal> {
     let settings = &received.handle.settings;
     let decision = decide(received, caller, head, call, endpoints)?;
+    if let Some(batch) = &call.batch {
+        let restricts = settings.routes.restricts_models() || caller.limits_models();
+        batch::check(batch, &settings.routes, decision.backend, restricts)?;
+    }
     check_request(&decision, head, call, received.dialect.is_llm())?;
     let asked = Asked { received, caller, headers: &head.headers, call };
     asked.check(&settings.backends[decision.backend], decision.served_as.as_deref())?;
     let backend = settings.backends[decision.backend].in_flight(caller.for_health, Permit::Granted, now);
     let mut others = decision.others;
-    others.retain(|other| call.model_place != ModelPlace::Fixed || other.served_as.is_none());
+    let is_fixed = call.model_place == ModelPlace::Fixed || call.batch.is_some();
+    others.retain(|other| !is_fixed || other.served_as.is_none());
     if caller.key.is_some() {
         let is_permitted =
             |other: &Choice| asked.check(&settings.backends[other.backend], other.served_as.as_deref());
@@ -202,24 +208,24 @@ fn check_request(
 }
 
 /// Decides by the model that the backend obeys; by the one in the body, which it may ignore, when no pattern matches that.
-/// With `routing.strict_models` each of the two must be served: which one a backend obeys is not known for sure.
-fn decide_by_model(
+/// With `routing.strict_models` each of the two must be served: which one a backend obeys is not known for sure. The models in
+/// a batch count as the one in a body: none of them may be blocked, and the first one that a pattern matches decides.
+pub(super) fn decide_by_model(
     routes: &Table,
     wanted: Option<&str>,
     path: &str,
     call: &ModelRequest,
 ) -> Result<Decision, RouteError> {
-    let [model, also] = [call.model.as_deref(), call.also.as_deref()];
-    if let Some(blocked) = [model, also].into_iter().flatten().find(|model| routes.blocks(model)) {
+    if let Some(blocked) = call.models().find(|model| routes.blocks(model)) {
         return Err(RouteError::BlockedModel(blocked.to_owned()));
     }
     let decides = |model: &&str| routes.serves(model) != routes.is_strict();
-    let deciding = [model, also].into_iter().flatten().find(decides);
-    routes.decide(wanted, path, deciding.or(model))
+    let deciding = call.models().find(decides);
+    routes.decide(wanted, path, deciding.or_else(|| call.models().next()))
 }
 
 /// Returns why no backend was found; `header` is the field that names one.
-fn undecided(error: &RouteError, header: &HeaderName) -> Refusal {
+pub(super) fn undecided(error: &RouteError, header: &HeaderName) -> Refusal {
     match error {
         // The other names are left out: callers need not know them.
         RouteError::UnknownBackend(_) => {

@@ -120,7 +120,8 @@ fn failure(stage: &Stage, outcome: &Outcome) -> Option<ErrorKind> {
     if thread::panicking() {
         return Some(ErrorKind::Internal);
     }
-    let known = outcome.failure.as_ref().map(|refusal| refusal.kind);
+    // A response that was complete before the request was refused ends without `refuse`.
+    let known = outcome.failure.as_ref().or(outcome.refusal.as_ref()).map(|refusal| refusal.kind);
     if known.is_none_or(|kind| kind == ErrorKind::ClientGone) && has_reported_error(stage, outcome) {
         // Clients hang up after an error, too.
         return Some(ErrorKind::BackendError);

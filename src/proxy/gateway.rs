@@ -189,12 +189,13 @@ impl ProxyHttp for Gateway {
 
     async fn request_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         chunk: &mut Option<Bytes>,
         _end: bool,
         ctx: &mut Self::CTX,
     ) -> Result<()> {
-        let Err(error) = body_filters::upload(ctx, chunk) else { return Ok(()) };
+        let headers = &session.req_header().headers;
+        let Err(error) = body_filters::upload(ctx, headers, chunk) else { return Ok(()) };
         let handle = &ctx.stage.routed_mut()?.who.received.handle;
         // Empty, since none would end the body.
         *chunk = Some(Bytes::new());

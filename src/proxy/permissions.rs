@@ -13,6 +13,7 @@ use super::upstream_request::offer_subprotocols;
 use crate::capture::redact_text;
 use crate::error::{ErrorKind, Refusal};
 use crate::identity::ShownKey;
+use crate::protocol::Dialect;
 use crate::protocol::dialects::credentials;
 use crate::protocol::request::ModelRequest;
 use crate::upstream::backend::Backend;
@@ -42,11 +43,15 @@ impl Asked<'_> {
         }
         if holder.limits_models() {
             let first = served_as.or(self.call.model.as_deref());
-            let models = [first, self.call.also.as_deref()].into_iter().flatten();
+            let in_batch = self.call.batch.iter().flat_map(|batch| batch.names());
+            let models = first.into_iter().chain(self.call.also.as_deref()).chain(in_batch);
             if let Some(denied) = { models }.find(|model| !holder.may_use_model(model)) {
                 return Err(model_denied(key, denied));
             }
-            if first.is_none() && settings.kind().is_llm() && self.may_run_a_model() {
+            // Other batches than Anthropic's may name an agent for all of it, whose model is not known.
+            let is_batch = self.call.batch.is_some() && self.received.dialect == Dialect::ANTHROPIC;
+            let names_none = first.is_none() && !is_batch;
+            if names_none && settings.kind().is_llm() && self.may_run_a_model() {
                 let message = format!(
                     "the key of {} permits some models only, and the request names none; name one",
                     holder.id()

@@ -7,10 +7,10 @@ use http::header::{CONTENT_TYPE, EXPECT};
 use pingora_core::{Error, Result};
 use pingora_proxy::Session;
 
-use super::dispatch;
 use super::error_response::{REFUSED, Reject};
 use super::receive::Received;
 use super::request_ctx::{Outcome, Routed};
+use super::{batch, dispatch};
 use crate::capture::redact_text;
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::BackendKind;
@@ -46,7 +46,11 @@ pub(crate) async fn read(
     received: &Received,
     limits_models: bool,
 ) -> Result<ReadRequest, Reject> {
-    let mut read = match Plan::of(received, &session.req_header().headers, limits_models)? {
+    let headers = &session.req_header().headers;
+    if let Some(form) = batch::file(received, headers, limits_models) {
+        return Ok(ReadRequest { form: Some(Box::new(form)), ..ReadRequest::default() });
+    }
+    let mut read = match Plan::of(received, headers, limits_models)? {
         Some(plan) => read_body(session, received, plan).await?,
         None => ReadRequest::default(),
     };
@@ -124,16 +128,25 @@ impl Plan {
     }
 }
 
-/// Reads the next bytes of a form that is being uploaded.
+/// Reads the next bytes of a form that is being uploaded. `headers` are the request's.
 ///
 /// # Errors
-/// The form names a second model, or cannot be read any more while models are blocked.
-pub(crate) fn read_on(routed: &mut Routed, outcome: &mut Outcome, chunk: &[u8]) -> Result<()> {
+/// The form names a second model or, in the file of a batch, one that is refused, or cannot be read any more while models are
+/// blocked.
+pub(crate) fn read_on(
+    routed: &mut Routed,
+    outcome: &mut Outcome,
+    headers: &HeaderMap,
+    chunk: &[u8],
+) -> Result<()> {
     let Routed { who, leg, route, .. } = routed;
     let Some(form) = &mut who.form else { return Ok(()) };
     form.feed(chunk);
+    let in_batch = batch::check_file(form, &who.received, &who.caller, headers);
     let found = form.form_so_far();
-    let refusal = if found.is_some_and(|found| found.model_doubled) {
+    let refusal = if let Err(refusal) = in_batch {
+        refusal
+    } else if found.is_some_and(|found| found.model_doubled) {
         let message = "the form names two models; write the field model once";
         Refusal::new(ErrorKind::BadRequest, message)
     } else if form.is_lost()

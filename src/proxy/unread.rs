@@ -3,9 +3,9 @@
 
 use http::HeaderMap;
 
-use super::dispatch;
 use super::identify::Caller;
 use super::receive::Received;
+use super::{batch, dispatch};
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::Dialect;
 use crate::protocol::request::ModelRequest;
@@ -23,10 +23,9 @@ pub(crate) fn check(
     has_session: bool,
 ) -> Result<(), Refusal> {
     let settings = &received.handle.settings;
-    if received.dialect == Dialect::PLAIN
-        && (settings.routes.restricts_models() || caller.limits_models())
-        && Dialect::is_respelled(received.uri.path(), headers)
-    {
+    let restricts = settings.routes.restricts_models() || caller.limits_models();
+    batch::check_elsewhere(received, call, restricts)?;
+    if !received.dialect.is_llm() && restricts && Dialect::is_respelled(received.uri.path(), headers) {
         let message = "the path is an unusual spelling of one of a model's API, so its model cannot be held against \
                        routing.blocked_models, routing.strict_models and the key; write it as the API's documentation does";
         return Err(Refusal::new(ErrorKind::BadRequest, message));

@@ -138,6 +138,15 @@ impl Table {
         self.models.matches(model)
     }
 
+    /// Returns the name of this model at a backend, if it has to be written into the body.
+    pub fn served_as(&self, backend: usize, model: &str) -> Option<Arc<str>> {
+        if !self.rewrites {
+            return None;
+        }
+        let services = self.models.find(model).map(|found| &self.services[found.target]);
+        services.filter(|service| service.backend == backend).find_map(|service| service.served_as.clone())
+    }
+
     /// Returns whether some models are refused.
     pub fn restricts_models(&self) -> bool {
         self.blocks_models() || self.strict_models

@@ -68,6 +68,8 @@ mod protocols {
     pub mod http2_cancels;
     /// Comments in streams whose backend is silent.
     pub mod keep_alive;
+    /// Clients that leave behind unread bytes, and after an early answer.
+    pub mod leaving;
     /// Bodies that are too large, peers that are too slow, clients that disconnect.
     pub mod limits;
     /// TLS on the proxy listener.
@@ -110,6 +112,8 @@ mod routing {
     pub mod addresses;
     /// Models that a backend knows by another name.
     pub mod alias;
+    /// Models in batches of requests, and in their files.
+    pub mod batches;
     /// Which backend a request goes to, and with which target.
     pub mod choice;
     /// Which credential reaches which backend.

@@ -98,6 +98,8 @@ pub(super) static SPEC: DialectSpec = DialectSpec {
         (Matches(vertex::is_anthropic), None),
     ],
     read_path: Some(read_path),
+    // platform.claude.com/docs/en/api/creating-message-batches
+    batch_models: &["requests[].params.model"],
     operations: &[
         ("/v1/messages", "chat"),
         ("/v1/complete", "text_completion"),

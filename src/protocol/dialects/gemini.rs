@@ -72,6 +72,14 @@ pub(super) static SPEC: DialectSpec = DialectSpec {
         (":batchEmbedContents", "embeddings"),
     ],
     read_path: Some(read_path),
+    // ai.google.dev/api/batch-mode (protobuf's JSON takes both spellings of a name) and ai.google.dev/api/embeddings
+    batch_models: &[
+        "batch.model",
+        "batch.inputConfig.requests.requests[].request.model",
+        "batch.input_config.requests.requests[].request.model",
+        "requests[].request.model",
+        "requests[].model",
+    ],
     answers: Some(&ANSWERS),
     errors: ErrorForm {
         body,

@@ -1,20 +1,26 @@
 //! Mistral: the shapes of OpenAI's chat completions; streams carry `usage` unasked, on the last chunk, and
 //! tool calls mostly in one piece. Its own paths are OpenAI's, so it is detected by the type of the backend; by path in
-//! Vertex AI (`…/publishers/mistralai/models/MODEL:rawPredict`), which has the same bodies.
+//! Vertex AI (`…/publishers/mistralai/models/MODEL:rawPredict`), which has the same bodies, and in its batches.
 
-use super::spec::PathRule::Matches;
+use super::spec::PathRule::{EndsWith, Matches};
 use super::spec::{BackendKind, Dialect, DialectSpec, ProviderSpec};
 use super::{openai, vertex};
 
 pub(super) static SPEC: DialectSpec = DialectSpec {
     name: "mistral",
-    rules: &[(Matches(vertex::is_mistral), None)],
+    rules: &[(Matches(vertex::is_mistral), None), (EndsWith(BATCHES), None)],
     read_path: Some(vertex::read_path),
+    // docs.mistral.ai/api/endpoint/batch: for all requests, or in each of them.
+    batch_models: &["requests[].body.model"],
+    stored: &[EndsWith(BATCHES)],
     answers: Some(&openai::ANSWERS),
     errors: openai::ERRORS,
     gen_ai_provider: GEN_AI_PROVIDER,
     ..DialectSpec::MODEL
 };
+
+/// Where a batch is made; its answers are written later.
+const BATCHES: &str = "/v1/batch/jobs";
 
 pub(super) static PROVIDER: ProviderSpec = ProviderSpec {
     name: "mistral",

@@ -50,6 +50,9 @@ pub(super) fn read_path(path: &str, call: &mut ModelRequest) {
         call.model = Some(model.to_owned());
         call.model_place = ModelPlace::Fixed;
     }
+    if let Some(batch) = &mut call.batch {
+        batch.remove_prefix("models/");
+    }
 }
 
 fn has_colon(path: &str) -> bool {
@@ -68,4 +71,24 @@ pub(super) fn calls(path: &str) -> impl Iterator<Item = (&str, &str)> {
 /// The path with its percent-escapes resolved, as servers see it.
 pub(super) fn spelled_out(path: &str) -> Cow<'_, str> {
     percent_decode_str(path).decode_utf8_lossy()
+}
+
+/// The usual spelling of a path: in small letters, without percent-escapes, empty segments, dots and `;parameters`. `None`
+/// when it is written so.
+pub(super) fn plain_spelling(path: &str) -> Option<String> {
+    let is_plain =
+        path.bytes().all(|byte| !byte.is_ascii_uppercase() && !matches!(byte, b'%' | b';' | b'.' | b'\\'));
+    if is_plain && !path.contains("//") {
+        return None;
+    }
+    let decoded = spelled_out(path).to_lowercase();
+    let mut segments: Vec<&str> = Vec::new();
+    for segment in decoded.split(['/', '\\']) {
+        match segment.split(';').next().unwrap_or_default() {
+            "" | "." => {}
+            ".." => drop(segments.pop()),
+            segment => segments.push(segment),
+        }
+    }
+    Some(format!("/{}", segments.join("/")))
 }

@@ -9,7 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer};
 use serde::{Serialize, Serializer};
 
-use super::path_method::spelled_out;
+use super::path_method::plain_spelling;
 use super::spec::{BackendKind, Dialect, DialectSpec, ProviderSpec};
 use super::{
     a2a, anthropic, bedrock, cohere, gemini, mcp, mistral, ollama, openai, plain, realtime, responses,
@@ -66,22 +66,8 @@ impl Dialect {
     /// Whether a path that is of no known API is another spelling of one that is: in other letters, percent-encoded, with
     /// empty segments, dots or `;parameters`. A server may take the one for the other.
     pub fn is_respelled(path: &str, headers: &HeaderMap) -> bool {
-        let is_plain =
-            path.bytes().all(|byte| !byte.is_ascii_uppercase() && !matches!(byte, b'%' | b';' | b'.'));
-        if is_plain && !path.contains("//") {
-            return false;
-        }
-        let decoded = spelled_out(path).to_lowercase();
-        let mut segments: Vec<&str> = Vec::new();
-        for segment in decoded.split(['/', '\\']) {
-            match segment.split(';').next().unwrap_or_default() {
-                "" | "." => {}
-                ".." => drop(segments.pop()),
-                segment => segments.push(segment),
-            }
-        }
-        let path = format!("/{}", segments.join("/"));
-        Self::detect(&path, headers).is_llm() || Self::detect_socket(&path).is_llm()
+        plain_spelling(path)
+            .is_some_and(|path| Self::detect(&path, headers).is_llm() || Self::detect_socket(&path).is_llm())
     }
 
     /// The dialect of a WebSocket at this path. HTTP requests below `/v1/realtime` create keys and calls,

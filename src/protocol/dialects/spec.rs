@@ -40,6 +40,8 @@ pub(super) struct DialectSpec {
     pub(super) read_path: Option<fn(&str, &mut ModelRequest)>,
     /// The member of a JSON body that names the model.
     pub(super) body_model: &'static str,
+    /// Paths to the models of the requests in a JSON body that is a batch.
+    pub(super) batch_models: &'static [&'static str],
     /// Parameters of the query in which the handshake of a WebSocket names the model.
     pub(super) socket_model: &'static [&'static str],
     /// Where bodies are files that name no model and are not read, although the dialect reads others.
@@ -75,6 +77,7 @@ impl DialectSpec {
         stored: &[],
         read_path: None,
         body_model: "model",
+        batch_models: &[],
         socket_model: &["model"],
         uploads: &[],
         answers: None,

@@ -14,6 +14,10 @@ pub struct ModelRequest {
     /// The model in the body, which the backend may ignore because the path names one. It must not be blocked either, and
     /// decides on the backend when no pattern matches the model in the path.
     pub also: Option<Box<str>>,
+    /// The models of the requests in a batch; `None` when there are none.
+    pub batch: Option<Box<BatchModels>>,
+    /// A JSON body says that it is about a file for a batch (`"purpose": "batch"`).
+    pub is_for_batch: bool,
     /// Whether a streamed answer is asked for.
     pub stream: Option<bool>,
     /// The request names two different models, or a form repeats it, so servers may differ in which they obey.
@@ -47,7 +51,57 @@ pub enum ModelPlace {
     Fixed,
 }
 
+/// The different models that the requests in a batch name, in the order in which they come.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BatchModels {
+    names: Vec<Box<str>>,
+    has_more: bool,
+}
+
+impl BatchModels {
+    /// The most models that are kept; further ones are only noticed.
+    pub const MAX: usize = 64;
+
+    /// Adds the model of a request. Returns whether it is the first one of this name.
+    pub(in crate::protocol) fn add(&mut self, name: &str) -> bool {
+        // Mostly all requests name the same one.
+        if self.names.iter().rev().any(|known| **known == *name) {
+            return false;
+        }
+        match self.names.len() < Self::MAX {
+            true => self.names.push(name.into()),
+            false => self.has_more = true,
+        }
+        true
+    }
+
+    /// Removes a prefix from each name that has it.
+    pub(in crate::protocol) fn remove_prefix(&mut self, prefix: &str) {
+        for name in &mut self.names {
+            if let Some(rest) = name.strip_prefix(prefix) {
+                *name = rest.into();
+            }
+        }
+    }
+
+    /// The names.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(|name| &**name)
+    }
+
+    /// Whether there are more than [`BatchModels::MAX`].
+    pub fn has_more(&self) -> bool {
+        self.has_more
+    }
+}
+
 impl ModelRequest {
+    /// All models that it names, the one that the backend most likely obeys first.
+    pub fn models(&self) -> impl Iterator<Item = &str> {
+        let batch = self.batch.iter().flat_map(|batch| batch.names());
+        self.model.as_deref().into_iter().chain(self.also.as_deref()).chain(batch)
+    }
+
     /// Uses the name in a path as the model. A model in the body is kept as well.
     pub(in crate::protocol) fn named_by_path(&mut self, name: &str) {
         if self.model_place == ModelPlace::Fixed {

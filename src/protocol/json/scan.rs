@@ -85,6 +85,8 @@ pub struct Scanner {
     too_long: bool,
     /// A step reads one value at most.
     one_by_one: bool,
+    /// There is more than whitespace behind the root value.
+    has_more: bool,
     /// What is known of the texts before.
     repeat: Repeat,
 }
@@ -107,6 +109,7 @@ impl Scanner {
             plain: Vec::new(),
             too_long: false,
             one_by_one: false,
+            has_more: false,
             repeat: Repeat::default(),
         }
     }
@@ -118,6 +121,7 @@ impl Scanner {
         self.target = None;
         self.nested = 0;
         self.raw = None;
+        self.has_more = false;
         self.begin_text();
         self.expect_repetition();
     }
@@ -127,9 +131,14 @@ impl Scanner {
         self.state == State::AfterValue && self.level == 1 && self.in_array()
     }
 
-    /// True when the root value was read to its end. What follows it is not looked at.
+    /// True when the root value was read to its end. What follows it is not read.
     pub fn is_done(&self) -> bool {
         self.state == State::Done
+    }
+
+    /// True when something follows the root value.
+    pub fn has_more(&self) -> bool {
+        self.has_more
     }
 
     /// True when the text is not JSON, as far as it was followed, or its root is a scalar.
@@ -180,7 +189,11 @@ impl Scanner {
             State::SkippedText => self.skip_text(rest, State::AfterValue),
             State::Bare => self.bare(rest, on),
             State::Nested | State::NestedText => self.nested(rest, on),
-            State::Done | State::Broken => &[],
+            State::Done => {
+                self.has_more |= !rest.trim_ascii().is_empty();
+                &[]
+            }
+            State::Broken => &[],
         }
     }
 

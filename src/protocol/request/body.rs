@@ -12,18 +12,21 @@ const MODEL: usize = 0;
 /// The member that names the model, where a dialect has no other one.
 const MODEL_KEY: &str = "model";
 const STREAM: usize = 1;
-const OWN_LEN: usize = 2 + tools_offered::PATHS.len();
+const PURPOSE: usize = 2;
+/// Tools come behind it.
+const TOOLS: usize = 3;
+const OWN_LEN: usize = TOOLS + tools_offered::PATHS.len();
 
 /// The paths that [`RequestPaths::new`] puts before the caller's, where the member `model` names the model.
 fn own(model: &'static str) -> [&'static str; OWN_LEN] {
-    [model, "stream", tools_offered::PATHS[0], tools_offered::PATHS[1], tools_offered::PATHS[2]]
+    [model, "stream", "purpose", tools_offered::PATHS[0], tools_offered::PATHS[1], tools_offered::PATHS[2]]
 }
 
 /// The paths that are looked up in each request body.
 #[derive(Debug)]
 pub struct RequestPaths {
     set: Arc<PathSet>,
-    /// The same for each dialect whose bodies name the model in another member.
+    /// The same for each dialect whose bodies name the model in another member, or those of batches behind the hints.
     by_dialect: Box<[(Dialect, Arc<PathSet>)]>,
     /// The same and those of JSON-RPC, also in each member of a batch.
     with_rpc: Arc<PathSet>,
@@ -40,11 +43,16 @@ impl RequestPaths {
     pub fn new(extra: &[String]) -> Self {
         let paths = |model| own(model).into_iter().chain(extra.iter().map(String::as_str));
         let with_rpc = PathSet::ignoring_case(paths(MODEL_KEY).chain(json_rpc::PATHS));
-        let others = Dialect::all().filter(|dialect| dialect.body_model() != MODEL_KEY);
-        let set = |model| Arc::new(PathSet::ignoring_case(paths(model)));
+        let is_other =
+            |dialect: &Dialect| dialect.body_model() != MODEL_KEY || !dialect.batch_models().is_empty();
+        let others = Dialect::all().filter(is_other);
+        let set = |dialect: Dialect| {
+            let batch = dialect.batch_models().iter().copied();
+            Arc::new(PathSet::ignoring_case(paths(dialect.body_model()).chain(batch)))
+        };
         Self {
-            set: set(MODEL_KEY),
-            by_dialect: others.map(|dialect| (dialect, set(dialect.body_model()))).collect(),
+            set: Arc::new(PathSet::ignoring_case(paths(MODEL_KEY))),
+            by_dialect: others.map(|dialect| (dialect, set(dialect))).collect(),
             with_rpc: Arc::new(with_rpc.and_keys(&json_rpc::VERSION_KEYS).in_elements()),
             hints: extra.into(),
         }
@@ -69,24 +77,33 @@ struct Found {
     request: ModelRequest,
     /// `model` was there with a number, true, false or null.
     model_is_no_text: bool,
+    /// The paths behind the hints are those of JSON-RPC, not of a batch.
+    has_rpc: bool,
 }
 
 impl RequestScan {
     /// At the beginning of a body of a model call.
     pub fn new(paths: &RequestPaths) -> Self {
-        Self::with(&paths.set, paths)
+        Self::with(&paths.set, paths, false)
     }
 
     /// At the beginning of a body of this dialect.
     pub fn speaking(dialect: Dialect, paths: &RequestPaths) -> Self {
         let own = paths.by_dialect.iter().find(|(other, _)| *other == dialect).map(|(_, set)| set);
-        // Nothing is known of a plain path: its bodies may be JSON-RPC.
-        Self::with(own.unwrap_or(if dialect.is_llm() { &paths.set } else { &paths.with_rpc }), paths)
+        match own {
+            Some(own) => Self::with(own, paths, false),
+            None if dialect.is_llm() => Self::new(paths),
+            // Nothing is known of a plain path: its bodies may be JSON-RPC.
+            None => Self::with(&paths.with_rpc, paths, true),
+        }
     }
 
-    fn with(set: &Arc<PathSet>, paths: &RequestPaths) -> Self {
+    fn with(set: &Arc<PathSet>, paths: &RequestPaths, has_rpc: bool) -> Self {
         let request = ModelRequest { hints: vec![None; paths.hints.len()].into(), ..ModelRequest::default() };
-        Self { scanner: Scanner::new(Arc::clone(set)), found: Found { request, model_is_no_text: false } }
+        Self {
+            scanner: Scanner::new(Arc::clone(set)),
+            found: Found { request, model_is_no_text: false, has_rpc },
+        }
     }
 
     /// The body's next bytes.
@@ -115,8 +132,9 @@ impl Found {
                 self.request.model_doubled |= self.request.model.is_some();
                 self.model_is_no_text = true;
             }
-            (STREAM, _) => {}
-            (2..OWN_LEN, value) => self.request.tools_offered.take(&value),
+            (PURPOSE, Value::Str(purpose)) => self.request.is_for_batch |= is_batch(&purpose),
+            (STREAM | PURPOSE, _) => {}
+            (TOOLS..OWN_LEN, value) => self.request.tools_offered.take(&value),
             (other, value) => match self.request.hints.get_mut(other - OWN_LEN) {
                 Some(place) => {
                     *place = match value {
@@ -125,6 +143,11 @@ impl Found {
                         Value::Bool(_) | Value::Null | Value::Part(_) | Value::End => None,
                     };
                 }
+                None if !self.has_rpc => {
+                    if let Value::Str(name) = value {
+                        self.request.batch.get_or_insert_default().add(&name);
+                    }
+                }
                 None => {
                     let path = other - OWN_LEN - self.request.hints.len();
                     self.request.rpc.get_or_insert_default().take(path, &value);
@@ -132,6 +155,11 @@ impl Found {
             },
         }
     }
+}
+
+/// Whether the purpose of a file is to be the input of a batch.
+pub(super) fn is_batch(purpose: &str) -> bool {
+    purpose.trim().eq_ignore_ascii_case("batch")
 }
 
 #[cfg(test)]

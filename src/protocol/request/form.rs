@@ -1,7 +1,10 @@
-//! What a form (`multipart/form-data`) says about the call: uploads of audio and images name their model in a field.
+//! What a form (`multipart/form-data`) says about the call: uploads of audio and images name their model in a field, files
+//! of batches in each line.
 
 use std::sync::Arc;
 
+use super::batch_file::{BatchFault, BatchFile, Purpose};
+use super::body::is_batch;
 use crate::protocol::facts::model_request::{ModelPlace, ModelRequest};
 use crate::protocol::wire::multipart::{FormEvent, FormScan};
 
@@ -15,6 +18,10 @@ enum Field {
     Stream,
     /// The identity hint of this number.
     Hint(usize),
+    /// What an uploaded file is for.
+    Purpose,
+    /// The file of a batch, perhaps.
+    File,
     Other,
 }
 
@@ -37,6 +44,8 @@ struct Found {
     /// The content of a file has begun.
     has_file: bool,
     too_long: bool,
+    /// Of a form that may upload the file of a batch; nothing else is read of it.
+    batch: Option<Box<BatchFile>>,
 }
 
 impl FormReader {
@@ -53,8 +62,22 @@ impl FormReader {
                 begun: 0,
                 has_file: false,
                 too_long: false,
+                batch: None,
             },
         }
+    }
+
+    /// The same for a form that may upload the file of a batch.
+    pub(super) fn of_batch(media: &str) -> Self {
+        let mut reader = Self::new(media, &Arc::from([]));
+        reader.found.batch = Some(Box::new(BatchFile::new()));
+        reader
+    }
+
+    /// What the file of a batch has shown since the last call, if it matters: the models in it, and why it cannot be read.
+    pub(super) fn take_batch_news(&mut self) -> Option<(&ModelRequest, Option<BatchFault>)> {
+        let batch = self.found.batch.as_mut()?;
+        batch.take_news().then(|| (&self.found.request, batch.fault()))
     }
 
     /// The next bytes.
@@ -88,14 +111,22 @@ impl FormReader {
 impl Found {
     fn take(&mut self, event: FormEvent<'_>) {
         match event {
-            FormEvent::Begin { name, is_file, at } => {
-                self.field = self.meaning(name);
+            FormEvent::Begin { name, is_file, is_text, at } => {
+                self.field = self.meaning(name, is_file);
+                if let Some(batch) = self.batch.as_mut().filter(|_| !is_text && self.field == Field::File) {
+                    batch.fail_line();
+                }
                 self.request.model_doubled |= self.field == Field::Model && self.request.model.is_some();
                 self.has_file |= is_file && self.field == Field::Other;
                 self.begun = at;
                 self.value.clear();
             }
             FormEvent::Value(_) if self.field == Field::Other => {}
+            FormEvent::Value(more) if self.field == Field::File => {
+                if let Some(batch) = &mut self.batch {
+                    batch.feed(more, &mut self.request.batch);
+                }
+            }
             FormEvent::Value(more) if self.value.len() + more.len() <= VALUE_MAX => {
                 self.value.extend_from_slice(more);
             }
@@ -105,7 +136,14 @@ impl Found {
     }
 
     /// The meaning of a field with this name. `model` matches in any ASCII case, as in JSON.
-    fn meaning(&self, name: &str) -> Field {
+    fn meaning(&self, name: &str, is_file: bool) -> Field {
+        if self.batch.is_some() {
+            return match name {
+                _ if name.eq_ignore_ascii_case("purpose") => Field::Purpose,
+                _ if is_file || name.eq_ignore_ascii_case("file") => Field::File,
+                _ => Field::Other,
+            };
+        }
         if name.eq_ignore_ascii_case("model") {
             return Field::Model;
         }
@@ -131,6 +169,17 @@ impl Found {
             Field::Hint(index) => {
                 if let Some(place) = self.request.hints.get_mut(index) {
                     *place = Some(value.into());
+                }
+            }
+            Field::Purpose => {
+                let purpose = if is_batch(&value) { Purpose::Batch } else { Purpose::Other };
+                if let Some(batch) = &mut self.batch {
+                    batch.is_for(purpose);
+                }
+            }
+            Field::File => {
+                if let Some(batch) = &mut self.batch {
+                    batch.end(&mut self.request.batch);
                 }
             }
             Field::Other => {}

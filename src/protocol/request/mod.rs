@@ -1,9 +1,11 @@
 //! Reads a request's body, and writes another model into it.
 //!
 //! - [`reader`]: the body as it arrives, compressed or not.
+//! - [`batch_file`]: the models in the file of a batch.
 //! - [`body`]: model, streaming, tools, identity hints and JSON-RPC envelope of a JSON text, in one scan.
 //! - [`rewrite_model`]: the same body with another model.
 
+pub mod batch_file;
 pub mod body;
 pub mod reader;
 pub mod rewrite_model;
@@ -15,4 +17,4 @@ pub use body::{RequestPaths, RequestScan};
 pub use reader::{BodyReader, decoded};
 pub use rewrite_model::{rewrite_field, rewrite_model};
 
-pub use crate::protocol::facts::model_request::{ModelPlace, ModelRequest};
+pub use crate::protocol::facts::model_request::{BatchModels, ModelPlace, ModelRequest};

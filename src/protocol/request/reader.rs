@@ -1,5 +1,6 @@
 //! A request's body as it arrives: decoded when it is compressed, and scanned once.
 
+use super::batch_file::BatchFault;
 use super::body::{RequestPaths, RequestScan};
 use super::form::FormReader;
 use crate::protocol::dialects::spec::Dialect;
@@ -43,6 +44,11 @@ impl BodyReader {
     /// The same for a form with this `Content-Type`.
     pub fn form(media: &str, coding: Coding, limit: usize, paths: &RequestPaths) -> Self {
         Self::of(Content::Form(FormReader::new(media, paths.hints())), coding, limit)
+    }
+
+    /// The same for a form with this `Content-Type` that may upload the file of a batch.
+    pub fn batch_file(media: &str, coding: Coding, limit: usize) -> Self {
+        Self::of(Content::Form(FormReader::of_batch(media)), coding, limit)
     }
 
     fn of(content: Content, coding: Coding, limit: usize) -> Self {
@@ -106,6 +112,11 @@ impl BodyReader {
     /// What a form has said so far; `None` for another body.
     pub fn form_so_far(&self) -> Option<&ModelRequest> {
         if let Content::Form(form) = &self.content { Some(form.so_far()) } else { None }
+    }
+
+    /// What the file of a batch has shown since the last call, if it matters: the models in it, and why it cannot be read.
+    pub fn take_batch_news(&mut self) -> Option<(&ModelRequest, Option<BatchFault>)> {
+        if let Content::Form(form) = &mut self.content { form.take_batch_news() } else { None }
     }
 
     /// Whether the content of a file in a form has begun.

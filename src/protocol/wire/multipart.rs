@@ -22,6 +22,8 @@ pub enum FormEvent<'a> {
         name: &'a str,
         /// It has a file name.
         is_file: bool,
+        /// Its head does not say that its value is encoded, or in another character set than UTF-8.
+        is_text: bool,
         /// The position of its value.
         at: usize,
     },
@@ -193,8 +195,8 @@ impl FormScan {
             let field = std::str::from_utf8(&head).ok().and_then(field);
             self.state = if field.is_some() { State::LineStart } else { State::Broken };
             self.matched = LINE_BREAK;
-            if let Some((name, is_file)) = &field {
-                on(FormEvent::Begin { name, is_file: *is_file, at: value_at });
+            if let Some(Part { name, is_file, is_text }) = field {
+                on(FormEvent::Begin { name: &name, is_file, is_text, at: value_at });
             }
         }
     }
@@ -212,8 +214,15 @@ fn after_delimiter(state: State, byte: u8) -> State {
     }
 }
 
-/// Returns name and kind of the field with this head; `None` when it has no name, or several.
-fn field(head: &str) -> Option<(String, bool)> {
+/// What the head of a part says.
+struct Part {
+    name: String,
+    is_file: bool,
+    is_text: bool,
+}
+
+/// Reads the head of a field; `None` when it has no name, or several.
+fn field(head: &str) -> Option<Part> {
     // A line that begins with a space continues the one before.
     let head = head.replace("\r\n ", " ").replace("\r\n\t", " ");
     let mut lines = head.split("\r\n").filter(|line| {
@@ -222,8 +231,9 @@ fn field(head: &str) -> Option<(String, bool)> {
     let line = lines.next().filter(|_| lines.next().is_none())?;
     let name = only(values(line, "name"))?;
     let is_file = !values(line, "filename").is_empty();
-    let is_clear = !line.contains('\\') && names(line) == 1 && (is_file || is_text(&head));
-    is_clear.then_some((name, is_file))
+    let is_text = is_text(&head);
+    let is_clear = !line.contains('\\') && names(line) == 1 && (is_file || is_text);
+    is_clear.then_some(Part { name, is_file, is_text })
 }
 
 /// How often a line has `name=`, wherever, but in `filename=`: programs that split at each `;` find those in quotes, too.
@@ -294,7 +304,7 @@ mod tests {
         let mut begun = 0;
         for chunk in body.chunks(size) {
             scan.feed(chunk, &mut |event| match event {
-                FormEvent::Begin { name, is_file, at } => {
+                FormEvent::Begin { name, is_file, at, .. } => {
                     begun = at;
                     found.push((name.to_owned(), is_file, Vec::new()));
                 }

@@ -159,7 +159,7 @@ async fn a_phase_that_runs_too_early_fails_closed() {
     let error = ctx.stage.routed_mut().err().unwrap();
     assert_eq!(error.etype(), &ErrorType::InternalError);
     let mut chunk = Some(bytes::Bytes::from_static(b"secret"));
-    assert!(super::super::body_filters::upload(&mut ctx, &mut chunk).is_err());
+    assert!(super::super::body_filters::upload(&mut ctx, &head.headers, &mut chunk).is_err());
     assert!(super::super::body_filters::download(&mut ctx, &chunk, false).is_err());
     assert!(ctx.route(&head).await.is_err(), "nobody is identified");
     assert!(matches!(ctx.stage, Stage::Received(_)));

@@ -8,9 +8,9 @@ use crate::routing::failover::gateway;
 use crate::support::{Backend, Call, Gateway, RawBackend};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
-const CODINGS: [&str; 4] = ["gzip", "deflate", "br", "zstd"];
+pub const CODINGS: [&str; 4] = ["gzip", "deflate", "br", "zstd"];
 
-fn packed(coding: &str, plain: &[u8]) -> Vec<u8> {
+pub fn packed(coding: &str, plain: &[u8]) -> Vec<u8> {
     let level = flate2::Compression::default();
     match coding {
         "gzip" => {

@@ -106,6 +106,20 @@ impl Connection {
         self.out.poll_send(&mut self.wire, cx)
     }
 
+    /// Whether the client has ended its side behind bytes that have not been read.
+    pub(super) fn has_ended(&self) -> bool {
+        self.wire.has_ended()
+    }
+
+    /// Whether the client has left before it sent `left` further bytes; `None` when it is not known how many are missing.
+    pub(super) fn ends_within(&self, left: Option<u64>) -> bool {
+        let is_short = |left: u64| {
+            let unread = self.wire.readable().map(|unread| unread.saturating_add(self.ahead.len() as u64));
+            unread.is_some_and(|unread| unread < left)
+        };
+        self.wire.is_reset() || (self.wire.has_ended() && left.is_some_and(is_short))
+    }
+
     /// Lets the connection be reset when it is dropped, so that its end is not taken for the end of a response.
     pub(super) fn reset_on_drop(&self) {
         self.wire.reset_on_drop();

@@ -3,8 +3,10 @@
 //! The methods that begin with `poll_` can be cancelled at any time; nothing is lost. Those that add to a response send
 //! nothing themselves, [`Exchange::poll_send`] does; a wait for the client sends first what can be sent.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, UPGRADE};
@@ -12,6 +14,7 @@ use http::{StatusCode, Version};
 use pingora_core::protocols::http::date::get_cached_date;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
+use tokio::time::{Instant, Sleep, sleep};
 use tracing::warn;
 
 use super::connection::{Connection, READ};
@@ -19,6 +22,9 @@ use super::head::Head;
 use super::outgoing::OwnFields;
 use crate::protocol::wire::http1::body::{Body, Fault};
 use crate::proxy::downstream::timing::IdleTimer;
+
+/// How long a client that has left may go unnoticed while nothing is read from it.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// A request that was read from a connection, and its response.
 pub(crate) struct Exchange {
@@ -35,8 +41,10 @@ pub(crate) struct Exchange {
     is_upgraded: bool,
     /// The client has ended its side after the request.
     has_ended: bool,
-    /// The first bytes of the next request were seen, so the client is not waited for any more.
+    /// The first bytes of the next request were seen, so nothing more is read.
     saw_next: bool,
+    /// When to look next whether the client has left, while nothing is read from it.
+    look: Option<Pin<Box<Sleep>>>,
     /// The end of the client's side is no reason to give up the request.
     ignores_end: bool,
 }
@@ -54,6 +62,7 @@ impl Exchange {
             is_upgraded: false,
             has_ended: false,
             saw_next: false,
+            look: None,
             ignores_end: false,
             head,
         }
@@ -80,8 +89,8 @@ impl Exchange {
         }
     }
 
-    /// Waits for the end of the client's side after a request. Bytes of the next request are kept, and not waited for any
-    /// further.
+    /// Waits for the end of the client's side after a request. Of the next request the first byte is kept, and no more is
+    /// read.
     pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
         if !self.has_ended && !self.saw_next {
             // One byte, so that a client cannot fill memory with further requests.
@@ -91,14 +100,39 @@ impl Exchange {
             (self.has_ended, self.saw_next) = (read == 0, read > 0);
             self.keeps_open &= !self.has_ended;
         }
-        if !self.has_ended || self.ignores_end {
+        if self.ignores_end {
             return Poll::Pending;
+        }
+        if !self.has_ended {
+            ready!(self.poll_look(cx, |exchange| exchange.connection.has_ended()));
         }
         let context = match self.response {
             None => "Prematurely before response header is sent",
             Some(_) => "Prematurely before response body is complete",
         };
         Poll::Ready(Error::e_explain(ErrorType::ConnectionClosed, context))
+    }
+
+    /// Waits until a client leaves before it has sent the whole body, of which nothing is read meanwhile.
+    pub(crate) fn poll_leave(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
+        self.poll_look(cx, |exchange| exchange.connection.ends_within(exchange.body.left()))
+            .map(|()| Err(rejected(Fault::CutShort)))
+    }
+
+    /// Waits until the client `has_left`. Bytes that are not read keep the runtime from reporting what follows them, so that
+    /// it is asked again and again.
+    fn poll_look(&mut self, cx: &mut Context<'_>, has_left: impl Fn(&Self) -> bool) -> Poll<()> {
+        if self.look.is_none() && has_left(self) {
+            return Poll::Ready(());
+        }
+        loop {
+            let look = self.look.get_or_insert_with(|| Box::pin(sleep(LOOK)));
+            ready!(look.as_mut().poll(cx));
+            look.as_mut().reset(Instant::now() + LOOK);
+            if has_left(self) {
+                return Poll::Ready(());
+            }
+        }
     }
 
     /// Takes the end of the client's side as no reason to give up its request.

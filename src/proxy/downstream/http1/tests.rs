@@ -522,3 +522,22 @@ async fn a_body_that_is_too_short_or_too_long_is_not_sent_so() -> Result<()> {
     assert!(exchange.end_body().is_err());
     Ok(())
 }
+
+#[tokio::test]
+async fn a_client_that_leaves_before_the_end_of_its_body_is_noticed_without_reading() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    for (body, leaves) in [("123", true), ("12345", false)] {
+        let mut client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, _) = listener.accept().await.unwrap();
+        let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n";
+        client.write_all(head.as_bytes()).await.unwrap();
+        let mut connection = Connection::new(Wire::Plain(server), BytesMut::new());
+        let head = connection.read_request(None).await.unwrap();
+        let mut exchange = Exchange::new(connection, head);
+        client.write_all(body.as_bytes()).await.unwrap();
+        client.shutdown().await.unwrap();
+        let left = poll_fn(|cx| exchange.poll_leave(cx));
+        let left = tokio::time::timeout(std::time::Duration::from_millis(1500), left).await;
+        assert_eq!(left.is_ok_and(|left| left.is_err()), leaves, "{body}");
+    }
+}

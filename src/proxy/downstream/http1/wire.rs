@@ -5,8 +5,9 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use futures::FutureExt;
 use pingora_rustls::ServerTlsStream;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::TcpStream;
 
 /// The most bytes of one read.
@@ -76,12 +77,39 @@ impl Wire {
     /// Makes the kernel reset the connection when it is closed, and discard what was not sent.
     pub(super) fn reset_on_drop(&self) {
         // It fails on a socket that is no longer connected, which needs no reset.
-        let _ = match self {
-            Self::Plain(tcp) => tcp.set_zero_linger(),
-            Self::Tls(tls) => tls.get_ref().0.set_zero_linger(),
+        let _ = self.tcp().map(TcpStream::set_zero_linger);
+    }
+
+    /// Whether the client has ended its side, or is gone, perhaps behind bytes that have not been read.
+    pub(super) fn has_ended(&self) -> bool {
+        self.is_known_to_be(Interest::READABLE, Ready::is_read_closed)
+    }
+
+    /// Whether the client has reset the connection.
+    pub(super) fn is_reset(&self) -> bool {
+        self.is_known_to_be(Interest::WRITABLE, Ready::is_write_closed)
+    }
+
+    /// Returns how many bytes of the client can be read; `None` when that is not known.
+    pub(super) fn readable(&self) -> Option<u64> {
+        // Of bytes that TLS has decrypted nothing is known.
+        let Self::Plain(tcp) = self else { return None };
+        rustix::io::ioctl_fionread(tcp).ok()
+    }
+
+    /// Asks the runtime what the kernel has reported of the socket.
+    fn is_known_to_be(&self, interest: Interest, closed: fn(Ready) -> bool) -> bool {
+        let Some(tcp) = self.tcp() else { return false };
+        tcp.ready(interest).now_or_never().is_some_and(|ready| ready.is_ok_and(closed))
+    }
+
+    fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(tcp) => Some(tcp),
+            Self::Tls(tls) => Some(tls.get_ref().0),
             #[cfg(test)]
-            Self::Memory(_) => Ok(()),
-        };
+            Self::Memory(_) => None,
+        }
     }
 
     /// Ends the side of this proxy.

@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use pingora_core::protocols::http::ServerSession;
 use pingora_core::{Error, ErrorType, Result};
 use tokio::task::coop::unconstrained;
 
@@ -92,7 +93,7 @@ impl DownstreamSession {
             }
             Ok(Room::Full | Room::Failed) if idle == Some(false) => {
                 self.limits.restart_read();
-                Poll::Pending
+                http1.poll_leave(cx)
             }
             Ok(_) if is_body => http1.poll_body(cx),
             // The client has its response: that it leaves now ends nothing.
@@ -102,6 +103,12 @@ impl DownstreamSession {
             Ok(_) => http1.poll_end(cx),
         };
         match polled {
+            Poll::Ready(Err(_)) if has_room && self.is_answered && idle == Some(false) => {
+                // The client has its response, and does not send the rest of its request.
+                self.is_abandoned = true;
+                handle.upstream.abandon();
+                return Poll::Ready(Ok(Event::Chunk(None)));
+            }
             Poll::Ready(Err(error)) if self.half_close.is_half(&error, http1, handle.arrived) => {
                 // From here on the wait for the client is pending; a failed write tells that it has gone.
                 http1.ignore_end();
@@ -130,9 +137,21 @@ impl DownstreamSession {
         };
         let (handle, limits, limit) = (&*self.handle, &mut self.limits, self.read_limit);
         let chunk = {
-            let is_answered = self.is_answered && idle == Some(false);
-            let next = next_chunk(inner, idle, limit);
-            let mut next = pin!(with_room(&handle.upstream, idle, is_answered, next));
+            let is_body = idle != Some(true) && !(idle.is_some() && inner.is_body_done());
+            let next = async {
+                if self.is_answered && !is_body {
+                    // The client has its response: that it leaves now ends nothing.
+                    return std::future::pending().await;
+                }
+                loop {
+                    match with_room(&handle.upstream, idle, next_chunk(inner, idle, limit)).await? {
+                        None | Some(Err(_)) if self.is_answered && idle == Some(false) => return Ok(None),
+                        Some(chunk) => return chunk.map(Some),
+                        None => room(&handle.upstream, inner).await?,
+                    }
+                }
+            };
+            let mut next = pin!(next);
             loop {
                 tokio::select! {
                     biased;
@@ -142,7 +161,7 @@ impl DownstreamSession {
                         // A cancelled write to a stream cannot be resumed, and HTTP/2 has PING.
                         Due::Comment | Due::ReadLimit => limits.restart_comments(),
                     },
-                    chunk = &mut next => match chunk {
+                    chunk = &mut next => match chunk.transpose() {
                         Some(chunk) => break chunk,
                         None => {
                             self.is_abandoned = true;
@@ -158,21 +177,34 @@ impl DownstreamSession {
     }
 }
 
-/// Waits for the client, but only while the backend reads what came before; while it does not, the client is only watched
-/// for its end. Returns `None` when the rest of the request is not wanted any more: the backend does not read it, and has
-/// answered.
+/// Waits for the client, but for the body only while the backend reads what came before. Returns `None` when it does not.
+///
+/// # Errors
+/// The request was stopped.
 async fn with_room<T>(
     upstream: &Upstream,
     idle: Option<bool>,
-    is_answered: bool,
-    wait: impl Future<Output = Result<T>>,
-) -> Option<Result<T>> {
+    wait: impl Future<Output = T>,
+) -> Result<Option<T>> {
     let mut wait = pin!(wait);
     poll_fn(|cx| match upstream.poll(cx) {
-        Err(error) => Poll::Ready(Some(Err(error))),
-        Ok(Room::Full | Room::Failed) if is_answered => Poll::Ready(None),
-        Ok(Room::Full | Room::Failed) if idle == Some(false) => Poll::Pending,
-        Ok(Room::Free | Room::Full | Room::Failed) => wait.as_mut().poll(cx).map(Some),
+        Err(error) => Poll::Ready(Err(error)),
+        Ok(Room::Full | Room::Failed) if idle == Some(false) => Poll::Ready(Ok(None)),
+        Ok(Room::Free | Room::Full | Room::Failed) => wait.as_mut().poll(cx).map(|chunk| Ok(Some(chunk))),
+    })
+    .await
+}
+
+/// Waits until the backend reads what came before; meanwhile the client of a stream is only watched for its end.
+///
+/// # Errors
+/// The client has reset the stream, or the request was stopped.
+async fn room(upstream: &Upstream, stream: &mut ServerSession) -> Result<()> {
+    let mut end = pin!(stream.read_body_or_idle(true));
+    poll_fn(|cx| match upstream.poll(cx) {
+        Err(error) => Poll::Ready(Err(error)),
+        Ok(Room::Free) => Poll::Ready(Ok(())),
+        Ok(Room::Full | Room::Failed) => end.as_mut().poll(cx).map(|ended| ended.map(drop)),
     })
     .await
 }
