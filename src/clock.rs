@@ -63,9 +63,14 @@ impl Clock {
 
     /// Returns the current moment.
     pub fn now(&self) -> Moment {
+        self.at(Instant::now())
+    }
+
+    /// Returns the moment of `now`, which the caller has just read; a manual clock has its own time.
+    pub fn at(&self, now: Instant) -> Moment {
         match &self.manual {
             Some(time) => Moment(time.load(Ordering::Relaxed)),
-            None => Moment(millis(PAST + self.origin.elapsed())),
+            None => Moment(millis(PAST + now.saturating_duration_since(self.origin))),
         }
     }
 

@@ -13,6 +13,7 @@ use super::arguments::Arguments;
 use super::callgrind::{Callgrind, Counts};
 use super::children::{self, Equipment, Launcher, Proxy};
 use super::load::{self, Connection};
+use super::rounds;
 use super::streams::{self, Pace};
 use super::syscalls::Strace;
 
@@ -26,6 +27,8 @@ const SESSIONS: usize = 200;
 const FEW: usize = 20;
 /// Events that are counted.
 const EVENTS: usize = 200;
+/// Streams that are open when the memory of as many more is measured.
+const STREAMS: usize = 250;
 /// Slow enough that each event is a read of its own, also in a simulated processor.
 const PACE: Duration = Duration::from_millis(8);
 
@@ -43,6 +46,8 @@ pub(crate) struct Cost {
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Costs {
+    /// Resident bytes of an open stream that is silent.
+    stream_bytes: u64,
     /// A small JSON request and its answer over kept connections, in a session that exists.
     request: Cost,
     /// What is added when the request begins a session.
@@ -142,13 +147,22 @@ async fn measure(start: impl Fn(&Launcher) -> Proxy) -> io::Result<Costs> {
     // The first stream has warmed the way.
     let [_, short, long] = <[Counts; 3]>::try_from(of_streams).expect("three streams");
     drop(proxy);
+    let single = Launcher { threads: Some(1), ..Launcher::default() };
     Ok(Costs {
         modules: largest(&per_request),
         request: cost(&per_request),
         new_session: cost(&per_session),
         event: cost(&long.minus(&short).per(EVENTS)),
-        syscalls: syscalls(&start(&Launcher { threads: Some(1), ..Launcher::default() }), &same).await?,
+        stream_bytes: stream_bytes(&start(&single)).await?,
+        syscalls: syscalls(&start(&single), &same).await?,
     })
+}
+
+/// The memory of an open stream beside others, since the first ones also fill pages of the allocator that others share.
+async fn stream_bytes(proxy: &Proxy) -> io::Result<u64> {
+    let pace = Pace { every: Duration::from_secs(3600), events: 2 };
+    let _first = streams::open_all(proxy.address, STREAMS, 1, pace).await?;
+    Ok(rounds::memory_per_stream(proxy, STREAMS).await?.max(0.0).round() as u64)
 }
 
 fn cost(counts: &Counts) -> Cost {
@@ -189,6 +203,9 @@ async fn syscalls(proxy: &Proxy, request: &[u8]) -> io::Result<BTreeMap<String, 
     });
     Ok(calls.filter(|(_, each)| *each > 0.0).collect())
 }
+
+/// How much the memory of a stream may differ beyond the tolerance: the allocator takes pages from the kernel in steps.
+const MEMORY_CHANCE: f64 = 1500.0;
 
 /// A count of a piece of work: its name, its value, and how much it may differ beyond the tolerance.
 type Count = (&'static str, fn(&Cost) -> u64, f64);
@@ -234,6 +251,8 @@ fn compare(old: &Budget, new: &Budget) -> (String, Vec<String>) {
             line(format!("{work}: {name}"), [counted, budget, bare], room);
         }
     }
+    let bytes = [&new.elida, &old.elida, &new.bare_pingora].map(|costs| costs.stream_bytes as f64);
+    line("stream: resident bytes".to_owned(), bytes, MEMORY_CHANCE + bytes[1] * old.tolerance);
     let names = new.elida.syscalls.keys().chain(new.bare_pingora.syscalls.keys());
     for name in names.collect::<BTreeSet<_>>() {
         let counts = [&new.elida, &old.elida, &new.bare_pingora]

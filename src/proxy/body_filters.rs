@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use http::HeaderMap;
 use pingora_core::{Error, Result};
+use tokio::time::Instant;
 
 use super::downstream::LEG_CUT;
 use super::error_response::REFUSED;
@@ -66,8 +67,9 @@ pub(crate) fn download(ctx: &mut RequestCtx, chunk: &Option<Bytes>, end: bool) -
     }
     let answer = &mut outcome.answer;
     if let Some(chunk) = chunk {
-        handle.activity.record();
-        routed.leg.session().touch(app.clock.now());
+        let now = Instant::now();
+        handle.activity.record_at(now);
+        routed.leg.session().touch(app.clock.at(now.into_std()));
         routed.leg.session().add_bytes_out(chunk.len() as u64);
         answer.sent += chunk.len() as u64;
         if let Some(tap) = &mut answer.tap {

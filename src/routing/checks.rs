@@ -2,6 +2,7 @@
 
 use super::settings::RoutingConfig;
 use super::table::BackendRule;
+use crate::model_patterns::Matcher;
 use crate::settings::fault::Faults;
 use crate::telemetry::metrics::RouteMethod;
 
@@ -39,6 +40,21 @@ pub(super) fn warn_of_idle(
         for (i, model) in backend.models.iter().enumerate().filter(|(_, model)| blocked(model)) {
             let message = format!("'{model}' is never used: routing.blocked_models blocks it");
             faults.warn(format!("{path}.models[{i}]"), message, "remove one of the two");
+        }
+    }
+}
+
+/// Checks that no alias leads to a blocked model.
+pub(super) fn check_aliases(backends: &[BackendRule], blocked: &Matcher, faults: &mut Faults) {
+    for backend in backends {
+        for (text, name) in &backend.aliases {
+            let path = format!("backends.{}.aliases.{text}", backend.name);
+            if name.is_empty() {
+                faults.add(path, "the name is empty", "write the model's name at this backend");
+            } else if blocked.matches(name) {
+                let hint = "name another model, or unblock it";
+                faults.add(path, format!("'{name}' is blocked by routing.blocked_models"), hint);
+            }
         }
     }
 }

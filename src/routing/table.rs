@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use http::HeaderName;
 
-use super::checks::{check_methods, warn_of_idle};
+use super::checks::{check_aliases, check_methods, warn_of_idle};
 use super::decision::{Choice, Decision, RouteError};
 use super::server_paths::{discovery_prefix, is_message_endpoint};
 use super::settings::RoutingConfig;
@@ -323,21 +323,6 @@ fn services(backends: &[BackendRule]) -> (Vec<Service>, Vec<Pattern<'_>>) {
         }
     }
     (services, patterns)
-}
-
-/// Checks that no alias leads to a blocked model.
-fn check_aliases(backends: &[BackendRule], blocked: &Matcher, faults: &mut Faults) {
-    for backend in backends {
-        for (text, name) in &backend.aliases {
-            let path = format!("backends.{}.aliases.{text}", backend.name);
-            if name.is_empty() {
-                faults.add(path, "the name is empty", "write the model's name at this backend");
-            } else if blocked.matches(name) {
-                let hint = "name another model, or unblock it";
-                faults.add(path, format!("'{name}' is blocked by routing.blocked_models"), hint);
-            }
-        }
-    }
 }
 
 /// Compiles the fallbacks.

@@ -61,7 +61,7 @@ impl Replication for Replicator {
     }
 
     fn on_opened(&self, session: &Arc<Session>) {
-        self.enqueue(SyncTask::Flush(session.clone()));
+        self.enqueue(SyncTask::Open(session.clone()));
     }
 
     fn release(&self, opening: &Opening, request: &SessionRequest) {

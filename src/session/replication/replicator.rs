@@ -85,8 +85,8 @@ pub struct Replicator {
 /// Work that is done at once. A task that does not fit in the queue is not lost: each sync writes active sessions,
 /// each reap closes ended ones.
 pub(super) enum SyncTask {
-    /// Write a new share.
-    Flush(Arc<Session>),
+    /// List a session that was opened here, or write the share of one that was joined.
+    Open(Arc<Session>),
     /// Write the end of a session that still has open legs.
     End(Arc<Session>),
     /// Close a share.
@@ -237,7 +237,9 @@ impl Replicator {
         for _ in 0..TRIES {
             let now = core.clock().now();
             let share = self.shares.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-            let proposed = Session::new(request.clone(), None, now).view(core.clock(), false);
+            let mut proposed = Session::new(request.clone(), None, now).view(core.clock(), false);
+            // Other instances count the request that opens the session before its share is written.
+            proposed.request_count = 1;
             if !self.is_up() {
                 return self.open_without_store(proposed, share);
             }

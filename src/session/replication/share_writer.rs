@@ -14,7 +14,6 @@ use crate::session::core::manager::Manager;
 use crate::session::core::session::Session;
 use crate::session::settings::Settings;
 use crate::session::store::redis::Flush;
-use crate::session::store::share_document::ShareDocument;
 
 /// Shares written in one round trip.
 const CHUNK: usize = 128;
@@ -46,6 +45,18 @@ impl Replicator {
         let mut flushed = self.flushed.lock().await;
         let (dirty, _) = self.select_due(core, lives, &flushed, FlushScope::All);
         self.write_dirty(core, &dirty, &mut flushed).await
+    }
+
+    /// Lists sessions that were just opened as active. Their shares are written with the next sync, which then covers all
+    /// of a short request.
+    pub(super) async fn add_active(&self, core: &Manager, opened: &[Arc<Session>]) -> Result<(), LinkError> {
+        for chunk in opened.chunks(CHUNK) {
+            let active = chunk.iter().map(|session| {
+                (session.key(), session.uid(), self.store_millis(core, session.last_activity()))
+            });
+            self.store.add_active(active).await?;
+        }
+        Ok(())
     }
 
     /// Selects the shares to write; returns the last writes of the others.
@@ -120,7 +131,6 @@ impl Replicator {
             last_ms: self.store_millis(core, last),
             age_ms: session.is_opener().then(|| millis(core.clock().now().since(session.started()))),
             doc: share_document(session, core.clock()),
-            session: ShareDocument::new(session.view(core.clock(), false), None),
         }
     }
 

@@ -47,10 +47,11 @@ impl Drop for ClosingShare<'_> {
 impl Replicator {
     /// Does queued work. What fails is done by a later sync.
     pub(super) async fn work(&self, core: &Manager, work: Vec<SyncTask>) {
-        let (mut new, mut ended, mut done) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut opened, mut joined, mut ended, mut done) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for work in work {
             match work {
-                SyncTask::Flush(session) => new.push(session),
+                SyncTask::Open(session) if session.is_opener() => opened.push(session),
+                SyncTask::Open(session) => joined.push(session),
                 SyncTask::End(session) => ended.push(session),
                 SyncTask::Close(session) => done.push(session),
             }
@@ -60,7 +61,11 @@ impl Replicator {
         }
         // Ends first: until then other instances still join these sessions.
         self.write_ends(core, ended).await;
-        if let Err(fault) = self.flush_some(core, new).await {
+        let written = async {
+            self.add_active(core, &opened).await?;
+            self.flush_some(core, joined).await
+        };
+        if let Err(fault) = written.await {
             self.store_lost(core, &fault);
         }
         self.close_all(core, done).await;

@@ -118,7 +118,6 @@ pub(in crate::session) struct Flush {
     /// How long ago this instance opened the session, in milliseconds; `None` if another one opened it.
     pub(in crate::session) age_ms: Option<u64>,
     pub(in crate::session) doc: ShareDocument,
-    pub(in crate::session) session: ShareDocument,
 }
 
 /// Lifetimes of keys.
@@ -242,23 +241,29 @@ impl RedisStore {
         self.link.run::<Value>(&self.scripts.abandon, keys, arguments).await.map(drop)
     }
 
-    /// Writes shares in one round trip. Returns the end of each incarnation that has ended.
+    /// Writes shares in one round trip; the documents of sessions that the store has lost in another one. Returns the end
+    /// of each incarnation that has ended.
     pub(in crate::session) async fn flush(
         &self,
         shares: &[Flush],
     ) -> Result<Vec<Option<EndNote>>, LinkError> {
-        let call = |flush: &Flush| {
-            Call::script(&self.scripts.flush, self.flush_keys(flush), self.flush_arguments(flush))
+        let call = |flush: &Flush, session: String| {
+            let arguments = self.flush_arguments(flush, session);
+            Call::script(&self.scripts.flush, self.flush_keys(flush), arguments)
         };
-        let mut calls: Vec<Call> = shares.iter().map(call).collect();
-        let (mut sessions, mut activity) = (vec![self.keys.sessions()], vec![self.keys.activity()]);
-        for flush in shares {
-            let member = member(flush.doc.key(), flush.doc.uid());
-            activity.extend([flush.last_ms.to_string(), member.clone()]);
-            sessions.extend(["0".to_owned(), member]);
-        }
-        calls.extend([Call::new("ZADD", sessions), Call::new("ZADD", activity)]);
+        let mut calls: Vec<Call> = shares.iter().map(|flush| call(flush, String::new())).collect();
+        let active = shares.iter().map(|flush| (flush.doc.key(), flush.doc.uid(), flush.last_ms));
+        calls.extend(self.active_calls(active));
         let answers = self.link.calls(calls).await?;
+        let is_missing = |(_, answer): &(&Flush, &Result<Value, LinkError>)| {
+            answer.as_ref().is_ok_and(|answer| answer.as_str().is_some_and(|word| word == MISSING))
+        };
+        let missing = shares.iter().zip(&answers).filter(is_missing);
+        let again: Vec<Call> =
+            missing.map(|(flush, _)| call(flush, flush.doc.of_session().write())).collect();
+        if !again.is_empty() {
+            self.link.calls(again).await?;
+        }
         let mut ends = Vec::with_capacity(shares.len());
         for (flush, answer) in shares.iter().zip(answers) {
             match answer {
@@ -283,7 +288,7 @@ impl RedisStore {
         ]
     }
 
-    fn flush_arguments(&self, flush: &Flush) -> Vec<String> {
+    fn flush_arguments(&self, flush: &Flush, session: String) -> Vec<String> {
         vec![
             flush.share.clone(),
             flush.number.to_string(),
@@ -292,7 +297,7 @@ impl RedisStore {
             self.active_ttl(),
             self.ids_ttl(),
             member(flush.doc.key(), flush.doc.uid()),
-            flush.session.write(),
+            session,
             flush.age_ms.map(|age| age.to_string()).unwrap_or_default(),
         ]
     }
@@ -362,6 +367,8 @@ impl RedisStore {
 /// How long the store must have been available after a loss before it is considered complete, and an instance
 /// without a heartbeat dead: by then each instance has written what it knows.
 pub(in crate::session) const TRUST: Duration = Duration::from_secs(8);
+/// The answer of `flush.lua` when the document of the session is missing.
+const MISSING: &str = "missing";
 const DAY_MS: u64 = 24 * 3600 * 1000;
 
 fn text(value: &impl Serialize) -> String {

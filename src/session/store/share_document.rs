@@ -91,6 +91,11 @@ impl ShareDocument {
         text
     }
 
+    /// The document of the session that this one is a share of.
+    pub(in crate::session) fn of_session(&self) -> Self {
+        Self { session: self.session.brief(), more: None, ..self.clone() }
+    }
+
     pub(in crate::session) fn key(&self) -> &SessionKey {
         &self.session.key
     }

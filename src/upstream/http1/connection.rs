@@ -27,7 +27,7 @@ use super::request_writer::{RequestWriter, WriteHalf};
 const SHARED_BUFFER: usize = 16 << 10;
 
 /// Size of a read after one that filled the shared buffer: a large body, which is worth a buffer of its own.
-const LARGE_READ: usize = 64 << 10;
+const LARGE_READ: usize = 48 << 10;
 
 thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SHARED_BUFFER].into());
@@ -50,7 +50,8 @@ impl Connection {
     pub(super) fn new(stream: TcpStream, address: SocketAddr) -> Result<Self> {
         let (read_half, write_half) = stream.into_split();
         let write_half = WriteHalf::new(write_half);
-        let response = Box::new(ResponseHeader::build_no_case(StatusCode::OK, None)?);
+        // Without room for fields, since it has none.
+        let response = Box::new(ResponseHeader::build_no_case(StatusCode::OK, Some(0))?);
         let shared = Box::new(Arc::clone(&write_half));
         let proxy_digest = Some(Arc::new(ProxyDigest::new(response, Some(shared))));
         let digest =
@@ -64,9 +65,9 @@ impl Connection {
 
     /// Reads what is there and returns how many bytes; 0 when the backend has closed the connection.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        // Asked before a buffer is taken, so that a silent stream has none.
-        ready!(self.read_half.as_ref().poll_read_ready(cx))?;
         if self.is_large {
+            // Asked before a buffer is taken, so that a silent stream has none.
+            ready!(self.read_half.as_ref().poll_read_ready(cx))?;
             self.input.reserve(LARGE_READ);
             let read = ready!(pin!(self.read_half.read_buf(&mut self.input)).poll(cx))?;
             self.is_large = read >= SHARED_BUFFER;

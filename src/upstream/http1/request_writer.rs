@@ -3,6 +3,7 @@
 //! write would never read on. The downstream session writes the rest of the queue while it waits for the client, and
 //! reads nothing more from the client meanwhile.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt::Write;
 use std::future::{Future, poll_fn};
@@ -34,6 +35,12 @@ const MAX_BUFFERS: usize = 16;
 /// First capacity of the buffer for heads and chunk sizes.
 const HEAD_CAPACITY: usize = 1 << 10;
 
+thread_local! {
+    /// Where heads and chunk sizes are formatted. It is used again once they were written, so that a connection that
+    /// waits for its response has no buffer.
+    static SCRATCH: RefCell<BytesMut> = RefCell::default();
+}
+
 /// The write half of a connection. Outlives requests; [`RequestWriter`] is its use by one of them.
 #[derive(Debug)]
 pub(super) struct WriteHalf(Mutex<State>);
@@ -44,8 +51,6 @@ struct State {
     socket: Option<OwnedWriteHalf>,
     /// Number of the request that may write.
     request: u64,
-    /// Where heads and chunk sizes are formatted.
-    scratch: BytesMut,
     /// What is not written yet.
     queue: VecDeque<Bytes>,
     /// The client's head as it came, for the spelling of field names.
@@ -74,7 +79,6 @@ impl WriteHalf {
         Arc::new(Self(Mutex::new(State {
             socket: Some(socket),
             request: 0,
-            scratch: BytesMut::new(),
             queue: VecDeque::new(),
             spelling: Bytes::new(),
             framing: Framing::Ended,
@@ -192,9 +196,8 @@ impl RequestWriter {
         let mut state = self.half.0.lock();
         state.framing = framing(head, has_body)?;
         let spelling = std::mem::take(&mut state.spelling);
-        state.scratch.reserve(HEAD_CAPACITY);
-        write_head(head, &spelling, &mut state.scratch)?;
-        let head = state.scratch.split().freeze();
+        let (head, written) = formatted(|out| write_head(head, &spelling, out));
+        written?;
         (state.failure, state.is_answered) = (None, false);
         state.queue.push_back(head);
         if !has_body {
@@ -221,6 +224,15 @@ fn framing(head: &mut RequestHeader, has_body: bool) -> Result<Framing> {
     length
         .map(Framing::Length)
         .ok_or_else(|| Error::explain(ErrorType::InvalidHTTPHeader, "the request's length"))
+}
+
+/// Returns what `format` writes to an empty buffer, and its result.
+fn formatted<T>(format: impl FnOnce(&mut BytesMut) -> T) -> (Bytes, T) {
+    SCRATCH.with_borrow_mut(|scratch| {
+        scratch.reserve(HEAD_CAPACITY);
+        let result = format(scratch);
+        (scratch.split().freeze(), result)
+    })
 }
 
 /// Writes a request line and the fields (RFC 9112, 3 and 5), with names as in `spelling`.
@@ -276,8 +288,8 @@ impl State {
             }
             Framing::Chunked => {
                 // Writing to a buffer that grows does not fail.
-                let _ = write!(self.scratch, "{:x}\r\n", data.len());
-                self.queue.push_back(self.scratch.split().freeze());
+                let (size, _) = formatted(|out| write!(out, "{:x}\r\n", data.len()));
+                self.queue.push_back(size);
                 self.queue.push_back(data);
                 self.queue.push_back(Bytes::from_static(b"\r\n"));
             }

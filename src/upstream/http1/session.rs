@@ -25,7 +25,7 @@ pub struct Http1Session {
     connection: Option<Connection>,
     writer: RequestWriter,
     reader: ResponseReader,
-    /// The last head that was read, perhaps of an informational response.
+    /// The last head that was read, perhaps of an informational response; `None` once the body is read.
     response: Option<ResponseHeader>,
 }
 
@@ -70,6 +70,8 @@ impl Http1Session {
         let Some(connection) = &mut self.connection else {
             return Err(Error::new(ErrorType::ConnectionClosed));
         };
+        // The proxy has its copy; a stream would keep this one to its end.
+        self.response = None;
         loop {
             let data = self.reader.next_data(&mut connection.input)?;
             if data.is_some() || self.reader.is_done() {

@@ -118,11 +118,7 @@ where
         if !has_panicked {
             return ProxyEnd::Done;
         }
-        if let Some(mut session) = handle.take_session() {
-            let refusal = Refusal::new(ErrorKind::Internal, error_response::INTERNAL_MESSAGE);
-            session.refuse(&Bare::new(&refusal), &refusal).await;
-            handle.return_session(session);
-        }
+        Box::pin(answer_panic(handle)).await;
         ProxyEnd::Panicked
     }
 }
@@ -134,6 +130,15 @@ pub(super) enum ProxyEnd {
     Done,
     /// The proxy panicked. A 500 was sent if no response had started.
     Panicked,
+}
+
+/// Sends a 500 if no response had started when the proxy panicked.
+async fn answer_panic(handle: &RequestHandle) {
+    if let Some(mut session) = handle.take_session() {
+        let refusal = Refusal::new(ErrorKind::Internal, error_response::INTERNAL_MESSAGE);
+        session.refuse(&Bare::new(&refusal), &refusal).await;
+        handle.return_session(session);
+    }
 }
 
 /// Waits until this process has been draining for `after`.

@@ -46,10 +46,14 @@ where
             };
             let head = match read {
                 Ok(head) => head,
-                Err(Unread::Head(fault)) => return self.refuse_head(connection, &peer, fault).await,
+                // Boxed, as is the exchange below, so that the task of a connection stays small.
+                Err(Unread::Head(fault)) => {
+                    return Box::pin(self.refuse_head(connection, &peer, fault)).await;
+                }
                 Err(Unread::Closed) => return,
             };
-            match self.serve_request(Exchange::new(connection, head), peer.clone(), &draining).await {
+            let exchange = Box::new(Exchange::new(connection, head));
+            match self.serve_request(exchange, peer.clone(), &draining).await {
                 Some(open) => connection = open,
                 None => return,
             }
@@ -75,15 +79,14 @@ where
     /// Serves one request; returns the connection if it can carry another one.
     async fn serve_request(
         &self,
-        mut exchange: Exchange,
+        mut exchange: Box<Exchange>,
         peer: Peer,
         draining: &watch::Receiver<bool>,
     ) -> Option<Connection> {
         let settings = self.live.load_full();
         let handle = RequestHandle::new(peer, settings, draining.clone());
         exchange.header_mut().extensions_mut().insert(Arc::clone(&handle));
-        let downstream =
-            DownstreamSession::new(ClientSession::Http1(Box::new(exchange)), Arc::clone(&handle));
+        let downstream = DownstreamSession::new(ClientSession::Http1(exchange), Arc::clone(&handle));
         let end = self.run_proxy(downstream, &handle, draining).await;
         let ClientSession::Http1(exchange) = handle.take_session()? else { return None };
         if end == ProxyEnd::Panicked || !handle.reuse.is_allowed() || !exchange.is_body_done() {

@@ -17,6 +17,9 @@ use crate::proxy::downstream::timing::IdleTimer;
 /// The most bytes of a read of a head, and of a body whose length is not known.
 pub(super) const READ: u64 = 64 << 10;
 
+/// After a read of this many bytes the next one of the same body gets a buffer of its own, which is not copied.
+const LARGE: usize = 16 << 10;
+
 /// The most bytes of empty lines in front of a request.
 const MAX_EMPTY: usize = 16;
 
@@ -34,6 +37,8 @@ pub(crate) struct Connection {
     wire: Wire,
     /// Bytes that were read and not used: of a body, or of the next request.
     pub(super) ahead: BytesMut,
+    /// The last read was [`LARGE`].
+    is_large: bool,
     /// What is known of the next head.
     head_end: HeadEnd,
     pub(super) out: Outgoing,
@@ -44,7 +49,14 @@ pub(crate) struct Connection {
 impl Connection {
     /// A connection on which `ahead` was read already.
     pub(in crate::proxy::downstream) fn new(wire: Wire, ahead: BytesMut) -> Self {
-        Self { wire, ahead, head_end: HeadEnd::default(), out: Outgoing::new(), timer: IdleTimer::default() }
+        Self {
+            wire,
+            ahead,
+            is_large: false,
+            head_end: HeadEnd::default(),
+            out: Outgoing::new(),
+            timer: IdleTimer::default(),
+        }
     }
 
     /// Reads the head of the next request, which must be complete at `deadline`; `None` for no limit.
@@ -95,10 +107,26 @@ impl Connection {
             return Poll::Ready(Err(error));
         }
         let ahead = &mut self.ahead;
-        self.wire.poll_read(cx, most, |bytes| {
+        let read = ready!(self.wire.poll_read(cx, most, |bytes| {
             ahead.extend_from_slice(bytes);
             bytes.len()
-        })
+        }));
+        self.is_large = read.as_ref().is_ok_and(|read| *read >= LARGE);
+        Poll::Ready(read)
+    }
+
+    /// Reads up to `left` bytes, the rest of a body, as [`Connection::poll_fill`] does.
+    pub(super) fn poll_fill_body(&mut self, cx: &mut Context<'_>, left: u64) -> Poll<io::Result<usize>> {
+        let most = usize::try_from(left.min(READ)).unwrap_or(LARGE);
+        if !self.is_large || most < LARGE {
+            return self.poll_fill(cx, left);
+        }
+        if let Poll::Ready(Err(error)) = self.poll_send(cx) {
+            return Poll::Ready(Err(error));
+        }
+        let read = ready!(self.wire.poll_read_into(cx, most, &mut self.ahead));
+        self.is_large = read.as_ref().is_ok_and(|read| *read >= LARGE);
+        Poll::Ready(read)
     }
 
     /// Sends everything that waits.

@@ -33,7 +33,7 @@ pub(crate) struct Exchange {
     body: Body,
     /// Bytes of the body so far.
     body_bytes: usize,
-    /// The last response head.
+    /// The last response head; without its fields if it has no `Content-Length`.
     response: Option<Box<ResponseHeader>>,
     /// The connection may carry another request after this one.
     keeps_open: bool,
@@ -80,8 +80,11 @@ impl Exchange {
                 Ok(None) => {}
                 Err(fault) => return Poll::Ready(Err(rejected(fault))),
             }
-            let most = self.body.left().unwrap_or(READ);
-            let read = ready!(self.connection.poll_fill(cx, most))
+            let read = match self.body.left() {
+                Some(left) => self.connection.poll_fill_body(cx, left),
+                None => self.connection.poll_fill(cx, READ),
+            };
+            let read = ready!(read)
                 .map_err(|error| Error::because(ErrorType::ReadError, "when reading body", error))?;
             if read == 0 {
                 self.body.close().map_err(rejected)?;
@@ -144,7 +147,7 @@ impl Exchange {
     ///
     /// # Errors
     /// The head cannot be written as HTTP/1.
-    pub(crate) fn add_head(&mut self, head: Box<ResponseHeader>) -> Result<()> {
+    pub(crate) fn add_head(&mut self, mut head: Box<ResponseHeader>) -> Result<()> {
         if self.response.as_ref().is_some_and(|sent| !sent.status.is_informational() || self.is_upgraded) {
             warn!("the response head was sent already");
             return Ok(());
@@ -167,6 +170,10 @@ impl Exchange {
         }
         self.keeps_open &= !switches && !self.connection.out.is_until_close();
         self.connection.out.add_head(&head, own)?;
+        if !head.headers.contains_key(CONTENT_LENGTH) {
+            // A stream would keep the fields to its end; only the status is asked for.
+            *head = ResponseHeader::build_no_case(head.status, Some(0))?;
+        }
         self.response = Some(head);
         Ok(())
     }
@@ -263,6 +270,11 @@ impl Exchange {
     /// Whether the body of the request was read to its end.
     pub(crate) fn is_body_done(&self) -> bool {
         self.body.is_done()
+    }
+
+    /// How many bytes of the body of the request are still to come; 0 if that is not known.
+    pub(crate) fn body_left(&self) -> u64 {
+        self.body.left().unwrap_or(0)
     }
 
     /// Whether the request has no body.

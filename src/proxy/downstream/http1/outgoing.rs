@@ -1,6 +1,7 @@
 //! What is to be sent to a client: heads and body in the framing of the response, joined so that a head leaves with the
 //! first bytes of its body, and the size, data and end of a chunk together.
 
+use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll, ready};
 
@@ -15,8 +16,17 @@ use crate::protocol::wire::http1::fields::{is_chunked, length};
 /// Larger pieces of a body are not copied: they are sent from where they are, after what waits.
 const MAX_COPIED: usize = 4 << 10;
 
-/// Capacity that an empty buffer keeps for the next head or event.
-const KEPT_CAPACITY: usize = 1 << 10;
+/// First capacity of a buffer.
+const CAPACITY: usize = 1 << 10;
+
+/// A buffer that has grown larger is not kept.
+const MAX_KEPT: usize = 2 * MAX_COPIED;
+
+thread_local! {
+    /// The buffer of the connection that was the last one to send all of it, so that a connection has none while nothing
+    /// waits to be sent.
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// The last chunk, without trailers.
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
@@ -126,7 +136,6 @@ impl Outgoing {
             Version::HTTP_11 => b"HTTP/1.1 ",
             _ => return Error::e_explain(ErrorType::WriteError, "serializing response header"),
         };
-        self.first.reserve(KEPT_CAPACITY);
         self.first.put_slice(version);
         self.first.put_slice(head.status.as_str().as_bytes());
         self.first.put_u8(b' ');
@@ -232,8 +241,12 @@ impl Outgoing {
         }
     }
 
-    /// Makes room behind a piece that was not sent yet.
+    /// Makes room behind what was not sent yet.
     fn gather(&mut self) {
+        if self.first.capacity() == 0 {
+            self.first = SPARE.take();
+            self.first.reserve(CAPACITY);
+        }
         if !self.body.is_empty() || !self.last.is_empty() {
             self.first.extend_from_slice(&std::mem::take(&mut self.body));
             self.first.extend_from_slice(std::mem::take(&mut self.last));
@@ -277,8 +290,11 @@ impl Outgoing {
         self.body.advance(of_body);
         self.last = &self.last[written - of_first - of_body..];
         if self.sent == self.first.len() {
-            self.first.clear();
-            self.first.shrink_to(KEPT_CAPACITY);
+            let mut sent = std::mem::take(&mut self.first);
+            sent.clear();
+            if (1..=MAX_KEPT).contains(&sent.capacity()) {
+                SPARE.set(sent);
+            }
             self.sent = 0;
         }
         if self.body.is_empty() {

@@ -524,6 +524,31 @@ async fn a_body_that_is_too_short_or_too_long_is_not_sent_so() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_large_body_comes_whole_and_nothing_of_what_follows_it() {
+    let body: Vec<u8> = (0..=u8::MAX).cycle().take(300_000).collect();
+    let begin = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
+    let (mut client, mut exchange) = exchange(&begin, 64 << 10).await;
+    let sent = body.clone();
+    let sending = tokio::spawn(async move {
+        for piece in sent.chunks(60_000) {
+            client.write_all(piece).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        client.write_all(b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        client
+    });
+    let mut seen = Vec::new();
+    while let Some(data) = poll_fn(|cx| exchange.poll_body(cx)).await.unwrap() {
+        seen.extend_from_slice(&data);
+    }
+    assert!(seen == body);
+    exchange.add_head(head(200, "content-length", "0")).unwrap();
+    let mut connection = exchange.finish().await.unwrap();
+    assert_eq!(connection.read_request(None).await.unwrap().header.raw_path(), b"/next");
+    sending.await.unwrap();
+}
+
+#[tokio::test]
 async fn a_client_that_leaves_before_the_end_of_its_body_is_noticed_without_reading() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     for (body, leaves) in [("123", true), ("12345", false)] {

@@ -1,13 +1,15 @@
 //! The bytes below HTTP/1.1: a socket, or the TLS stream over one.
 
 use std::cell::RefCell;
+use std::future::Future;
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
+use bytes::{BufMut, BytesMut};
 use futures::FutureExt;
 use pingora_rustls::ServerTlsStream;
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::TcpStream;
 
 /// The most bytes of one read.
@@ -53,6 +55,23 @@ impl Wire {
             ready!(with!(self, inner => Pin::new(inner).poll_read(cx, &mut into)))?;
             Poll::Ready(Ok(take(into.filled())))
         })
+    }
+
+    /// Reads up to `most` bytes behind those in `into`, without a copy; returns how many. While nothing comes, `into` has no
+    /// memory.
+    pub(super) fn poll_read_into(
+        &mut self,
+        cx: &mut Context<'_>,
+        most: usize,
+        into: &mut BytesMut,
+    ) -> Poll<io::Result<usize>> {
+        into.reserve(most);
+        let mut room = (&mut *into).limit(most);
+        let read = with!(self, inner => pin!(inner.read_buf(&mut room)).poll(cx));
+        if read.is_pending() && into.is_empty() {
+            *into = BytesMut::new();
+        }
+        read
     }
 
     /// Writes the beginning of `bytes`; returns how many of them.

@@ -67,6 +67,11 @@ impl ClientSession {
         each!(self, http1 => http1.is_body_done(), http2 => http2.is_body_done())
     }
 
+    /// Returns how many bytes of the body are still to come; 0 if that is not known.
+    pub(super) fn body_left(&self) -> u64 {
+        each!(self, http1 => http1.body_left(), _http2 => 0)
+    }
+
     pub(super) fn is_body_empty(&mut self) -> bool {
         each!(self, http1 => http1.is_body_empty(), http2 => http2.is_body_empty())
     }

@@ -44,7 +44,8 @@ impl DownstreamSession {
         self.handle.upload.add(chunk.len());
         self.handle.activity.record();
         if self.handle.upload.is_buffered() {
-            self.replay.push(&chunk);
+            let left = self.inner().body_left();
+            self.replay.push(&chunk, left);
             if done {
                 self.replay.finish();
             }

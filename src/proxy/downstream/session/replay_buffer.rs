@@ -2,6 +2,9 @@
 
 use bytes::{Bytes, BytesMut};
 
+/// The most bytes that memory is reserved for before they have come.
+const MAX_RESERVED: u64 = 1 << 20;
+
 /// Body bytes kept for replay. A body of one chunk, the usual case, is never copied.
 #[derive(Default)]
 pub(super) struct ReplayBuffer {
@@ -11,8 +14,8 @@ pub(super) struct ReplayBuffer {
 }
 
 impl ReplayBuffer {
-    /// Appends a chunk.
-    pub(super) fn push(&mut self, chunk: &Bytes) {
+    /// Appends a chunk. `left` bytes are still to come, as far as that is known.
+    pub(super) fn push(&mut self, chunk: &Bytes, left: u64) {
         if self.released {
             return;
         }
@@ -21,6 +24,8 @@ impl ReplayBuffer {
             return;
         }
         if let Some(first) = self.whole.take() {
+            let left = usize::try_from(left.min(MAX_RESERVED)).unwrap_or(0);
+            self.parts.reserve(first.len() + chunk.len() + left);
             self.parts.extend_from_slice(&first);
         }
         self.parts.extend_from_slice(chunk);
@@ -60,7 +65,7 @@ mod tests {
         fn any_chunks_come_back_whole(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..50), 0..10)) {
             let mut buffer = ReplayBuffer::default();
             for chunk in &chunks {
-                buffer.push(&Bytes::from(chunk.clone()));
+                buffer.push(&Bytes::from(chunk.clone()), 20);
             }
             buffer.finish();
             let whole = buffer.whole().map(|bytes| bytes.to_vec()).unwrap_or_default();
@@ -72,7 +77,7 @@ mod tests {
     fn one_chunk_is_not_copied() {
         let chunk = Bytes::from_static(b"the only one");
         let mut buffer = ReplayBuffer::default();
-        buffer.push(&chunk);
+        buffer.push(&chunk, 0);
         buffer.finish();
         assert_eq!(buffer.whole().map(|bytes| bytes.as_ptr()), Some(chunk.as_ptr()));
     }
@@ -80,9 +85,9 @@ mod tests {
     #[test]
     fn what_is_released_stays_so() {
         let mut buffer = ReplayBuffer::default();
-        buffer.push(&Bytes::from_static(b"a"));
+        buffer.push(&Bytes::from_static(b"a"), 0);
         buffer.release();
-        buffer.push(&Bytes::from_static(b"b"));
+        buffer.push(&Bytes::from_static(b"b"), 0);
         buffer.finish();
         assert!(buffer.is_released() && buffer.whole().is_none());
     }

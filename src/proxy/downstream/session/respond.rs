@@ -52,18 +52,19 @@ impl DownstreamSession {
         }
     }
 
-    /// Sends what was added to an HTTP/1.1 response, within the limit of a write.
-    async fn send(&mut self) -> Result<()> {
+    /// Sends what was added to an HTTP/1.1 response, within the limit of a write. Returns whether the client had to be
+    /// waited for.
+    async fn send(&mut self) -> Result<bool> {
         if self.broken {
             return cut();
         }
-        let Some(ClientSession::Http1(http1)) = &mut self.inner else { return Ok(()) };
+        let Some(ClientSession::Http1(http1)) = &mut self.inner else { return Ok(false) };
         // Most writes do not wait, and need no limit.
         if let Poll::Ready(sent) = poll_fn(|cx| Poll::Ready(http1.poll_send(cx))).await {
-            return sent;
+            return sent.map(|()| false);
         }
         let sending = poll_fn(|cx| http1.poll_send(cx));
-        Box::pin(write(&self.handle, &mut self.broken, sending)).await
+        Box::pin(write(&self.handle, &mut self.broken, sending)).await.map(|()| true)
     }
 
     pub(super) async fn respond_head(&mut self, head: Box<ResponseHeader>) -> Result<()> {
@@ -73,7 +74,7 @@ impl DownstreamSession {
             return write(handle, broken, http2.write_response_header(head)).await;
         };
         http1.add_head(head)?;
-        if http1.is_head_urgent() { self.send().await } else { Ok(()) }
+        if http1.is_head_urgent() { self.send().await.map(drop) } else { Ok(()) }
     }
 
     pub(super) async fn respond_body(&mut self, data: Bytes, end: bool) -> Result<()> {
@@ -85,7 +86,7 @@ impl DownstreamSession {
         if end {
             http1.end_body()?;
         }
-        self.send().await
+        self.send().await.map(drop)
     }
 
     /// Over HTTP/1.1 a response has no trailers here.
@@ -101,7 +102,7 @@ impl DownstreamSession {
     pub(super) async fn respond_end(&mut self) -> Result<()> {
         if let Some(http1) = self.http1_mut() {
             http1.end_body()?;
-            return self.send().await;
+            return self.send().await.map(drop);
         }
         let (http2, handle, broken) = self.http2_mut()?;
         write(handle, broken, http2.finish_body()).await?;
@@ -117,7 +118,7 @@ impl DownstreamSession {
         let has_begun = self.inner().response_written().is_some_and(|head| !head.status.is_informational());
         let Some(http1) = self.http1_mut().filter(|_| has_begun) else { return Ok(()) };
         http1.add_body(Bytes::from_static(COMMENT));
-        self.send().await
+        self.send().await.map(drop)
     }
 
     /// Writes tasks of the proxy, in batches. Returns whether the response is complete.
@@ -158,9 +159,10 @@ impl DownstreamSession {
     }
 
     async fn send_batch(&mut self) -> Result<()> {
-        self.send().await?;
-        // A slow client does not make the backend idle.
-        self.handle.activity.record();
+        if self.send().await? {
+            // A slow client does not make the backend idle.
+            self.handle.activity.record();
+        }
         Ok(())
     }
 

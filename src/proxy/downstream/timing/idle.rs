@@ -41,7 +41,12 @@ impl Activity {
 
     /// Records that bytes moved, which restarts the limits.
     pub(crate) fn record(&self) {
-        self.last.store(millis(self.arrived.elapsed()), Relaxed);
+        self.record_at(Instant::now());
+    }
+
+    /// Records that bytes moved at this time.
+    pub(crate) fn record_at(&self, at: Instant) {
+        self.last.store(millis(at.saturating_duration_since(self.arrived)), Relaxed);
     }
 
     /// Ends the leg when the backend is idle for longer than `limit`, counted from now.

@@ -8,11 +8,11 @@
 -- ARGV[5] ttl              of incarnation and session, in milliseconds
 -- ARGV[6] ttl of ids       in milliseconds
 -- ARGV[7] member           of KEYS[3]
--- ARGV[8] document         of the session, written if KEYS[2] is missing
+-- ARGV[8] document         of the session, written if KEYS[2] is missing; empty to be asked for it
 -- ARGV[9] age              of the session in milliseconds; empty if another instance opened it
 --
 -- Lifetimes are extended, never shortened: while a change is rolled out, instances may have different settings.
--- Returns the end of the incarnation, or an empty string while it is active.
+-- Returns the end of the incarnation, an empty string while it is active, or `missing` if KEYS[2] is and ARGV[8] is empty.
 if redis.call('HEXISTS', KEYS[1], 'c:' .. ARGV[1]) == 0
   and (tonumber(redis.call('HGET', KEYS[1], 'n:' .. ARGV[1])) or 0) < tonumber(ARGV[2]) then
   if redis.call('HEXISTS', KEYS[1], 'o:' .. ARGV[1]) == 0 then
@@ -32,9 +32,11 @@ local function prolong(key, ttl)
 end
 prolong(KEYS[1], ARGV[5])
 local ended = redis.call('HGET', KEYS[1], 'end')
-if not ended and prolong(KEYS[2], ARGV[5]) == -2 then
+local missing = not ended and prolong(KEYS[2], ARGV[5]) == -2
+if missing and ARGV[8] ~= '' then
   redis.call('SET', KEYS[2], ARGV[8], 'PX', ARGV[5], 'NX')
+  missing = false
 end
 redis.call('SADD', KEYS[3], ARGV[7])
 prolong(KEYS[3], ARGV[6])
-return ended or ''
+return missing and 'missing' or ended or ''

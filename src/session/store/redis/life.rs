@@ -88,6 +88,29 @@ impl RedisStore {
         self.link.call(Call::new("ZADD", arguments)).await.map(drop)
     }
 
+    /// Adds incarnations that this instance has just opened to the sets of active ones, with their last activity in
+    /// milliseconds since 1970. Their shares are there since their admission.
+    pub(in crate::session) async fn add_active<'a>(
+        &self,
+        opened: impl IntoIterator<Item = (&'a SessionKey, Uid, u64)>,
+    ) -> Result<(), LinkError> {
+        self.link.calls(self.active_calls(opened).into()).await.map(drop)
+    }
+
+    /// The calls that list incarnations as active.
+    pub(super) fn active_calls<'a>(
+        &self,
+        active: impl IntoIterator<Item = (&'a SessionKey, Uid, u64)>,
+    ) -> [Call; 2] {
+        let (mut sessions, mut activity) = (vec![self.keys.sessions()], vec![self.keys.activity()]);
+        for (key, uid, last_ms) in active {
+            let member = member(key, uid);
+            activity.extend([last_ms.to_string(), member.clone()]);
+            sessions.extend(["0".to_owned(), member]);
+        }
+        [Call::new("ZADD", sessions), Call::new("ZADD", activity)]
+    }
+
     /// The open shares of an incarnation, or one empty name if it has no open share; empty if the incarnation is
     /// gone.
     pub(in crate::session) async fn open_shares(
