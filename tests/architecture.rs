@@ -48,7 +48,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("tonic", &["telemetry/otlp/"]),
     ("rustls_native_certs", &["telemetry/otlp/"]),
     ("serde_yaml", &["config/", "settings/", "pricing/settings.rs"]),
-    ("rustix", &["app/", "cli/doctor/", "settings/folder.rs"]),
+    ("rustix", &["app/", "cli/doctor/", "settings/folder.rs", "proxy/downstream/http1/wire.rs"]),
     ("ureq", &["cli/", "cli.rs", "telemetry/otlp/"]),
     ("clap", &["cli/", "cli.rs", "main.rs"]),
     ("rusqlite", &["history/"]),

@@ -48,7 +48,7 @@ pub struct Principal {
 
 /// A request carries more than [`MAX_CREDENTIALS`] different credentials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the request carries {0} different credentials; send at most {MAX_CREDENTIALS}")]
+#[error("the request carries {0} different credentials or more; send at most {MAX_CREDENTIALS}")]
 pub struct TooMany(pub usize);
 
 /// The key of the digests. Without it, a principal's id cannot be linked to a credential; with another key, the same

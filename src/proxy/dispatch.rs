@@ -30,6 +30,7 @@ use crate::upstream::backend::{Backend, InFlight, Permit};
 use crate::upstream::peer;
 use crate::upstream::reporters;
 use crate::upstream::retries::Retries;
+use crate::upstream::settings::Settings;
 
 /// Where a request goes, and where it may go instead.
 pub(crate) struct Route {
@@ -113,6 +114,7 @@ pub(crate) fn route(
         batch::check(batch, &settings.routes, decision.backend, restricts)?;
     }
     check_request(&decision, head, call, received.dialect.is_llm())?;
+    check_socket(received, settings.backends[decision.backend].settings(), &settings.routes)?;
     let asked = Asked { received, caller, headers: &head.headers, call };
     asked.check(&settings.backends[decision.backend], decision.served_as.as_deref())?;
     let backend = settings.backends[decision.backend].in_flight(caller.for_health, Permit::Granted, now);
@@ -205,6 +207,20 @@ fn check_request(
         return refuse("the path of a model's API has `.` or `..` segments; send the path it leads to");
     }
     Ok(())
+}
+
+/// Refuses a WebSocket whose messages may name models and are not read, where some models are refused.
+///
+/// # Errors
+/// See above.
+fn check_socket(received: &Received, backend: &Settings, routes: &Table) -> Result<(), Refusal> {
+    let is_unread = received.socket && !received.dialect.is_llm() && backend.kind().is_llm();
+    if !(is_unread && routes.restricts_models()) {
+        return Ok(());
+    }
+    let message = "the messages of this WebSocket are not of an API that this gateway reads, so their models cannot be held \
+                   against routing.blocked_models and routing.strict_models";
+    Err(Refusal::new(ErrorKind::PolicyBlocked, message))
 }
 
 /// Decides by the model that the backend obeys; by the one in the body, which it may ignore, when no pattern matches that.

@@ -1,19 +1,12 @@
-//! Step 5, continued: what the caller's key permits, and the request without that key, which no backend may see.
+//! Step 5, continued: what the caller's key permits.
 
-use std::borrow::Cow;
-
-use http::header::SEC_WEBSOCKET_PROTOCOL;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use pingora_core::{ErrorType, OrErr, Result};
-use pingora_http::RequestHeader;
+use http::{HeaderMap, Method};
 
 use super::identify::Caller;
 use super::receive::Received;
-use super::upstream_request::offer_subprotocols;
 use crate::capture::redact_text;
 use crate::error::{ErrorKind, Refusal};
 use crate::identity::ShownKey;
-use crate::protocol::Dialect;
 use crate::protocol::dialects::credentials;
 use crate::protocol::request::ModelRequest;
 use crate::upstream::backend::Backend;
@@ -48,8 +41,7 @@ impl Asked<'_> {
             if let Some(denied) = { models }.find(|model| !holder.may_use_model(model)) {
                 return Err(model_denied(key, denied));
             }
-            // Other batches than Anthropic's may name an agent for all of it, whose model is not known.
-            let is_batch = self.call.batch.is_some() && self.received.dialect == Dialect::ANTHROPIC;
+            let is_batch = self.call.batch.is_some() && self.received.dialect.batches_name_models();
             let names_none = first.is_none() && !is_batch;
             if names_none && settings.kind().is_llm() && self.may_run_a_model() {
                 let message = format!(
@@ -84,11 +76,12 @@ impl Asked<'_> {
     }
 
     /// Returns whether a request that names no model may still make one work: jobs over files name their models inside.
-    /// The messages of a WebSocket are checked one by one.
+    /// The messages of a WebSocket are checked one by one where its path tells what they are.
     fn may_run_a_model(&self) -> bool {
-        let is_safe =
-            matches!(self.received.method, Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE);
-        !is_safe && !self.received.socket
+        if self.received.socket {
+            return !self.received.dialect.is_llm();
+        }
+        !matches!(self.received.method, Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE)
     }
 }
 
@@ -97,32 +90,4 @@ pub(super) fn model_denied(key: &ShownKey, model: &str) -> Refusal {
     let message =
         format!("the key of {} does not permit the model {}", key.holder().id(), redact_text(model));
     Refusal::new(ErrorKind::ModelDenied, message)
-}
-
-/// Removes the key from the head for a backend, wherever it is.
-///
-/// # Errors
-/// A header cannot be set, which would be a bug.
-pub(super) fn take_out(head: &mut RequestHeader, key: &ShownKey) -> Result<()> {
-    let is_in = |value: &HeaderValue| key.is_in(value.as_bytes());
-    let mut names: Vec<HeaderName> =
-        head.headers.iter().filter(|(_, value)| is_in(value)).map(|(name, _)| name.clone()).collect();
-    names.dedup();
-    for name in names {
-        if name == SEC_WEBSOCKET_PROTOCOL {
-            let left = credentials::subprotocols_without(&head.headers, key.text());
-            offer_subprotocols(head, left)?;
-            continue;
-        }
-        let kept: Vec<HeaderValue> =
-            head.headers.get_all(&name).iter().filter(|value| !is_in(value)).cloned().collect();
-        head.remove_header(&name);
-        for value in kept {
-            head.append_header(name.clone(), value)?;
-        }
-    }
-    if let Cow::Owned(target) = credentials::target_without(head.raw_path(), key.text()) {
-        head.set_raw_path(&target).or_err(ErrorType::InternalError, "rewriting the query")?;
-    }
-    Ok(())
 }

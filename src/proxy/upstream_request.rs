@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, HOST, SEC_WEBSOCKET_PROTOCOL, TE, UPGRADE};
-use http::{HeaderValue, Version};
+use http::{HeaderName, HeaderValue, Version};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::{Error, ErrorType, OkOrErr, OrErr, Result};
 use pingora_http::RequestHeader;
@@ -13,7 +13,8 @@ use super::dispatch::Route;
 use super::downstream::RequestHandle;
 use super::receive::Received;
 use super::request_ctx::Identified;
-use super::{forwarded, permissions, read, upstream_fields};
+use super::{forwarded, read, upstream_fields};
+use crate::identity::ShownKey;
 use crate::ids::REQUEST_ID;
 use crate::protocol::dialects::credentials;
 use crate::protocol::request::{ModelPlace, ModelRequest, decoded, rewrite_field, rewrite_model};
@@ -83,7 +84,7 @@ pub(crate) fn rewrite_head(
     let received = &who.received;
     let RequestHandle { settings, peer, .. } = &*received.handle;
     if let Some(key) = &who.caller.key {
-        permissions::take_out(head, key)?;
+        take_out(head, key)?;
     }
     let origin = settings.forwarding.origin(&head.headers, peer.address.ip(), peer.is_secure);
     upstream_fields::remove(head, client, received, route)?;
@@ -159,8 +160,36 @@ fn authorise(head: &mut RequestHeader, auth: &Auth) -> Result<()> {
     Ok(())
 }
 
+/// Removes the key from the head for a backend, wherever it is.
+///
+/// # Errors
+/// A header cannot be set, which would be a bug.
+fn take_out(head: &mut RequestHeader, key: &ShownKey) -> Result<()> {
+    let is_in = |value: &HeaderValue| key.is_in(value.as_bytes());
+    let mut names: Vec<HeaderName> =
+        head.headers.iter().filter(|(_, value)| is_in(value)).map(|(name, _)| name.clone()).collect();
+    names.dedup();
+    for name in names {
+        if name == SEC_WEBSOCKET_PROTOCOL {
+            let left = credentials::subprotocols_without(&head.headers, key.text());
+            offer_subprotocols(head, left)?;
+            continue;
+        }
+        let kept: Vec<HeaderValue> =
+            head.headers.get_all(&name).iter().filter(|value| !is_in(value)).cloned().collect();
+        head.remove_header(&name);
+        for value in kept {
+            head.append_header(name.clone(), value)?;
+        }
+    }
+    if let Cow::Owned(target) = credentials::target_without(head.raw_path(), key.text()) {
+        head.set_raw_path(&target).or_err(ErrorType::InternalError, "rewriting the query")?;
+    }
+    Ok(())
+}
+
 /// Replaces the client's WebSocket subprotocols; removes the field when there are none.
-pub(super) fn offer_subprotocols(head: &mut RequestHeader, offered: HeaderValue) -> Result<()> {
+fn offer_subprotocols(head: &mut RequestHeader, offered: HeaderValue) -> Result<()> {
     head.remove_header(&SEC_WEBSOCKET_PROTOCOL);
     if !offered.is_empty() {
         head.insert_header(SEC_WEBSOCKET_PROTOCOL, offered)?;

@@ -100,6 +100,7 @@ pub(super) static SPEC: DialectSpec = DialectSpec {
     read_path: Some(read_path),
     // platform.claude.com/docs/en/api/creating-message-batches
     batch_models: &["requests[].params.model"],
+    batches_name_models: true,
     operations: &[
         ("/v1/messages", "chat"),
         ("/v1/complete", "text_completion"),

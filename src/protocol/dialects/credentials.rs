@@ -171,12 +171,17 @@ pub fn secret_parameters() -> impl Iterator<Item = &'static str> {
     PARAMETERS.iter().map(|(name, _)| *name)
 }
 
+/// How many credentials of a request are looked for: more than any program sends.
+pub const MOST_FOUND: usize = 16;
+
 /// The caller's credentials, each value once, in the order of the list: without scheme, percent-decoded, and of
 /// a signature only the name of its key. Cookies count where there is nothing else.
+///
+/// At most [`MOST_FOUND`]: a request with so many is refused, and comparing more would cost their square.
 pub fn credentials<'a>(headers: &'a HeaderMap, query: Option<&'a str>) -> Vec<Cow<'a, [u8]>> {
     let mut found: Vec<Cow<'a, [u8]>> = Vec::new();
     let mut add = |credential: Cow<'a, [u8]>| {
-        if !credential.is_empty() && !found.contains(&credential) {
+        if found.len() < MOST_FOUND && !credential.is_empty() && !found.contains(&credential) {
             found.push(credential);
         }
     };

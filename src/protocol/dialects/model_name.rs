@@ -31,6 +31,11 @@ impl Dialect {
         self.0.batch_models
     }
 
+    /// Returns whether each request in a batch must name its model.
+    pub fn batches_name_models(self) -> bool {
+        self.0.batches_name_models
+    }
+
     /// Whether a form that is sent to this path, in whatever spelling, may upload the file of a batch: `/v1/files` of OpenAI
     /// (platform.openai.com/docs/api-reference/files), Mistral and Groq, `/openai/files` of Azure.
     pub fn takes_batch_files(path: &str) -> bool {

@@ -42,6 +42,8 @@ pub(super) struct DialectSpec {
     pub(super) body_model: &'static str,
     /// Paths to the models of the requests in a JSON body that is a batch.
     pub(super) batch_models: &'static [&'static str],
+    /// Whether each request in such a batch must name its model; elsewhere one may name an agent, whose model is not known.
+    pub(super) batches_name_models: bool,
     /// Parameters of the query in which the handshake of a WebSocket names the model.
     pub(super) socket_model: &'static [&'static str],
     /// Where bodies are files that name no model and are not read, although the dialect reads others.
@@ -78,6 +80,7 @@ impl DialectSpec {
         read_path: None,
         body_model: "model",
         batch_models: &[],
+        batches_name_models: false,
         socket_model: &["model"],
         uploads: &[],
         answers: None,

@@ -296,8 +296,18 @@ async fn each_message_of_a_socket_is_held_against_the_models_of_the_key() {
         auth("required", &[("ci", &key, "models: ['gpt-5*']")]) + &injected(&[("main", &backend.url(), "")]);
     let gateway = Gateway::with(yaml).await;
     let socket = |target: &str| with_key(handshake(target), &key);
-    let refused = socket("/v1/realtime?model=gpt-realtime").send(gateway.proxy()).await;
-    assert_eq!((refused.status(), &refused.json()["error"]["code"]), (403, &json!("model_denied")));
+    // The messages of the second one are of no known API, so the model in them could not be checked.
+    for target in [
+        "/v1/realtime?model=gpt-realtime",
+        "/ws/google.ai.generativelanguage.v1beta.GenerativeService.BidiGenerateContent",
+    ] {
+        let refused = socket(target).send(gateway.proxy()).await;
+        assert_eq!(
+            (refused.status(), &refused.json()["error"]["code"]),
+            (403, &json!("model_denied")),
+            "{target}"
+        );
+    }
     assert_eq!(backend.heads().len(), 0);
     let mut client = open(gateway.proxy(), &socket("/v1/responses").session("bad")).await;
     client

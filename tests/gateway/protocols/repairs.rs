@@ -71,6 +71,31 @@ async fn faults_in_the_framing_of_a_backend_are_not_passed_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_left_before_its_request_was_read_does_not_keep_a_silent_stream() {
+    let backend = RawBackend::start(async |mut connection: Connection| {
+        connection.request().await;
+        let event = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: {}\n\n";
+        let _ = connection.send(event).await;
+        connection.request().await;
+    })
+    .await;
+    let gateway = Gateway::start(&backend).await;
+    for end in ["", "Connection: close\r\n"] {
+        let id = if end.is_empty() { "left" } else { "closed" };
+        let mut client = RawClient::connect(gateway.proxy()).await;
+        // The end of its side is there when the request is read, as that of a client which closes only its half.
+        gateway.signal("STOP");
+        let request = format!("GET /a HTTP/1.1\r\nHost: a\r\nX-Session-ID: {id}\r\n{end}\r\n");
+        client.send(request.as_bytes()).await.expect("send");
+        drop(client);
+        gateway.signal("CONT");
+        let session =
+            gateway.session_until(id, |session| session["request_count"] == 1 && session["open_legs"] == 0);
+        session.await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_closes_its_half_gets_its_answer() {
     let backend = RawBackend::start(async |mut connection: Connection| {
         while connection.request().await.is_some() {

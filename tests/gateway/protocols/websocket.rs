@@ -647,6 +647,13 @@ async fn a_blocked_model_is_blocked_in_query_and_message() {
     assert_eq!((refused.status(), &refused.json()["error"]["code"]), (403, &json!("policy_blocked")));
     let refused = handshake("/v1/realtime?model=a&model=b").session("query").send(gateway.proxy()).await;
     assert_eq!(refused.status(), 400, "{}", refused.text());
+    let yaml = format!(
+        "backends: {{ b: {{ url: {:?}, type: gemini }} }}\nrouting: {{ blocked_models: [\"gemini-secret*\"] }}\n",
+        backend.url()
+    );
+    let unread = "/ws/google.ai.generativelanguage.v1beta.GenerativeService.BidiGenerateContent";
+    let refused = handshake(unread).send(Gateway::with(yaml).await.proxy()).await;
+    assert_eq!((refused.status(), &refused.json()["error"]["code"]), (403, &json!("policy_blocked")));
     assert_eq!(backend.heads().len(), 0);
 
     let named =

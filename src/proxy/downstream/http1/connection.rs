@@ -139,6 +139,11 @@ impl Connection {
         self.wire.has_ended()
     }
 
+    /// Whether the client has reset the connection.
+    pub(super) fn is_reset(&self) -> bool {
+        self.wire.is_reset()
+    }
+
     /// Whether the client has left before it sent `left` further bytes; `None` when it is not known how many are missing.
     pub(super) fn ends_within(&self, left: Option<u64>) -> bool {
         let is_short = |left: u64| {

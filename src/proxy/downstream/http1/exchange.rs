@@ -104,7 +104,11 @@ impl Exchange {
             self.keeps_open &= !self.has_ended;
         }
         if self.ignores_end {
-            return Poll::Pending;
+            ready!(self.poll_look(cx, |exchange| exchange.connection.is_reset()));
+            return Poll::Ready(Error::e_explain(
+                ErrorType::ReadError,
+                "the client has reset the connection",
+            ));
         }
         if !self.has_ended {
             ready!(self.poll_look(cx, |exchange| exchange.connection.has_ended()));
@@ -138,7 +142,8 @@ impl Exchange {
         }
     }
 
-    /// Takes the end of the client's side as no reason to give up its request.
+    /// Takes the end of the client's side as no reason to give up its request. From here on [`Self::poll_end`] waits for a
+    /// reset, with which the kernel of a client that has gone replies to the first bytes that are sent to it.
     pub(crate) fn ignore_end(&mut self) {
         self.ignores_end = true;
     }

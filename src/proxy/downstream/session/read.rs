@@ -111,8 +111,10 @@ impl DownstreamSession {
                 return Poll::Ready(Ok(Event::Chunk(None)));
             }
             Poll::Ready(Err(error)) if self.half_close.is_half(&error, http1, handle.arrived) => {
-                // From here on the wait for the client is pending; a failed write tells that it has gone.
                 http1.ignore_end();
+                if let Poll::Ready(Err(error)) = http1.poll_end(cx) {
+                    return Poll::Ready(Err(error));
+                }
             }
             Poll::Ready(chunk) => {
                 self.limits.restart_read();
