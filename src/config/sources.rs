@@ -333,7 +333,7 @@ fn place(fault: &mut Fault, text: &str, tree: &Tree) {
 /// Moves a fault in a part of a value from the key to that part, if the value is written in the line of the key as it is
 /// read; else the message says which character it is.
 fn place_within(fault: &mut Fault, text: &str) {
-    let Some((value, at)) = fault.within.take() else { return };
+    let Some((value, at)) = fault.within.take().map(|within| *within) else { return };
     let (Some(line), Some(column)) = (fault.line, fault.column) else { return };
     let written = text.lines().nth(line - 1).unwrap_or_default();
     let begins = written.char_indices().nth(column - 1).map_or(0, |(begins, _)| begins);

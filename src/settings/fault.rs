@@ -20,7 +20,7 @@ pub struct Fault {
     pub hint: String,
     /// The value and the position in it, in bytes, when the fault concerns a part of the value.
     #[serde(skip)]
-    pub within: Option<(String, usize)>,
+    pub within: Option<Box<(String, usize)>>,
 }
 
 impl fmt::Display for Fault {
@@ -62,7 +62,7 @@ impl Faults {
         message: impl Into<String>,
         hint: impl Into<String>,
     ) {
-        let within = Some((text.to_owned(), at));
+        let within = Some(Box::new((text.to_owned(), at)));
         self.faults.push(Fault { within, ..unplaced(path, message, hint) });
     }
 

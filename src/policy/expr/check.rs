@@ -165,7 +165,7 @@ impl Checker {
         }
         let is_ordered = !matches!(kind, Type::Bool | Type::List | Type::Map);
         let is_equality = matches!(relation, Relation::Equal | Relation::Unequal);
-        if !is_ordered && !(kind == Type::Bool && is_equality) {
+        if !(is_ordered || kind == Type::Bool && is_equality) {
             let hint = if kind == Type::List { "ask for one text: \"a\" in the list" } else { "" };
             return fault(at, format!("a {} cannot be compared so", kind.name()), hint);
         }

@@ -170,7 +170,7 @@ fn faults_say_where_what_and_what_else() {
         ("request.headers == request.headers", "16: a map(string, string) cannot be compared so ()"),
         (
             "request.headers['X-API-Key'] == 'a'",
-            "0: the field x-api-key may carry a credential (use principal.id for the caller)",
+            "15: the field x-api-key may carry a credential (use principal.id for the caller)",
         ),
         ("has(1)", "4: has() asks for a fact (write has(request.model))"),
         ("[1, 2] == 1", "0: a list is only used behind `in` (write name in [\"a\", \"b\"])"),

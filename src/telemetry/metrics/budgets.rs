@@ -9,11 +9,14 @@ use super::Metrics;
 use super::registry::{add, options};
 use super::table;
 
+/// Returns the share of each budget that is spent.
+type Source = Box<dyn Fn() -> Vec<(String, f64)> + Send>;
+
 /// The metrics and their source.
 pub(in crate::telemetry) struct BudgetMetrics {
     ratio: GaugeVec,
     refused: IntCounterVec,
-    source: OnceLock<Mutex<Box<dyn Fn() -> Vec<(String, f64)> + Send>>>,
+    source: OnceLock<Mutex<Source>>,
 }
 
 impl BudgetMetrics {
