@@ -85,6 +85,14 @@ pub struct Membership {
     pub groups: Box<[Arc<str>]>,
 }
 
+impl Membership {
+    /// Returns the membership of a principal; `None` if it has neither a tenant nor groups.
+    pub fn of(tenant: Option<Arc<str>>, groups: Box<[Arc<str>]>) -> Option<Arc<Self>> {
+        let is_member = tenant.is_some() || !groups.is_empty();
+        is_member.then(|| Arc::new(Self { tenant, groups }))
+    }
+}
+
 impl Scope {
     /// Returns the namespace of a principal's session ids; shares the text of the principal.
     pub fn of(principal: &PrincipalId) -> Self {

@@ -34,16 +34,15 @@ pub struct Auth {
 /// A caller with a key, and what it may do.
 #[derive(Debug)]
 pub struct KeyHolder {
-    id: PrincipalId,
-    digest: KeyDigest,
-    membership: Option<Arc<Membership>>,
+    pub(super) id: PrincipalId,
+    pub(super) membership: Option<Arc<Membership>>,
     /// `None` allows all.
-    models: Option<Matcher>,
+    pub(super) models: Option<Matcher>,
     /// `None` allows all.
-    backends: Option<Matcher>,
-    expires: Option<Timestamp>,
+    pub(super) backends: Option<Matcher>,
+    pub(super) expires: Option<Timestamp>,
     /// Set once, when the key is no longer among those in force.
-    is_revoked: AtomicBool,
+    pub(super) is_revoked: AtomicBool,
 }
 
 /// The key that a request shows.
@@ -161,23 +160,12 @@ impl Auth {
 
     fn holder(&self, text: &[u8]) -> Option<&Arc<KeyHolder>> {
         let digest = KeyDigest::of(text);
-        let holder = self.holders.get(&digest)?;
-        bool::from(holder.digest.as_bytes().ct_eq(digest.as_bytes())).then_some(holder)
+        let (known, holder) = self.holders.get_key_value(&digest)?;
+        bool::from(known.as_bytes().ct_eq(digest.as_bytes())).then_some(holder)
     }
 }
 
 impl KeyHolder {
-    pub(super) fn new(
-        id: PrincipalId,
-        digest: KeyDigest,
-        membership: Option<Arc<Membership>>,
-        models: Option<Matcher>,
-        backends: Option<Matcher>,
-        expires: Option<Timestamp>,
-    ) -> Self {
-        Self { id, digest, membership, models, backends, expires, is_revoked: AtomicBool::new(false) }
-    }
-
     /// Returns its principal, `key:ID`.
     pub fn id(&self) -> &PrincipalId {
         &self.id

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -158,12 +159,15 @@ impl PrincipalConfig {
         check_backends(&self.backends, path, backends, faults);
         let models = patterns(&self.models, &format!("{path}.models"), faults);
         let backends = patterns(&self.backends, &format!("{path}.backends"), faults);
-        let (tenant, groups) = (tenant?, groups?);
-        let membership = (tenant.is_some() || !groups.is_empty())
-            .then(|| Arc::new(Membership { tenant, groups: groups.iter().cloned().collect() }));
-        let id = PrincipalId::new(format!("key:{}", id?));
-        let digest = digest?;
-        Some((digest, KeyHolder::new(id, digest, membership, models?, backends?, expires?)))
+        let holder = KeyHolder {
+            id: PrincipalId::new(format!("key:{}", id?)),
+            membership: Membership::of(tenant?, groups?),
+            models: models?,
+            backends: backends?,
+            expires: expires?,
+            is_revoked: AtomicBool::new(false),
+        };
+        Some((digest?, holder))
     }
 }
 

@@ -6,7 +6,7 @@ use http::header::CONTENT_TYPE;
 
 use super::dispatch;
 use super::identify::Caller;
-use super::permissions::model_denied;
+use super::permissions::check_models;
 use super::receive::Received;
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::Dialect;
@@ -80,7 +80,7 @@ pub(super) fn check_file(
             let wanted = dispatch::wanted(headers, routes.header())?;
             dispatch::decide_by_model(routes, wanted, target, call)
                 .map_err(|error| dispatch::undecided(&error, routes.header()))?;
-            return check_key(caller, call);
+            return caller.key.as_ref().map_or(Ok(()), |key| check_models(key, call.models()));
         }
     };
     let kind = match () {
@@ -108,15 +108,6 @@ pub(super) fn check_elsewhere(
     let message = "the file of a batch that comes in parts or from elsewhere cannot be read, so its models cannot be held against \
                    routing.blocked_models, routing.strict_models and the key; upload it as one form (/v1/files)";
     Err(Refusal::new(ErrorKind::PolicyBlocked, message))
-}
-
-/// Checks the models in a file against those that the caller's key permits.
-fn check_key(caller: &Caller, call: &ModelRequest) -> Result<(), Refusal> {
-    let Some(key) = caller.key.as_ref().filter(|_| caller.limits_models()) else { return Ok(()) };
-    match call.models().find(|model| !key.holder().may_use_model(model)) {
-        Some(denied) => Err(model_denied(key, denied)),
-        None => Ok(()),
-    }
 }
 
 fn too_many() -> Refusal {

@@ -209,13 +209,12 @@ fn check_request(
     Ok(())
 }
 
-/// Refuses a WebSocket whose messages may name models and are not read, where some models are refused.
+/// Checks that the messages of a WebSocket to a model backend are read, where some models are refused.
 ///
 /// # Errors
-/// See above.
+/// They are not, so they could name any model.
 fn check_socket(received: &Received, backend: &Settings, routes: &Table) -> Result<(), Refusal> {
-    let is_unread = received.socket && !received.dialect.is_llm() && backend.kind().is_llm();
-    if !(is_unread && routes.restricts_models()) {
+    if !(received.is_unread_socket() && backend.kind().is_llm() && routes.restricts_models()) {
         return Ok(());
     }
     let message = "the messages of this WebSocket are not of an API that this gateway reads, so their models cannot be held \

@@ -38,9 +38,7 @@ impl Asked<'_> {
             let first = served_as.or(self.call.model.as_deref());
             let in_batch = self.call.batch.iter().flat_map(|batch| batch.names());
             let models = first.into_iter().chain(self.call.also.as_deref()).chain(in_batch);
-            if let Some(denied) = { models }.find(|model| !holder.may_use_model(model)) {
-                return Err(model_denied(key, denied));
-            }
+            check_models(key, models)?;
             let is_batch = self.call.batch.is_some() && self.received.dialect.batches_name_models();
             let names_none = first.is_none() && !is_batch;
             if names_none && settings.kind().is_llm() && self.may_run_a_model() {
@@ -79,9 +77,23 @@ impl Asked<'_> {
     /// The messages of a WebSocket are checked one by one where its path tells what they are.
     fn may_run_a_model(&self) -> bool {
         if self.received.socket {
-            return !self.received.dialect.is_llm();
+            return self.received.is_unread_socket();
         }
         !matches!(self.received.method, Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE)
+    }
+}
+
+/// Checks that the key permits these models.
+///
+/// # Errors
+/// It does not permit one of them.
+pub(super) fn check_models<'m>(
+    key: &ShownKey,
+    models: impl IntoIterator<Item = &'m str>,
+) -> Result<(), Refusal> {
+    match models.into_iter().find(|model| !key.holder().may_use_model(model)) {
+        Some(denied) => Err(model_denied(key, denied)),
+        None => Ok(()),
     }
 }
 

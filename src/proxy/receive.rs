@@ -44,6 +44,11 @@ pub(crate) struct Received {
 }
 
 impl Received {
+    /// Returns whether it is a WebSocket whose messages are not of an API that is read, so that they may name any model.
+    pub(super) fn is_unread_socket(&self) -> bool {
+        self.socket && !self.dialect.is_llm()
+    }
+
     /// Reads a head. Returns `None` if the request did not come through the proxy's own listener.
     pub(crate) fn of(head: &RequestHeader, fields: &HeadFields<'_>, trace: Option<Trace>) -> Option<Self> {
         let handle = Arc::clone(head.extensions.get::<Arc<RequestHandle>>()?);

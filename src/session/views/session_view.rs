@@ -41,9 +41,7 @@ impl PrincipalView {
 
     /// Returns tenant and groups; `None` if it has neither.
     pub(in crate::session) fn membership(&self) -> Option<Arc<Membership>> {
-        let Self { tenant, groups, .. } = self;
-        let is_member = tenant.is_some() || !groups.is_empty();
-        is_member.then(|| Arc::new(Membership { tenant: tenant.clone(), groups: groups.clone() }))
+        Membership::of(self.tenant.clone(), self.groups.clone())
     }
 }
 

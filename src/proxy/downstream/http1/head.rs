@@ -113,7 +113,7 @@ pub fn take(buffer: &mut BytesMut) -> Result<Option<Head>, Fault> {
         let value = HeaderValue::from_maybe_shared(raw.slice(value)).map_err(|_| Fault::Invalid)?;
         parts.headers.try_append(name, value).map_err(|_| Fault::Invalid)?;
     }
-    // The names are spelled as the client does by whoever needs it, from `raw` (`protocol/wire/http1/spelling`).
+    // `protocol/wire/http1/spelling` finds the client's spelling of the names in `raw`.
     let mut header = RequestHeader::from(parts);
     header.set_raw_path(&raw[target]).map_err(|_| Fault::Invalid)?;
     let framing = facts.framing(version)?;
