@@ -65,7 +65,10 @@ impl State {
     }
 
     /// Runs work on the file, which is opened or created first, readable by its owner only.
-    pub(in crate::history) fn with<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> anyhow::Result<T> {
+    pub(in crate::history) fn with<T>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> anyhow::Result<T> {
         let mut connection = self.connection.lock();
         let connection = match &mut *connection {
             Some(connection) => connection,

@@ -22,7 +22,9 @@ use super::super::api::params::SessionQuery;
 use super::super::api::sessions::{SessionPage, SessionsQuery};
 use super::super::openapi::Operation;
 use super::super::service::ControlState;
-use super::{budgets, config, events, export, health, history, keys, kills, metrics, schema, sessions, stats};
+use super::{
+    budgets, config, events, export, health, history, keys, kills, metrics, schema, sessions, stats,
+};
 use crate::history::read::legs::LegPage;
 use crate::history::read::reader::{RecordDetail, RecordPage};
 use crate::session::{Resumed, SessionView, Stats};
