@@ -17,6 +17,7 @@ use crate::control;
 use crate::control::api::health::BackendStatus;
 use crate::control::service::{ReloadReport, Runtime};
 use crate::identity::Auth;
+use crate::limits::budgets::BudgetAccount;
 use crate::settings::fault::Faults;
 use crate::upstream::backend::Backend;
 
@@ -69,7 +70,7 @@ impl Reload {
         let config = self.sources.load()?;
         let before = self.shared.live.load_full();
         let settings =
-            runtime_settings(&config, &self.shared.metrics, &before.backends, self.shared.keys.table())?;
+            runtime_settings(&config, &self.shared.metrics, Some(&before), self.shared.keys.table())?;
         log_warnings(&config);
         Plan::after_reload(&config).log();
         let restart = changed_restart_keys(&self.started, &config);
@@ -109,6 +110,10 @@ impl Runtime for Reload {
 
     fn auth(&self) -> Arc<Auth> {
         Arc::clone(&self.shared.live.load().auth)
+    }
+
+    fn budgets(&self) -> Vec<BudgetAccount> {
+        self.shared.live.load().budgets.accounts(&self.shared.ledger)
     }
 
     fn backends(&self) -> BTreeMap<String, BackendStatus> {

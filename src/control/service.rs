@@ -26,6 +26,7 @@ use super::{auth, routes};
 use crate::history::Archive;
 use crate::history::audit::AuditLog;
 use crate::identity::{Auth, ClientKeys};
+use crate::limits::budgets::BudgetAccount;
 use crate::session::Manager;
 use crate::settings::fault::Faults;
 use crate::telemetry::metrics::Metrics;
@@ -54,6 +55,9 @@ pub trait Runtime: Send + Sync {
 
     /// Returns the keys and roles in force.
     fn auth(&self) -> Arc<Auth>;
+
+    /// Returns what was spent of the budgets.
+    fn budgets(&self) -> Vec<BudgetAccount>;
 
     /// Returns the backends by name.
     fn backends(&self) -> BTreeMap<String, BackendStatus>;

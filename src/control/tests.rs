@@ -18,9 +18,9 @@ use super::service::{ControlService, Parts, ReloadReport, Runtime};
 use super::settings::{self, ControlConfig, CorsConfig, Settings};
 use crate::clock::Clock;
 use crate::history::audit::AuditLog;
-use crate::identity::{Auth, AuthConfig};
-use crate::identity::{ClientKeys, KeyStorage};
+use crate::identity::{Auth, AuthConfig, ClientKeys, KeyStorage};
 use crate::ids::{PrincipalId, RequestId, Scope, SessionId, SessionKey};
+use crate::limits::budgets::BudgetAccount;
 use crate::session::store::MemoryStore;
 use crate::session::{
     self, Cut, CutReason, Event, Identity, Leg, LegKind, LegStart, Manager, SessionRequest,
@@ -51,6 +51,8 @@ impl Runtime for Program {
 
     fn auth(&self) -> Arc<Auth> {
         AuthConfig::default().compile(&[], &mut Faults::default()).unwrap()
+    fn budgets(&self) -> Vec<BudgetAccount> {
+        Vec::new()
     }
 
     fn backends(&self) -> BTreeMap<String, BackendStatus> {

@@ -1,6 +1,6 @@
 //! `state.db`: documents that operators make through the API and that must outlive a restart. Apart from the history, which is
 //! pruned and may be deleted. One [`State`] serves all kinds of documents; other tables of the file belong in files of
-//! this folder that use [`State::with`].
+//! this folder that use `State::with`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

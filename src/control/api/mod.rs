@@ -6,6 +6,7 @@
 //! types, `cli` reads them, `control/openapi` describes them. Invariant: no logic beyond reading a parameter.
 
 pub mod audit;
+pub mod budgets;
 pub mod config;
 pub mod error;
 pub mod events;

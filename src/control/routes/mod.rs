@@ -1,6 +1,7 @@
 //! The endpoints, one file per noun; `table` lists them. `docs/control-api.md` and `docs/openapi.json` describe them.
 
 mod audit;
+mod budgets;
 mod config;
 mod events;
 mod export;

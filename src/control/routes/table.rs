@@ -10,6 +10,7 @@ use http::Method;
 use serde_json::{Map, Value};
 
 use super::super::api::audit::{AuditList, AuditQuery, Whoami};
+use super::super::api::budgets::BudgetList;
 use super::super::api::config::ReloadReply;
 use super::super::api::error::ErrorCode::*;
 use super::super::api::health::{BackendList, ControlHealth, Liveness, ReadinessReport, Startup};
@@ -24,7 +25,9 @@ use super::super::api::sessions::{SessionPage, SessionsQuery};
 use super::super::openapi::Operation;
 use super::super::operator::permit;
 use super::super::service::ControlState;
-use super::{audit, config, events, export, health, history, keys, kills, metrics, schema, sessions, stats};
+use super::{
+    audit, budgets, config, events, export, health, history, keys, kills, metrics, schema, sessions, stats,
+};
 use crate::history::read::legs::LegPage;
 use crate::history::read::reader::{RecordDetail, RecordPage};
 use crate::identity::roles::Right;
@@ -334,6 +337,13 @@ fn instance_endpoints() -> Vec<Endpoint> {
             health::backends,
             operation("listBackends", "Returns the backends and their health")
                 .ok::<BackendList>("The backends."),
+        ),
+        on_get(
+            "/control/budgets",
+            budgets::list,
+            operation("listBudgets", "Returns what was spent of the budgets on this instance")
+                .needs(Right::Usage)
+                .ok::<BudgetList>("The accounts."),
         ),
         on_get(
             "/control/stats",
