@@ -51,6 +51,8 @@ impl Runtime for Program {
 
     fn auth(&self) -> Arc<Auth> {
         AuthConfig::default().compile(&[], &mut Faults::default()).unwrap()
+    }
+
     fn budgets(&self) -> Vec<BudgetAccount> {
         Vec::new()
     }

@@ -42,7 +42,7 @@ async fn the_commands_of_the_documentation_do_what_it_says() {
         .into_iter()
         .filter(|command| command.starts_with("curl") && !command.contains("/control/events"))
         .collect();
-    assert_eq!(commands.len(), 16, "each is looked at below: {commands:#?}");
+    assert_eq!(commands.len(), 18, "each is looked at below: {commands:#?}");
     let run = async |end: &str| {
         let fits = |command: &&String| command.trim_end_matches('\'').ends_with(end);
         let command = commands.iter().find(fits).unwrap_or_else(|| panic!("{end} is not documented"));
@@ -74,6 +74,14 @@ async fn the_commands_of_the_documentation_do_what_it_says() {
     assert_eq!((&killed["reason"], &killed["state"]), (&json!("runaway"), &json!("killed")), "{killed}");
     assert!(killed["blocked_until"].is_string(), "{killed}");
 
+    assert_eq!(
+        read("/control/whoami").await,
+        json!({"id": "local", "roles": [{"role": "admin", "tenant": null}]})
+    );
+    let audit = read("action=killSession").await;
+    let reasons: Vec<_> =
+        audit["lines"].as_array().expect("lines").iter().map(|line| &line["reason"]).collect();
+    assert_eq!(reasons, ["runaway", "no reason given"], "{audit}");
     assert!(read("/control/history?state=killed&from=24h").await["records"].is_array());
     assert_eq!(read("/control/health").await["status"], "healthy");
     let backends = read("/control/backends").await;
