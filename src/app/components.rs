@@ -14,7 +14,6 @@ use super::kill_recovery::KillRecovery;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::history::Archive;
-use crate::history::audit::AuditLog;
 use crate::history::state::State;
 use crate::identity::{ClientKeys, Key, MadeKeys};
 use crate::ids::BackendName;
@@ -57,8 +56,6 @@ pub(super) struct Components {
     pub(super) clock: Clock,
     /// Derives principals from credentials.
     pub(super) principals: Key,
-    /// What operators changed.
-    pub(super) audit: Arc<AuditLog>,
     /// Keys that operators make through the API.
     pub(super) keys: Arc<ClientKeys>,
     /// What was spent of budgets.
@@ -83,7 +80,6 @@ impl Components {
         let clock = Clock::system();
         let readiness = Arc::<Readiness>::default();
         let history = history(config, &metrics, &readiness);
-        let audit = Arc::new(AuditLog::new(&config.data_dir, metrics.history()));
         let exporter = Exporter::start(&config.telemetry, metrics.otlp_dropped(), &log);
         let listener = Arc::new(EventSink {
             log: Arc::clone(&log),
@@ -123,7 +119,6 @@ impl Components {
                 replicator,
                 readiness,
                 history,
-                audit,
                 kills,
                 exporter,
                 clock,

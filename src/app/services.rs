@@ -30,6 +30,7 @@ use super::signals::Signals;
 use super::upgrade::Upgrade;
 use crate::config::{Config, Sources};
 use crate::control::service::{ControlService, Parts, Runtime};
+use crate::history::audit::AuditLog;
 use crate::proxy::downstream::{self, ConnectionPermits, Downstream, UnparsedRequests};
 use crate::proxy::gateway::Gateway;
 use crate::proxy::http_proxy::http_proxy;
@@ -161,7 +162,7 @@ fn control_service(
         runtime,
         keys: Arc::clone(&shared.keys),
         history: shared.history.clone(),
-        audit: Arc::clone(&shared.audit),
+        audit: Arc::new(AuditLog::new(&reload.current.load().data_dir, shared.metrics.history())),
         store: reload.current.load().session.store().name(),
         max_connections,
     };

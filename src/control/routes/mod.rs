@@ -3,6 +3,7 @@
 mod audit;
 mod budgets;
 mod config;
+mod endpoint;
 mod events;
 mod export;
 mod health;
@@ -15,4 +16,5 @@ mod sessions;
 mod stats;
 mod table;
 
-pub(super) use table::{Endpoint, TAGS, endpoints, router};
+pub(super) use endpoint::{Endpoint, router};
+pub(super) use table::{TAGS, endpoints};

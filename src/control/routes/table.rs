@@ -1,12 +1,5 @@
 //! Every endpoint: its path, its handler and its description, which becomes the OpenAPI document.
 
-use std::sync::Arc;
-
-use axum::Router;
-use axum::handler::Handler;
-use axum::middleware::from_fn_with_state;
-use axum::routing::{MethodRouter, delete, get, post};
-use http::Method;
 use serde_json::{Map, Value};
 
 use super::super::api::audit::{AuditList, AuditQuery, Whoami};
@@ -23,8 +16,7 @@ use super::super::api::kills::{KillBody, KillList, KillReply, ResumeBody};
 use super::super::api::params::SessionQuery;
 use super::super::api::sessions::{SessionPage, SessionsQuery};
 use super::super::openapi::Operation;
-use super::super::operator::permit;
-use super::super::service::ControlState;
+use super::endpoint::{Endpoint, on_delete, on_get, on_post};
 use super::{
     audit, budgets, config, events, export, health, history, keys, kills, metrics, schema, sessions, stats,
 };
@@ -49,14 +41,6 @@ const KEYS: &str = "keys";
 const INSTANCE: &str = "instance";
 const PROBES: &str = "probes";
 
-/// One endpoint.
-pub(in crate::control) struct Endpoint {
-    pub(in crate::control) path: &'static str,
-    pub(in crate::control) method: Method,
-    pub(in crate::control) operation: Operation,
-    route: MethodRouter<Arc<ControlState>>,
-}
-
 /// Every endpoint, in the order of the document.
 pub(in crate::control) fn endpoints() -> impl Iterator<Item = Endpoint> {
     let groups = [
@@ -70,38 +54,6 @@ pub(in crate::control) fn endpoints() -> impl Iterator<Item = Endpoint> {
         probes(),
     ];
     groups.into_iter().flatten()
-}
-
-/// The router of every endpoint, each behind its gate.
-pub(in crate::control) fn router(state: &Arc<ControlState>) -> Router<Arc<ControlState>> {
-    endpoints().fold(Router::new(), |router, endpoint| {
-        let gate = endpoint.operation.gate(state);
-        router.route(endpoint.path, endpoint.route.route_layer(from_fn_with_state(gate, permit)))
-    })
-}
-
-fn on_get<T: 'static>(
-    path: &'static str,
-    handler: impl Handler<T, Arc<ControlState>>,
-    operation: Operation,
-) -> Endpoint {
-    Endpoint { path, method: Method::GET, operation, route: get(handler) }
-}
-
-fn on_post<T: 'static>(
-    path: &'static str,
-    handler: impl Handler<T, Arc<ControlState>>,
-    operation: Operation,
-) -> Endpoint {
-    Endpoint { path, method: Method::POST, operation, route: post(handler) }
-}
-
-fn on_delete<T: 'static>(
-    path: &'static str,
-    handler: impl Handler<T, Arc<ControlState>>,
-    operation: Operation,
-) -> Endpoint {
-    Endpoint { path, method: Method::DELETE, operation, route: delete(handler) }
 }
 
 fn session_endpoints() -> Vec<Endpoint> {

@@ -1,0 +1,54 @@
+//! One endpoint, and the router of all of them.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::handler::Handler;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{MethodRouter, delete, get, post};
+use http::Method;
+
+use super::super::openapi::Operation;
+use super::super::operator::permit;
+use super::super::service::ControlState;
+use super::table::endpoints;
+
+/// One endpoint.
+pub(in crate::control) struct Endpoint {
+    pub(in crate::control) path: &'static str,
+    pub(in crate::control) method: Method,
+    pub(in crate::control) operation: Operation,
+    route: MethodRouter<Arc<ControlState>>,
+}
+
+/// The router of every endpoint, each behind its gate.
+pub(in crate::control) fn router(state: &Arc<ControlState>) -> Router<Arc<ControlState>> {
+    endpoints().fold(Router::new(), |router, endpoint| {
+        let gate = endpoint.operation.gate(state);
+        router.route(endpoint.path, endpoint.route.route_layer(from_fn_with_state(gate, permit)))
+    })
+}
+
+pub(super) fn on_get<T: 'static>(
+    path: &'static str,
+    handler: impl Handler<T, Arc<ControlState>>,
+    operation: Operation,
+) -> Endpoint {
+    Endpoint { path, method: Method::GET, operation, route: get(handler) }
+}
+
+pub(super) fn on_post<T: 'static>(
+    path: &'static str,
+    handler: impl Handler<T, Arc<ControlState>>,
+    operation: Operation,
+) -> Endpoint {
+    Endpoint { path, method: Method::POST, operation, route: post(handler) }
+}
+
+pub(super) fn on_delete<T: 'static>(
+    path: &'static str,
+    handler: impl Handler<T, Arc<ControlState>>,
+    operation: Operation,
+) -> Endpoint {
+    Endpoint { path, method: Method::DELETE, operation, route: delete(handler) }
+}
