@@ -14,7 +14,8 @@ use super::kill_recovery::KillRecovery;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::history::Archive;
-use crate::identity::Key;
+use crate::history::state::State;
+use crate::identity::{ClientKeys, Key, MadeKeys};
 use crate::ids::BackendName;
 use crate::protocol::request::RequestPaths;
 use crate::proxy::awaited::AwaitedAnswers;
@@ -53,6 +54,8 @@ pub(super) struct Components {
     pub(super) clock: Clock,
     /// Derives principals from credentials.
     pub(super) principals: Key,
+    /// Keys that operators make through the API.
+    pub(super) keys: Arc<ClientKeys>,
 }
 
 impl Components {
@@ -66,7 +69,10 @@ impl Components {
         let metrics = Metrics::new().context("cannot register the metrics")?;
         metrics.watch_log(&log);
         super::panics::report(Arc::clone(&log), Arc::clone(&metrics));
-        let live: SharedSettings = Arc::new(ArcSwap::from_pointee(runtime_settings(config, &metrics, &[])?));
+        let state = Arc::new(State::new(&config.data_dir));
+        let keys = super::made_keys::open(config, &state);
+        let settings = runtime_settings(config, &metrics, &[], keys.table())?;
+        let live: SharedSettings = Arc::new(ArcSwap::from_pointee(settings));
         let clock = Clock::system();
         let readiness = Arc::<Readiness>::default();
         let history = history(config, &metrics, &readiness);
@@ -111,6 +117,7 @@ impl Components {
                 exporter,
                 clock,
                 principals,
+                keys,
             },
             guard,
         ))
@@ -152,7 +159,7 @@ impl Components {
 }
 
 /// Builds the settings of requests from a compiled configuration. A backend of `before` whose settings are unchanged is
-/// kept with its health, its load and its connections.
+/// kept with its health, its load and its connections. `made` are the keys that the API makes.
 ///
 /// # Errors
 /// A backend's CA file holds no usable certificate.
@@ -160,6 +167,7 @@ pub(crate) fn runtime_settings(
     config: &Config,
     metrics: &Metrics,
     before: &[Arc<Backend>],
+    made: &Arc<ArcSwap<MadeKeys>>,
 ) -> Result<RuntimeSettings, Faults> {
     let mut faults = Faults::default();
     let mut backends = Vec::with_capacity(config.backends.len());
@@ -185,7 +193,7 @@ pub(crate) fn runtime_settings(
         routes: config.routing.clone(),
         backends,
         call_paths: Arc::new(RequestPaths::new(&config.identity.body_paths())),
-        auth: Arc::clone(&config.auth),
+        auth: config.auth.with_made(made),
         identity: config.identity.clone(),
         tls: config.server.tls().cloned(),
         h2c: config.server.h2c(),

@@ -20,6 +20,7 @@ pub mod archive;
 pub mod proof;
 pub mod read;
 pub mod settings;
+pub mod state;
 mod write;
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ pub mod error;
 pub mod events;
 pub mod health;
 pub mod history;
+pub mod keys;
 pub mod kills;
 pub mod params;
 pub mod sessions;
