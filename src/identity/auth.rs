@@ -1,4 +1,4 @@
-//! Client keys: which one a request shows, and what its holder may do.
+//! Client keys and tokens: which one a request shows, and what its holder may do.
 //!
 //! Keys are looked up by the digest of what a request shows, in a map that a reload replaces as a whole. A credential that
 //! begins like a key and is not known is refused: it never counts as a credential of the provider, to which it would be sent.
@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use subtle::ConstantTimeEq;
 
 use super::auth_settings::{Demand, PrincipalConfig};
+use super::jwt::{Jwt, Seen, TokenFault, VerifiedToken};
 use super::key_text::{self, KeyDigest};
 use super::principal::{MAX_CREDENTIALS, TooMany};
 use crate::ids::{Membership, PrincipalId};
@@ -33,6 +34,8 @@ pub struct Auth {
     holders: HashMap<KeyDigest, Arc<KeyHolder>>,
     generation: u64,
     made: Arc<ArcSwap<MadeKeys>>,
+    /// `None` if no token is accepted.
+    jwt: Option<Arc<Jwt>>,
 }
 
 /// The keys that were made through the API.
@@ -55,7 +58,7 @@ impl MadeKeys {
     }
 }
 
-/// A caller with a key, and what it may do.
+/// A caller with a key or a token, and what it may do.
 #[derive(Debug)]
 pub struct KeyHolder {
     pub(super) id: PrincipalId,
@@ -71,11 +74,21 @@ pub struct KeyHolder {
     pub(super) last_used: AtomicI64,
 }
 
-/// The key that a request shows.
+/// The key or token that a request shows.
 #[derive(Clone)]
 pub struct ShownKey {
     holder: Arc<KeyHolder>,
     text: Box<[u8]>,
+    /// `None` for a key.
+    token: Option<Arc<VerifiedToken>>,
+}
+
+/// What a credential of a request is.
+enum Found {
+    Key(Arc<KeyHolder>),
+    /// It begins like a key and is not known, or was one.
+    NoKey,
+    Token(Result<Arc<VerifiedToken>, TokenFault>),
 }
 
 /// Why a caller is not accepted. The texts are for the caller: they name no key.
@@ -84,8 +97,8 @@ pub enum KeyFault {
     /// The request has more credentials than are looked up.
     #[error(transparent)]
     TooMany(#[from] TooMany),
-    /// The request shows two keys.
-    #[error("the request carries two different keys of this gateway; send one")]
+    /// The request shows two keys or tokens.
+    #[error("the request carries two different keys or tokens for this gateway; send one")]
     Several,
     /// The request shows no key, and one is required.
     #[error(
@@ -112,6 +125,9 @@ pub enum KeyFault {
         /// When it expired.
         at: Timestamp,
     },
+    /// A token is not accepted.
+    #[error(transparent)]
+    Token(#[from] TokenFault),
 }
 
 impl Auth {
@@ -120,10 +136,11 @@ impl Auth {
         prefix: String,
         principals: Vec<PrincipalConfig>,
         holders: HashMap<KeyDigest, Arc<KeyHolder>>,
+        jwt: Option<Arc<Jwt>>,
     ) -> Self {
         // Without keys a caller does not depend on these settings.
         let generation = if demand == Demand::Off { 0 } else { GENERATION.fetch_add(1, Ordering::Relaxed) };
-        Self { demand, prefix, principals, holders, generation, made: Arc::default() }
+        Self { demand, prefix, principals, holders, generation, made: Arc::default(), jwt }
     }
 
     /// Returns the same with the keys that were made through the API.
@@ -131,7 +148,20 @@ impl Auth {
         let (prefix, principals, holders) =
             (self.prefix.clone(), self.principals.clone(), self.holders.clone());
         let Self { demand, generation, .. } = *self;
-        Arc::new(Self { demand, prefix, principals, holders, generation, made: Arc::clone(made) })
+        let (made, jwt) = (Arc::clone(made), self.jwt.clone());
+        Arc::new(Self { demand, prefix, principals, holders, generation, made, jwt })
+    }
+
+    /// Returns the issuers of tokens; `None` if no token is accepted.
+    pub fn jwt(&self) -> Option<&Jwt> {
+        self.jwt.as_deref()
+    }
+
+    /// Takes what `before` has fetched of the same issuers.
+    pub fn take_over(&self, before: &Self) {
+        if let (Some(jwt), Some(before)) = (&self.jwt, &before.jwt) {
+            jwt.take_over(before);
+        }
     }
 
     pub(super) fn principals(&self) -> &[PrincipalConfig] {
@@ -162,11 +192,11 @@ impl Auth {
         (self.generation, if self.is_off() { 0 } else { self.made.load().generation })
     }
 
-    /// Returns the key that a request shows; `None` without one, when none is required. Whether it has expired is for
-    /// [`ShownKey::check`] to say.
+    /// Returns the key or token that a request shows; `None` without one, when none is required. Whether a key has expired
+    /// is for [`ShownKey::check`] to say.
     ///
     /// # Errors
-    /// The key is not known or damaged, there are two, or there is none although one is required.
+    /// The key is not known or damaged, the token is no good, there are two, or there is none although one is required.
     pub fn shown(&self, headers: &HeaderMap, query: Option<&str>) -> Result<Option<ShownKey>, KeyFault> {
         if self.is_off() {
             return Ok(None);
@@ -175,27 +205,40 @@ impl Auth {
         if found.len() > MAX_CREDENTIALS {
             return Err(TooMany(found.len()).into());
         }
-        let mut shown = None;
+        let (mut shown, mut is_foreign) = (None, false);
         for text in &found {
-            let holder = self.holder(text);
-            let is_ours = || text.starts_with(self.prefix.as_bytes()) || self.was_imported(text);
-            if holder.is_none() && !is_ours() {
-                continue;
-            }
-            if shown.replace((holder, &**text)).is_some() {
+            let found = match self.holder(text) {
+                Some(holder) => Found::Key(holder),
+                None if text.starts_with(self.prefix.as_bytes()) || self.was_imported(text) => Found::NoKey,
+                None => match self.jwt.as_ref().map_or(Seen::Other, |jwt| jwt.look(text)) {
+                    Seen::Ours(token) => Found::Token(token),
+                    Seen::Foreign => {
+                        is_foreign = true;
+                        continue;
+                    }
+                    Seen::Other => continue,
+                },
+            };
+            if shown.replace((found, &**text)).is_some() {
                 return Err(KeyFault::Several);
             }
         }
         match shown {
-            Some((Some(holder), text)) => Ok(Some(ShownKey { holder, text: text.into() })),
-            Some((None, text)) if self.made.load().revoked.contains(&KeyDigest::of(text)) => {
-                Err(KeyFault::Revoked)
-            }
-            Some((None, text)) if key_text::is_damaged(text, &self.prefix) => Err(KeyFault::Damaged),
-            Some((None, _)) => Err(KeyFault::Unknown),
+            Some((Found::Key(holder), text)) => Ok(Some(ShownKey { holder, text: text.into(), token: None })),
+            Some((Found::Token(token), text)) => Ok(Some(ShownKey::of_token(token?, text))),
+            Some((Found::NoKey, text)) => Err(self.no_key(text)),
+            None if self.is_required() && is_foreign => Err(TokenFault::Issuer.into()),
             None if self.is_required() => Err(KeyFault::Missing),
             None => Ok(None),
         }
+    }
+
+    /// Returns why what begins like a key is none.
+    fn no_key(&self, text: &[u8]) -> KeyFault {
+        if self.made.load().revoked.contains(&KeyDigest::of(text)) {
+            return KeyFault::Revoked;
+        }
+        if key_text::is_damaged(text, &self.prefix) { KeyFault::Damaged } else { KeyFault::Unknown }
     }
 
     /// Revokes those keys of `before` that are not among these. Returns their holders, whose open requests the caller cuts:
@@ -246,7 +289,7 @@ impl KeyHolder {
         Timestamp::from_second(minute? * 60).ok()
     }
 
-    /// Returns its principal, `key:ID`.
+    /// Returns its principal, `key:ID` or `user:SUBJECT@ISSUER`.
     pub fn id(&self) -> &PrincipalId {
         &self.id
     }
@@ -273,6 +316,24 @@ impl KeyHolder {
 }
 
 impl ShownKey {
+    fn of_token(token: Arc<VerifiedToken>, text: &[u8]) -> Self {
+        let holder = KeyHolder {
+            id: token.id.clone(),
+            membership: token.membership.clone(),
+            models: None,
+            backends: None,
+            expires: Some(token.expires),
+            is_revoked: AtomicBool::new(false),
+            last_used: AtomicI64::new(0),
+        };
+        Self { holder: Arc::new(holder), text: text.into(), token: Some(token) }
+    }
+
+    /// Returns whether it need not be looked up again: a token is verified once a minute.
+    pub fn is_fresh(&self) -> bool {
+        self.token.as_ref().is_none_or(|token| token.is_fresh())
+    }
+
     /// Returns who holds the key.
     pub fn holder(&self) -> &KeyHolder {
         &self.holder
@@ -302,6 +363,7 @@ impl ShownKey {
             self.holder.last_used.store(minute, Ordering::Relaxed);
         }
         match self.holder.expires {
+            Some(at) if at <= now && self.token.is_some() => Err(TokenFault::Expired.into()),
             Some(at) if at <= now => Err(KeyFault::Expired { id: self.holder.id.clone(), at }),
             _ => Ok(()),
         }

@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::auth::{Auth, KeyHolder};
+use super::jwt::JwtConfig;
 use super::key_text::{KeyDigest, PREFIX};
 use crate::ids::{Membership, PrincipalId};
 use crate::model_patterns::{Matcher, Pattern, is_wild};
@@ -39,12 +40,15 @@ pub enum Demand {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuthConfig {
-    /// Whether callers of the proxy show a key of this gateway.
+    /// Whether callers of the proxy show a key of this gateway or a token.
     pub proxy: Demand,
     /// The form of keys.
     pub keys: KeysConfig,
     /// The callers and the digests of their keys.
     pub principals: Vec<PrincipalConfig>,
+    /// Whose tokens are accepted (JWT, RFC 7519).
+    #[serde(skip_serializing_if = "JwtConfig::is_empty")]
+    pub jwt: JwtConfig,
 }
 
 /// The form of keys.
@@ -114,20 +118,25 @@ impl AuthConfig {
                 }
             }
         }
-        is_valid.then(|| Arc::new(Auth::new(self.proxy, self.keys.prefix, written, holders)))
+        let jwt = self.jwt.compile(faults)?;
+        is_valid.then(|| Arc::new(Auth::new(self.proxy, self.keys.prefix, written, holders, jwt)))
     }
 
     fn warn(&self, faults: &mut Faults) {
+        if self.proxy == Demand::Off && !self.jwt.is_empty() {
+            let message = "no token is accepted, because auth.proxy is off";
+            faults.warn("auth.jwt", message, "write auth.proxy: required, or optional");
+        }
         match (self.proxy, self.principals.is_empty()) {
             (Demand::Off, false) => {
                 let message = "the keys are not read, because auth.proxy is off";
                 faults.warn("auth.principals", message, "write auth.proxy: required, or optional");
             }
-            (Demand::Required, true) => {
+            (Demand::Required, true) if self.jwt.is_empty() => {
                 let message = "required, and auth.principals is empty: only keys that elida key create made are accepted";
                 faults.warn("auth.proxy", message, "make one with elida key create, or add principals");
             }
-            (Demand::Off | Demand::Optional, true) | (Demand::Optional | Demand::Required, false) => {}
+            (_, true) | (Demand::Optional | Demand::Required, false) => {}
         }
     }
 }

@@ -64,7 +64,12 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
             StatusCode::REQUEST_TIMEOUT
         }
         ErrorKind::NoRoute => StatusCode::NOT_FOUND,
-        ErrorKind::KeyRequired | ErrorKind::KeyUnknown | ErrorKind::KeyRevoked | ErrorKind::KeyExpired => {
+        ErrorKind::KeyRequired
+        | ErrorKind::KeyUnknown
+        | ErrorKind::KeyRevoked
+        | ErrorKind::KeyExpired
+        | ErrorKind::TokenInvalid
+        | ErrorKind::TokenExpired => {
             StatusCode::UNAUTHORIZED
         }
         ErrorKind::SessionKilled
@@ -77,7 +82,10 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
         | ErrorKind::NoUpstreamCredential
         | ErrorKind::OriginRefused => StatusCode::FORBIDDEN,
         ErrorKind::SessionStartRate => StatusCode::TOO_MANY_REQUESTS,
-        ErrorKind::SessionCapacity | ErrorKind::StoreUnavailable | ErrorKind::ShuttingDown => {
+        ErrorKind::SessionCapacity
+        | ErrorKind::StoreUnavailable
+        | ErrorKind::IssuerUnavailable
+        | ErrorKind::ShuttingDown => {
             StatusCode::SERVICE_UNAVAILABLE
         }
         ErrorKind::BackendUnavailable | ErrorKind::BackendError | ErrorKind::ResponseIncomplete => {
@@ -90,7 +98,12 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
 
 fn error_class(kind: ErrorKind) -> ErrorClass {
     match kind {
-        ErrorKind::KeyRequired | ErrorKind::KeyUnknown | ErrorKind::KeyRevoked | ErrorKind::KeyExpired => {
+        ErrorKind::KeyRequired
+        | ErrorKind::KeyUnknown
+        | ErrorKind::KeyRevoked
+        | ErrorKind::KeyExpired
+        | ErrorKind::TokenInvalid
+        | ErrorKind::TokenExpired => {
             ErrorClass::Authentication
         }
         ErrorKind::SessionKilled
@@ -106,7 +119,10 @@ fn error_class(kind: ErrorKind) -> ErrorClass {
         ErrorKind::BodyTooLarge | ErrorKind::UriTooLong | ErrorKind::HeadersTooLarge => ErrorClass::TooLarge,
         ErrorKind::NoRoute => ErrorClass::NotFound,
         ErrorKind::SessionStartRate => ErrorClass::RateLimit,
-        ErrorKind::SessionCapacity | ErrorKind::StoreUnavailable | ErrorKind::ShuttingDown => {
+        ErrorKind::SessionCapacity
+        | ErrorKind::StoreUnavailable
+        | ErrorKind::IssuerUnavailable
+        | ErrorKind::ShuttingDown => {
             ErrorClass::Overloaded
         }
         ErrorKind::BackendTimeout | ErrorKind::RequestTimeout => ErrorClass::Timeout,
@@ -129,7 +145,7 @@ fn error_class(kind: ErrorKind) -> ErrorClass {
 /// Stainless (OpenAI, Anthropic) obey. Where a new credential helps, programs ask for one on a plain 401.
 fn is_final(kind: ErrorKind) -> bool {
     error_class(kind) == ErrorClass::Permission
-        || matches!(kind, ErrorKind::KeyUnknown | ErrorKind::KeyRevoked)
+        || matches!(kind, ErrorKind::KeyUnknown | ErrorKind::KeyRevoked | ErrorKind::TokenInvalid)
 }
 
 /// How a WebSocket is closed.
@@ -269,12 +285,15 @@ mod tests {
     fn a_key_that_is_no_good_stops_programs_and_one_that_a_login_renews_does_not() {
         use ErrorKind::{
             BackendDenied, KeyExpired, KeyRequired, KeyRevoked, KeyUnknown, ModelDenied, NoUpstreamCredential,
+            TokenExpired, TokenInvalid,
         };
         // The status for other programs, Claude Code, Codex, and a JSON-RPC call.
         for (kind, statuses) in [
             (KeyUnknown, [401, 403, 400, 401]),
             (KeyRevoked, [401, 403, 400, 401]),
             (KeyExpired, [401, 401, 401, 401]),
+            (TokenInvalid, [401, 403, 400, 401]),
+            (TokenExpired, [401, 401, 401, 401]),
             (KeyRequired, [401, 401, 401, 401]),
             (ModelDenied, [403, 403, 400, 200]),
             (BackendDenied, [403, 403, 400, 200]),

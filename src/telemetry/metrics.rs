@@ -72,6 +72,7 @@ pub struct Metrics {
     pub(super) key_mismatch: IntGauge,
     pub(super) store_events_dropped: IntCounterVec,
     unread: IntCounterVec,
+    jwks_fetches: IntCounterVec,
     config_reloads: IntCounterVec,
     connections: IntGauge,
     connections_refused: IntCounterVec,
@@ -118,6 +119,7 @@ impl Metrics {
             key_mismatch: add(in_registry, IntGauge::with_opts(options(&table::KEY_MISMATCH))?)?,
             store_events_dropped: counters(in_registry, &table::STORE_EVENTS_DROPPED)?,
             unread: counters(in_registry, &table::ANSWERS_UNREAD)?,
+            jwks_fetches: counters(in_registry, &table::JWKS_FETCHES)?,
             config_reloads: counters(in_registry, &table::CONFIG_RELOADS)?,
             connections: add(in_registry, IntGauge::with_opts(options(&table::CONNECTIONS))?)?,
             connections_refused: counters(in_registry, &table::CONNECTIONS_REFUSED)?,
@@ -228,6 +230,12 @@ impl Metrics {
     pub fn config_reloaded(&self, applied: bool) {
         let result = if applied { "applied" } else { "rejected" };
         self.config_reloads.with_label_values(&[result]).inc();
+    }
+
+    /// Counts a fetch of the keys of a token issuer.
+    pub fn jwks_fetched(&self, issuer: &str, is_good: bool) {
+        let result = if is_good { "done" } else { "failed" };
+        self.jwks_fetches.with_label_values(&[issuer, result]).inc();
     }
 
     /// Counts a panic.

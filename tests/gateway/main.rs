@@ -98,6 +98,8 @@ mod callers {
     pub mod made;
     /// Claude Code and the SDK of OpenAI with a key.
     pub mod programs;
+    /// Tokens of identity providers: attacks, rotation of keys, statuses; none leaves.
+    pub mod tokens;
 }
 
 /// Backends: which one gets a request, with which credential, and what happens when it fails.

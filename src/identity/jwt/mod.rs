@@ -14,7 +14,7 @@ pub mod tokens;
 
 pub use issuer_keys::IssuerKeys;
 pub use settings::JwtConfig;
-pub use tokens::{Jwt, Seen, TokenFault};
+pub use tokens::{Jwt, Seen, TokenFault, VerifiedToken};
 
 #[cfg(test)]
 mod testing;
