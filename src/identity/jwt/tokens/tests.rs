@@ -132,7 +132,6 @@ fn issuer_audience_and_times_are_checked() {
         ("exp", json!("4102444800")),
         ("exp", json!(-1)),
         ("nbf", json!("soon")),
-        ("sub", json!({"a": 1})),
     ] {
         assert_eq!(of(json!({claim: value})), Err(TokenFault::Claim(claim.into())), "{claim} {value}");
     }
@@ -157,13 +156,17 @@ fn tokens_of_others_are_not_ours() {
         assert!(matches!(jwt.look(token.as_bytes()), Seen::Foreign), "{issuer}");
     }
     let good = signer.token(&json!({}));
-    for other in ["sk-ant-api03-abc", "a.b.c", "..", "", "elida_x", &format!("{good}.a.b"), &good[1..]] {
+    for other in ["sk-ant-api03-abc", "a.b.c", "..", "", "elida_x", &format!("{good}.a.b")] {
         assert!(!matches!(jwt.look(other.as_bytes()), Seen::Ours(_)), "{other}");
     }
     // Another spelling of a token that is ours is refused, and not passed on.
     let (head, rest) = good.split_once('.').unwrap();
     let (claims, signature) = rest.split_once('.').unwrap();
-    for spelling in [format!("{head}.{claims}=.{signature}"), format!("{head}.{claims}==.{signature}")] {
+    for spelling in [
+        format!("{head}.{claims}=.{signature}"),
+        format!("{head}.{claims}==.{signature}"),
+        format!("x{good}"),
+    ] {
         assert_eq!(seen(&jwt, &spelling), Err(TokenFault::Malformed));
     }
 }
