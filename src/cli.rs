@@ -90,6 +90,9 @@ enum Command {
     Resume(commands::ResumeArgs),
     /// List kill orders in force
     Kills(commands::PlainArgs),
+    /// What was spent of the budgets
+    #[command(subcommand)]
+    Budget(commands::BudgetCommand),
     /// Records of ended sessions: export them, or verify an exported file
     #[command(subcommand)]
     Cdr(cdr::CdrCommand),
@@ -182,6 +185,9 @@ pub fn main() -> ExitCode {
         Command::Stats(arguments) => commands::stats(&arguments).map_err(failed),
         Command::Kill(arguments) => commands::kill(&arguments).map_err(failed),
         Command::Resume(arguments) => commands::resume(&arguments).map_err(failed),
+        Command::Budget(commands::BudgetCommand::List(arguments)) => {
+            commands::budgets(&arguments).map_err(failed)
+        }
         Command::Kills(arguments) => commands::kills(&arguments).map_err(failed),
         Command::Cdr(command) => cdr::cdr(command).map_err(failed),
         Command::Key(command) => key::key(command).map_err(failed),

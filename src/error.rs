@@ -32,6 +32,16 @@ pub enum ErrorKind {
     NoRoute,
     /// `routing.blocked_models` names the model.
     PolicyBlocked,
+    /// A limit of `limits` is used up for a short time.
+    RateLimited,
+    /// A limit of `limits` is used up for more than a minute.
+    QuotaExceeded,
+    /// A budget of `budgets` does not last for the request.
+    BudgetExceeded,
+    /// Open requests hold what is left of a budget.
+    BudgetBusy,
+    /// A budget is in money, and the model has no price.
+    ModelUnpriced,
     /// The web origin of the request is not allowed.
     OriginRefused,
     /// `auth.proxy: required` and the request shows no key.
@@ -104,6 +114,11 @@ impl ErrorKind {
             Self::UnknownBackend => "unknown_backend",
             Self::NoRoute => "no_route",
             Self::PolicyBlocked => "policy_blocked",
+            Self::RateLimited => "rate_limited",
+            Self::QuotaExceeded => "quota_exceeded",
+            Self::BudgetExceeded => "budget_exceeded",
+            Self::BudgetBusy => "budget_busy",
+            Self::ModelUnpriced => "model_unpriced",
             Self::OriginRefused => "origin_refused",
             Self::KeyRequired => "key_required",
             Self::KeyUnknown => "key_unknown",

@@ -11,6 +11,7 @@
 //! * [`identity`] determines the caller and the session, [`routing`] the backend, [`upstream`] the connection to it.
 //! * [`protocol`] reads the agents' protocols without doing IO.
 //! * [`pricing`] holds the prices of models and computes what a response costs.
+//! * [`limits`] counts how fast callers are, by the expressions of [`policy`].
 //! * [`history`] stores ended sessions with tamper evidence; [`capture`] selects bodies and redacts secrets in them.
 //! * [`control`] is the operator API, [`telemetry`] log, metrics and traces.
 //! * [`app`] builds and runs the parts from what [`config`] read; [`cli`] is the command line.
@@ -29,7 +30,9 @@ pub mod error;
 pub mod history;
 pub mod identity;
 pub mod ids;
+pub mod limits;
 mod model_patterns;
+pub mod policy;
 pub mod pricing;
 pub mod protocol;
 pub mod proxy;

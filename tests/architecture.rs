@@ -17,9 +17,9 @@ const ROWS: &[(u8, &[&str])] = &[
     (6, &["main", "cli", "app", "config"]),
     (5, &["proxy", "control", "demo"]),
     (4, &["session", "identity", "pricing", "upstream", "history"]),
-    (3, &["routing", "capture", "summary"]),
+    (3, &["routing", "capture", "summary", "limits"]),
     (2, &["protocol", "redis"]),
-    (1, &["telemetry", "model_patterns"]),
+    (1, &["telemetry", "model_patterns", "policy"]),
     (0, &["error", "ids", "clock", "settings"]),
 ];
 

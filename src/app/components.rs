@@ -17,6 +17,8 @@ use crate::history::Archive;
 use crate::history::state::State;
 use crate::identity::{ClientKeys, Key, MadeKeys};
 use crate::ids::BackendName;
+use crate::limits::ledger::Ledger;
+use crate::protocol::dialects::output_limit;
 use crate::protocol::request::RequestPaths;
 use crate::proxy::awaited::AwaitedAnswers;
 use crate::proxy::endpoints::Endpoints;
@@ -56,6 +58,8 @@ pub(super) struct Components {
     pub(super) principals: Key,
     /// Keys that operators make through the API.
     pub(super) keys: Arc<ClientKeys>,
+    /// What was spent of budgets.
+    pub(super) ledger: Arc<Ledger>,
 }
 
 impl Components {
@@ -71,7 +75,7 @@ impl Components {
         super::panics::report(Arc::clone(&log), Arc::clone(&metrics));
         let state = Arc::new(State::new(&config.data_dir));
         let keys = super::made_keys::open(config, &state);
-        let settings = runtime_settings(config, &metrics, &[], keys.table())?;
+        let settings = runtime_settings(config, &metrics, None, keys.table())?;
         let live: SharedSettings = Arc::new(ArcSwap::from_pointee(settings));
         let clock = Clock::system();
         let readiness = Arc::<Readiness>::default();
@@ -104,6 +108,8 @@ impl Components {
         }
         watch_capacity(&metrics, &sessions);
         let principals = names.key;
+        let ledger = Arc::<Ledger>::default();
+        watch_budgets(&metrics, &live, &ledger);
         Ok((
             Self {
                 log,
@@ -118,6 +124,7 @@ impl Components {
                 clock,
                 principals,
                 keys,
+                ledger,
             },
             guard,
         ))
@@ -142,6 +149,7 @@ impl Components {
             exporter: self.exporter.clone(),
             history: self.history.clone(),
             endpoints,
+            ledger: Arc::clone(&self.ledger),
             awaited: AwaitedAnswers::default(),
             connector: Connector::new(None),
         })
@@ -159,20 +167,22 @@ impl Components {
 }
 
 /// Builds the settings of requests from a compiled configuration. A backend of `before` whose settings are unchanged is
-/// kept with its health, its load and its connections. `made` are the keys that the API makes.
+/// kept with its health, its load and its connections, and so are the levels of limits that count the same.
+/// `made` are the keys that the API makes.
 ///
 /// # Errors
 /// A backend's CA file holds no usable certificate.
 pub(crate) fn runtime_settings(
     config: &Config,
     metrics: &Metrics,
-    before: &[Arc<Backend>],
+    before: Option<&RuntimeSettings>,
     made: &Arc<ArcSwap<MadeKeys>>,
 ) -> Result<RuntimeSettings, Faults> {
     let mut faults = Faults::default();
     let mut backends = Vec::with_capacity(config.backends.len());
     for settings in &config.backends {
-        if let Some(same) = before.iter().find(|backend| backend.settings() == settings) {
+        let known = before.into_iter().flat_map(|before| &before.backends);
+        if let Some(same) = known.into_iter().find(|backend| backend.settings() == settings) {
             backends.push(Arc::clone(same));
             continue;
         }
@@ -189,12 +199,23 @@ pub(crate) fn runtime_settings(
     if !faults.is_empty() {
         return Err(faults);
     }
+    let mut body_paths = config.identity.body_paths();
+    let output_hints = body_paths.len();
+    if !(config.limits.is_empty() && config.budgets.is_empty()) {
+        body_paths.extend(output_limit::paths().map(str::to_owned));
+    }
     Ok(RuntimeSettings {
         routes: config.routing.clone(),
         backends,
-        call_paths: Arc::new(RequestPaths::new(&config.identity.body_paths())),
+        call_paths: Arc::new(RequestPaths::new(&body_paths)),
+        output_hints,
+        caller_limits: match before {
+            Some(before) => config.limits.with_levels_of(&before.caller_limits),
+            None => config.limits.clone(),
+        },
         auth: config.auth.with_made(made),
         identity: config.identity.clone(),
+        budgets: config.budgets.clone(),
         tls: config.server.tls().cloned(),
         h2c: config.server.h2c(),
         capture: config.capture,
@@ -226,6 +247,11 @@ fn watch_fleet(metrics: &Metrics, sessions: &Arc<Manager>, replicator: Arc<Repli
         other_key: replicator.is_other_key(),
         events_dropped: replicator.events_dropped(),
     });
+}
+
+fn watch_budgets(metrics: &Metrics, live: &SharedSettings, ledger: &Arc<Ledger>) {
+    let (live, ledger) = (Arc::clone(live), Arc::clone(ledger));
+    metrics.watch_budgets(move || live.load().budgets.spent_shares(&ledger));
 }
 
 fn watch_capacity(metrics: &Metrics, sessions: &Arc<Manager>) {

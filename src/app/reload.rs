@@ -16,6 +16,7 @@ use crate::config::{Config, Sources, changed_restart_keys, in_force};
 use crate::control;
 use crate::control::api::health::BackendStatus;
 use crate::control::service::{ReloadReport, Runtime};
+use crate::limits::budgets::BudgetAccount;
 use crate::settings::fault::Faults;
 use crate::upstream::backend::Backend;
 
@@ -68,7 +69,7 @@ impl Reload {
         let config = self.sources.load()?;
         let before = self.shared.live.load_full();
         let settings =
-            runtime_settings(&config, &self.shared.metrics, &before.backends, self.shared.keys.table())?;
+            runtime_settings(&config, &self.shared.metrics, Some(&before), self.shared.keys.table())?;
         log_warnings(&config);
         Plan::after_reload(&config).log();
         let restart = changed_restart_keys(&self.started, &config);
@@ -105,6 +106,10 @@ impl Runtime for Reload {
 
     fn reload(&self) -> Result<ReloadReport, Faults> {
         self.now()
+    }
+
+    fn budgets(&self) -> Vec<BudgetAccount> {
+        self.shared.live.load().budgets.accounts(&self.shared.ledger)
     }
 
     fn backends(&self) -> BTreeMap<String, BackendStatus> {

@@ -7,9 +7,11 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::table::{bytes, plain, span, table};
+use crate::control::api::budgets::BudgetList;
 use crate::control::api::history::{CapturePage, CapturedBody};
 use crate::control::api::kills::{KillList, KillReply};
 use crate::control::api::sessions::SessionPage;
+use crate::limits::amount::CostUnit;
 use crate::session::{AgentView, BlockMode, Resumed, SessionView, Stats};
 
 /// Formats a table of sessions (`GET /control/sessions`).
@@ -112,6 +114,33 @@ pub(super) fn kills(list: &KillList) -> String {
         ]);
     }
     table(&rows, &[])
+}
+
+/// Formats the accounts of budgets (`GET /control/budgets`).
+pub(super) fn budgets(list: &BudgetList) -> String {
+    if list.budgets.is_empty() {
+        return "nothing was spent of any budget\n".into();
+    }
+    let heading = ["BUDGET", "NAME", "PERIOD", "SINCE", "UNIT", "LIMIT", "SPENT", "HELD", "LEFT"];
+    let mut rows = vec![heading.map(String::from).to_vec()];
+    for account in &list.budgets {
+        let amount = |amount: f64| match account.unit {
+            CostUnit::Usd => format!("{amount:.4}"),
+            CostUnit::Tokens => format!("{amount}"),
+        };
+        rows.push(vec![
+            word(&account.budget),
+            word(&account.name),
+            word(&account.period),
+            account.starts_at.map_or_else(|| word(""), time),
+            if account.unit == CostUnit::Usd { "USD" } else { "tokens" }.into(),
+            amount(account.limit),
+            amount(account.spent),
+            amount(account.held),
+            amount(account.left),
+        ]);
+    }
+    table(&rows, &[5, 6, 7, 8])
 }
 
 /// Formats requests with their bodies (`GET /control/history/{id}/captures`).

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::config_file::{Backends, ConfigFile, Guard, VERSION};
 use super::places::{check_folders, check_ports};
+use super::printable::printable;
 use super::tree::Tree;
 use crate::model_patterns::is_wild;
 use crate::protocol::BackendKind;
@@ -19,7 +20,7 @@ use crate::settings::fault::{Fault, Faults};
 use crate::settings::secret::Secret;
 use crate::upstream::credentials::Auth;
 use crate::upstream::egress::ProxyVariables;
-use crate::{capture, control, history, identity, pricing, proxy, session, telemetry, upstream};
+use crate::{capture, control, history, identity, limits, pricing, proxy, session, telemetry, upstream};
 
 /// Name of the backend that `backend:` defines.
 const ONLY_BACKEND: &str = "default";
@@ -47,6 +48,10 @@ pub struct Config {
     pub models: proxy::settings::ModelsConfig,
     /// Which backend a request goes to.
     pub routing: Table,
+    /// How fast callers may be.
+    pub limits: limits::Limits,
+    /// How much callers may spend.
+    pub budgets: limits::budgets::Budgets,
     /// The history of ended sessions.
     pub history: history::Settings,
     /// Which bodies are captured into the history.
@@ -103,8 +108,7 @@ pub(super) fn compile(
     tree: &Tree,
     faults: &mut Faults,
 ) -> Option<Config> {
-    check_version(written.version, faults);
-    check_backend(&written, tree, faults);
+    check_form(&written, tree, faults);
     let printable = printable(&written, token.is_some(), tree);
     written.control.auth.token = token;
     let shorthand = fill_in_backend(&mut written);
@@ -117,6 +121,7 @@ pub(super) fn compile(
     let auth = written.auth.compile(&names(&rules), faults);
     let backends = compile_backends(written.backends, proxies, shorthand, faults);
     let routing = compile_routing(written.routing, &rules, shorthand, faults);
+    let (caller_limits, budgets) = limits::settings::compile_all(written.limits, written.budgets, faults);
     let history = written.history.compile(faults);
     let capture = written.capture.compile(faults);
     check_capture(capture, history.as_ref(), faults);
@@ -144,6 +149,8 @@ pub(super) fn compile(
         backends: backends?,
         models: written.models,
         routing: routing?,
+        limits: caller_limits?,
+        budgets: budgets?,
         history: history?,
         capture: capture?,
         unpriced: unpriced(&rules, prices.as_ref()?),
@@ -171,6 +178,11 @@ fn unpriced(rules: &[BackendRule], prices: &pricing::Prices) -> Vec<UnpricedMode
     unpriced
         .map(|(backend, model)| UnpricedModel { backend: backend.clone(), model: model.clone() })
         .collect()
+}
+
+fn check_form(written: &ConfigFile, tree: &Tree, faults: &mut Faults) {
+    check_version(written.version, faults);
+    check_backend(written, tree, faults);
 }
 
 fn check_version(version: u32, faults: &mut Faults) {
@@ -350,49 +362,5 @@ fn rule((name, backend): &(String, upstream::settings::BackendConfig)) -> Backen
         rewrite_model: backend.rewrite_model,
         fallback: backend.fallback.clone(),
         default: backend.default,
-    }
-}
-
-fn printable(written: &ConfigFile, has_token: bool, tree: &Tree) -> Value {
-    // Serialization fails only for maps with keys that are not strings, and there are none.
-    let mut printable = serde_json::to_value(written).unwrap_or_default();
-    for (path, expanded) in &tree.expanded {
-        hide(&mut printable, path, &expanded.reference);
-    }
-    let Value::Object(root) = &mut printable else {
-        return printable;
-    };
-    if has_token && let Some(auth) = root.get_mut("control").and_then(|control| control.get_mut("auth")) {
-        auth["token"] = Value::from("***");
-    }
-    printable
-}
-
-/// Replaces an expanded value by its reference.
-fn hide(root: &mut Value, path: &str, reference: &str) {
-    if let Some(value) = step_down(root, path) {
-        *value = Value::from(reference);
-    }
-}
-
-/// Returns the value at a dotted path; keys may contain dots.
-fn step_down<'a>(value: &'a mut Value, path: &str) -> Option<&'a mut Value> {
-    if path.is_empty() {
-        return Some(value);
-    }
-    match value {
-        Value::Object(map) => {
-            let whole = |key: &str| {
-                let rest = path.strip_prefix(key)?;
-                rest.strip_prefix('.').or_else(|| (rest.is_empty() || rest.starts_with('[')).then_some(rest))
-            };
-            let (key, rest) = map.keys().find_map(|key| Some((key.clone(), whole(key)?)))?;
-            step_down(map.get_mut(&key)?, rest)
-        }
-        Value::Array(items) => {
-            let (index, rest) = path.strip_prefix('[')?.split_once(']')?;
-            step_down(items.get_mut(index.parse::<usize>().ok()?)?, rest.strip_prefix('.').unwrap_or(rest))
-        }
-        _ => None,
     }
 }

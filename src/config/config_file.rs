@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::session_section::SessionSection;
-use crate::{capture, control, history, identity, pricing, proxy, routing, telemetry, upstream};
+use crate::{capture, control, history, identity, limits, pricing, proxy, routing, telemetry, upstream};
 
 /// The only supported `version`.
 pub(super) const VERSION: u32 = 1;
@@ -35,6 +35,10 @@ pub(super) struct ConfigFile {
     pub(super) backends: Backends,
     /// How a backend is chosen.
     pub(super) routing: routing::RoutingConfig,
+    /// How fast callers may be: requests and tokens in a time, and open requests.
+    pub(super) limits: Vec<limits::LimitConfig>,
+    /// How much callers may spend, in US dollars or tokens.
+    pub(super) budgets: Vec<limits::BudgetConfig>,
     /// The list of models.
     pub(super) models: proxy::settings::ModelsConfig,
     /// Storage of ended sessions.
@@ -76,6 +80,8 @@ impl Default for ConfigFile {
             session: Default::default(),
             backends: Backends::default(),
             routing: Default::default(),
+            limits: Vec::new(),
+            budgets: Vec::new(),
             models: Default::default(),
             history: Default::default(),
             capture: Default::default(),

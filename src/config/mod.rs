@@ -13,6 +13,7 @@ mod expand;
 mod lines;
 mod parse;
 mod places;
+mod printable;
 mod read;
 mod renamed;
 mod schema;

@@ -59,7 +59,7 @@ pub(super) fn top_fault(
     message: impl Into<String>,
     hint: &str,
 ) -> Fault {
-    Fault { path: String::new(), line, column, message: message.into(), hint: hint.into() }
+    Fault { path: String::new(), line, column, message: message.into(), hint: hint.into(), within: None }
 }
 
 /// Reports and blanks the sections that are not YAML, or the whole text if no single section is invalid on its own.
@@ -123,6 +123,7 @@ fn note_twice(twice: &[String], text: &str, faults: &mut Faults) {
             column: place.map(|(_, column)| column),
             message,
             hint: "remove one of the two".into(),
+            within: None,
         });
     }
 }

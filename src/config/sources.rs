@@ -323,9 +323,26 @@ fn place(fault: &mut Fault, text: &str, tree: &Tree) {
         && let Some((line, column)) = place_of(text, written.as_ref().unwrap_or(&fault.path))
     {
         (fault.line, fault.column) = (Some(line), Some(column));
+        place_within(fault, text);
     }
     if let Some(written) = written {
         fault.path = written;
+    }
+}
+
+/// Moves a fault in a part of a value from the key to that part, if the value is written in the line of the key as it is
+/// read; else the message says which character it is.
+fn place_within(fault: &mut Fault, text: &str) {
+    let Some((value, at)) = fault.within.take().map(|within| *within) else { return };
+    let (Some(line), Some(column)) = (fault.line, fault.column) else { return };
+    let written = text.lines().nth(line - 1).unwrap_or_default();
+    let begins = written.char_indices().nth(column - 1).map_or(0, |(begins, _)| begins);
+    let in_value = value.get(..at).map_or(0, |before| before.chars().count());
+    match written[begins..].find(value.as_str()) {
+        Some(found) if !value.is_empty() => {
+            fault.column = Some(written[..begins + found].chars().count() + in_value + 1);
+        }
+        _ => fault.message = format!("at character {}: {}", in_value + 1, fault.message),
     }
 }
 

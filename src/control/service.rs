@@ -25,6 +25,7 @@ use super::settings::Settings;
 use super::{auth, routes};
 use crate::history::Archive;
 use crate::identity::ClientKeys;
+use crate::limits::budgets::BudgetAccount;
 use crate::session::Manager;
 use crate::settings::fault::Faults;
 use crate::telemetry::metrics::Metrics;
@@ -50,6 +51,9 @@ pub trait Runtime: Send + Sync {
     /// # Errors
     /// Every fault of the new configuration; the old one stays in force.
     fn reload(&self) -> Result<ReloadReport, Faults>;
+
+    /// Returns what was spent of the budgets.
+    fn budgets(&self) -> Vec<BudgetAccount>;
 
     /// Returns the backends by name.
     fn backends(&self) -> BTreeMap<String, BackendStatus>;

@@ -18,6 +18,7 @@ use super::settings::{AuthConfig, ControlConfig, CorsConfig, Settings};
 use crate::clock::Clock;
 use crate::identity::{ClientKeys, KeyStorage};
 use crate::ids::{PrincipalId, RequestId, Scope, SessionId, SessionKey};
+use crate::limits::budgets::BudgetAccount;
 use crate::session::store::MemoryStore;
 use crate::session::{
     self, Cut, CutReason, Event, Identity, Leg, LegKind, LegStart, Manager, SessionRequest,
@@ -44,6 +45,10 @@ impl Runtime for Program {
             Some(faults) => Err(faults.clone()),
             None => Ok(ReloadReport { restart_required: vec!["listen".into()] }),
         }
+    }
+
+    fn budgets(&self) -> Vec<BudgetAccount> {
+        Vec::new()
     }
 
     fn backends(&self) -> BTreeMap<String, BackendStatus> {

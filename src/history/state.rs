@@ -1,6 +1,6 @@
 //! `state.db`: documents that operators make through the API and that must outlive a restart. Apart from the history, which is
 //! pruned and may be deleted. One [`State`] serves all kinds of documents; other tables of the file belong in files of
-//! this folder that use [`State::with`].
+//! this folder that use `State::with`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -65,7 +65,10 @@ impl State {
     }
 
     /// Runs work on the file, which is opened or created first, readable by its owner only.
-    pub(in crate::history) fn with<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> anyhow::Result<T> {
+    pub(in crate::history) fn with<T>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> anyhow::Result<T> {
         let mut connection = self.connection.lock();
         let connection = match &mut *connection {
             Some(connection) => connection,

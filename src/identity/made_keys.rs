@@ -212,7 +212,10 @@ impl ClientKeys {
         };
         let digest = KeyDigest::of(key.reveal().as_bytes());
         if self.table.load().is_known(&digest)
-            || declared.principals.iter().any(|(principal, _)| KeyDigest::parse(&principal.key_sha256) == Some(digest))
+            || declared
+                .principals
+                .iter()
+                .any(|(principal, _)| KeyDigest::parse(&principal.key_sha256) == Some(digest))
         {
             return Err(KeyError::Invalid("another principal has this key".to_owned()));
         }

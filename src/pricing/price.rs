@@ -105,6 +105,25 @@ impl Prices {
         Some(Cost::of(tokens.saturating_add(price.searches(usage.web_search_requests)?)))
     }
 
+    /// Returns the most that a response may cost, in picodollars: every token of the prompt at the dearest price that it may
+    /// have. `tier` is the service tier that the request names. `None` if the model or the tier has no price.
+    pub fn most(
+        &self,
+        backend: &str,
+        model: &str,
+        tier: Option<&str>,
+        input: u64,
+        output: u64,
+    ) -> Option<u64> {
+        let tier = self.find(backend, model)?.tier(tier)?;
+        let rates = match &tier.long_context {
+            Some((above, rates)) if input > *above => rates,
+            _ => &tier.rates,
+        };
+        let dearest = rates.input.max(rates.cache_write).max(rates.cache_write_1h);
+        Some(input.saturating_mul(dearest).saturating_add(output.saturating_mul(rates.output)))
+    }
+
     /// Finds the price of the name, or of a shorter name that it means. The most specific pattern wins.
     fn find(&self, backend: &str, model: &str) -> Option<&Price> {
         let Inner { prices, at, everywhere, prefixes } = &*self.0;
@@ -250,6 +269,15 @@ mod tests {
         }
         assert_eq!(of("gpt-5", Some("Flex"), &one()), Some(500_000));
         assert_eq!(of("gpt-5", Some("priority"), &one()), None, "nothing is known of it");
+    }
+
+    #[test]
+    fn the_most_that_a_response_may_cost() {
+        let most = |tier, input, output| prices().most("x", "gpt-5", tier, input, output);
+        assert_eq!(most(None, 10, 1), Some(30_000_000 + 5_000_000), "all of the prompt is kept for an hour");
+        assert_eq!(most(None, 2000, 1), Some(2000 * 6_000_000 + 10_000_000), "a long prompt");
+        assert_eq!(most(Some("flex"), 10, 0), Some(15_000_000));
+        assert_eq!((most(Some("priority"), 1, 1), prices().most("x", "none", None, 1, 1)), (None, None));
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub(crate) struct Answer {
     pub(crate) endpoint: Option<Box<Endpoint>>,
     /// Body bytes sent to the client.
     pub(crate) sent: u64,
+    /// Bytes of the text in the answer, as far as budgets have it read.
+    pub(crate) text_bytes: u64,
     /// Whether the whole body was sent.
     pub(crate) whole: bool,
 }

@@ -9,7 +9,8 @@ use super::downstream::LEG_CUT;
 use super::error_response::REFUSED;
 use super::read;
 use super::request_ctx::RequestCtx;
-use super::upgrade;
+use super::{govern, spending, upgrade};
+use crate::protocol::answer::events::Event;
 
 /// Forwards a chunk of the request body to the backend. `headers` are the request's.
 ///
@@ -17,7 +18,7 @@ use super::upgrade;
 /// The leg was cut, a streamed body exceeds its limit or names a model that is refused, or the request has not been
 /// routed.
 pub(crate) fn upload(ctx: &mut RequestCtx, headers: &HeaderMap, body: &mut Option<Bytes>) -> Result<()> {
-    let RequestCtx { app, stage, outcome } = ctx;
+    let RequestCtx { app, stage, outcome, admission, reservation } = ctx;
     let routed = stage.routed_mut()?;
     let Some(chunk) = body else { return Ok(()) };
     let received = &routed.who.received;
@@ -25,10 +26,13 @@ pub(crate) fn upload(ctx: &mut RequestCtx, headers: &HeaderMap, body: &mut Optio
     if received.handle.cut.reason().is_some() {
         return Error::e_explain(LEG_CUT, "the leg was cut");
     }
-    session.touch(app.clock.now());
+    let now = app.clock.now();
+    session.touch(now);
     if routed.socket.is_some() {
         session.add_bytes_in(chunk.len() as u64);
-        return upgrade::on_client_bytes(routed, outcome, chunk);
+        let spent = admission.spent_tokens(now.as_millis()).map(|refused| govern::refusal(&refused));
+        let spent = spent.or_else(|| spending::overdrawn(reservation.as_ref()));
+        return upgrade::on_client_bytes(routed, outcome, spent, chunk);
     }
     // What is held is sent again with each attempt; it was counted and limited while it was read.
     if !received.handle.upload.is_replay() {
@@ -55,7 +59,7 @@ pub(crate) fn upload(ctx: &mut RequestCtx, headers: &HeaderMap, body: &mut Optio
 /// # Errors
 /// The leg was cut, or the request has not been routed.
 pub(crate) fn download(ctx: &mut RequestCtx, chunk: &Option<Bytes>, end: bool) -> Result<()> {
-    let RequestCtx { app, stage, outcome } = ctx;
+    let RequestCtx { app, stage, outcome, admission, reservation } = ctx;
     let routed = stage.routed_mut()?;
     let handle = &routed.who.received.handle;
     if handle.cut.reason().is_some() {
@@ -69,7 +73,12 @@ pub(crate) fn download(ctx: &mut RequestCtx, chunk: &Option<Bytes>, end: bool) -
         routed.leg.session().add_bytes_out(chunk.len() as u64);
         answer.sent += chunk.len() as u64;
         if let Some(tap) = &mut answer.tap {
-            tap.feed(chunk);
+            let text_bytes = &mut answer.text_bytes;
+            tap.listen(chunk, &mut |event| {
+                if let Event::Text(text) = event {
+                    *text_bytes += text.len() as u64;
+                }
+            });
         }
         if let Some(capture) = &mut outcome.capture {
             capture.download(chunk);
@@ -88,7 +97,7 @@ pub(crate) fn download(ctx: &mut RequestCtx, chunk: &Option<Bytes>, end: bool) -
     }
     answer.whole |= end;
     if let Some(chunk) = chunk {
-        upgrade::on_backend_bytes(routed, chunk);
+        upgrade::on_backend_bytes(routed, admission, reservation.as_ref(), chunk);
     }
     Ok(())
 }

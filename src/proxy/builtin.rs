@@ -8,6 +8,7 @@ use pingora_core::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
+use super::govern;
 use super::receive::Received;
 use super::request_ctx::RequestCtx;
 use crate::telemetry::readiness::Readiness;
@@ -62,6 +63,7 @@ pub(crate) async fn write(session: &mut Session, ctx: &mut RequestCtx, answer: B
     if !answer.body.is_empty() {
         head.insert_header(CONTENT_TYPE, "application/json")?;
     }
+    govern::announce(&mut head, &ctx.admission, &ctx.app.clock)?;
     let has_body = session.req_header().method != Method::HEAD && !answer.body.is_empty();
     session.write_response_header(Box::new(head), !has_body).await?;
     if has_body {

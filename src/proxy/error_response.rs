@@ -77,11 +77,16 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
         | ErrorKind::SessionTimedOut
         | ErrorKind::SessionUnreadable
         | ErrorKind::PolicyBlocked
+        | ErrorKind::QuotaExceeded
         | ErrorKind::ModelDenied
         | ErrorKind::BackendDenied
         | ErrorKind::NoUpstreamCredential
+        | ErrorKind::BudgetExceeded
+        | ErrorKind::ModelUnpriced
         | ErrorKind::OriginRefused => StatusCode::FORBIDDEN,
-        ErrorKind::SessionStartRate => StatusCode::TOO_MANY_REQUESTS,
+        ErrorKind::SessionStartRate | ErrorKind::RateLimited | ErrorKind::BudgetBusy => {
+            StatusCode::TOO_MANY_REQUESTS
+        }
         ErrorKind::SessionCapacity
         | ErrorKind::StoreUnavailable
         | ErrorKind::IssuerUnavailable
@@ -111,14 +116,17 @@ fn error_class(kind: ErrorKind) -> ErrorClass {
         | ErrorKind::SessionTimedOut
         | ErrorKind::SessionUnreadable
         | ErrorKind::PolicyBlocked
+        | ErrorKind::QuotaExceeded
         | ErrorKind::ModelDenied
         | ErrorKind::BackendDenied
         | ErrorKind::NoUpstreamCredential
+        | ErrorKind::BudgetExceeded
+        | ErrorKind::ModelUnpriced
         | ErrorKind::OriginRefused => ErrorClass::Permission,
         ErrorKind::HeaderMismatch => ErrorClass::HeaderMismatch,
         ErrorKind::BodyTooLarge | ErrorKind::UriTooLong | ErrorKind::HeadersTooLarge => ErrorClass::TooLarge,
         ErrorKind::NoRoute => ErrorClass::NotFound,
-        ErrorKind::SessionStartRate => ErrorClass::RateLimit,
+        ErrorKind::SessionStartRate | ErrorKind::RateLimited | ErrorKind::BudgetBusy => ErrorClass::RateLimit,
         ErrorKind::SessionCapacity
         | ErrorKind::StoreUnavailable
         | ErrorKind::IssuerUnavailable
@@ -162,8 +170,13 @@ pub(super) fn socket_end(kind: ErrorKind) -> Option<SocketEnd> {
     if is_final(kind) {
         return Some(SocketEnd { code: 1008, status: 400 });
     }
-    let is_answered = matches!(kind, ErrorKind::ShuttingDown | ErrorKind::BackendTimeout);
-    is_answered.then(|| SocketEnd { code: 1001, status: status(kind).as_u16() })
+    let code = match kind {
+        ErrorKind::ShuttingDown | ErrorKind::BackendTimeout => 1001,
+        // Try again later (IANA's registry of close codes).
+        ErrorKind::RateLimited => 1013,
+        _ => return None,
+    };
+    Some(SocketEnd { code, status: status(kind).as_u16() })
 }
 
 /// Programs that stop on one status only, and that status; they retry on any other (docs/clients.md). Applies to final
@@ -175,12 +188,17 @@ const STOPS_ON: [(&str, StatusCode); 2] =
 pub(super) fn status_for(kind: ErrorKind, client: Option<&str>, is_call: bool) -> StatusCode {
     if is_call {
         // SDKs of MCP take 403 for a transport that is broken or a login that is missing; 401 is a missing login.
-        let is_of_key = matches!(
+        let is_of_call = matches!(
             kind,
-            ErrorKind::ModelDenied | ErrorKind::BackendDenied | ErrorKind::NoUpstreamCredential
+            ErrorKind::ModelDenied
+                | ErrorKind::BackendDenied
+                | ErrorKind::NoUpstreamCredential
+                | ErrorKind::QuotaExceeded
+                | ErrorKind::BudgetExceeded
+                | ErrorKind::ModelUnpriced
         );
         match error_class(kind) {
-            ErrorClass::Permission if is_of_key => return StatusCode::OK,
+            ErrorClass::Permission if is_of_call => return StatusCode::OK,
             ErrorClass::Authentication => return status(kind),
             _ => {}
         }

@@ -10,7 +10,7 @@ use super::error_response::status;
 use super::request_ctx::{Outcome, RequestCtx, Stage};
 use super::state::ProxyState;
 use super::usage::{Priceable, count_tokens, priced};
-use super::{capture, mcp, trace, upgrade, verdict};
+use super::{capture, govern, mcp, spending, trace, upgrade, verdict};
 use crate::capture::redact_text;
 use crate::error::ErrorKind;
 use crate::session::CutReason;
@@ -29,7 +29,7 @@ impl Drop for RequestCtx {
 
 /// Accounts for the request: metrics, the session's totals, the access line, capture and span.
 fn finish(ctx: &mut RequestCtx) {
-    let RequestCtx { app, stage, outcome } = ctx;
+    let RequestCtx { app, stage, outcome, admission, reservation } = ctx;
     if let Some(tap) = &mut outcome.answer.tap {
         tap.end();
     }
@@ -43,6 +43,10 @@ fn finish(ctx: &mut RequestCtx) {
     count(backend, stage, outcome, &summary);
     verdict::judge(stage, outcome, error, app.clock.now());
     kill_latency(&app.metrics, stage, error);
+    if summary.socket.is_none() {
+        govern::correct(admission, outcome, summary.usage);
+    }
+    spending::settle(reservation, stage, outcome, &summary);
     if let Some(leg) = stage.leg_mut() {
         leg.settle(&summary);
     }

@@ -19,8 +19,8 @@ use super::identify::SessionHint;
 use super::request_ctx::{Identified, Outcome, RequestCtx, reached};
 use super::state::ProxyState;
 use super::{
-    body_filters, builtin, capture, dispatch, failover, mcp, models, refuse, trace_context, upstream_request,
-    upstream_response,
+    body_filters, builtin, capture, dispatch, failover, govern, mcp, models, refuse, trace_context,
+    upstream_request, upstream_response,
 };
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::Dialect;
@@ -43,7 +43,9 @@ impl Gateway {
             Box::pin(builtin::write(session, ctx, answer)).await?;
             return Ok(false);
         }
-        if let SessionHint::Known(found) = ctx.identify(&session.req_header().headers)? {
+        let hint = ctx.identify(&session.req_header().headers)?;
+        ctx.limit_head(&session.req_header().headers)?;
+        if let SessionHint::Known(found) = hint {
             ctx.admit(found).await?;
         }
         let waited = ctx.read(session).await?;
@@ -250,7 +252,8 @@ impl ProxyHttp for Gateway {
         if !upstream_response::is_final(head) {
             return upstream_response::for_client(head, &routed.who.received);
         }
-        upstream_response::rewrite_head(head, &routed.who.received, &routed.leg)
+        upstream_response::rewrite_head(head, &routed.who.received, &routed.leg)?;
+        govern::announce(head, &ctx.admission, &ctx.app.clock)
     }
 
     fn response_body_filter(
@@ -341,8 +344,8 @@ mod tests {
     #[test]
     fn what_is_boxed_for_each_request_is_small() {
         for (what, size, limit) in [
-            ("the context", size_of::<RequestCtx>(), 1152),
-            ("the steps before routing", size(|gateway, session, ctx| gateway.prepare(session, ctx)), 2568),
+            ("the context", size_of::<RequestCtx>(), 1216),
+            ("the steps before routing", size(|gateway, session, ctx| gateway.prepare(session, ctx)), 2680),
             ("the choice of an address", size(|_, _, _| dispatch::peer(never(), never())), 640),
         ] {
             assert!(size <= limit, "{what}: {size}");

@@ -76,7 +76,7 @@ pub(crate) async fn follow(
     let (Some(named), false) = (head.headers.get(SESSION_ID), headers.contains_key(SESSION_ID)) else {
         return Ok(());
     };
-    let RequestCtx { app, stage, outcome } = ctx;
+    let RequestCtx { app, stage, outcome, .. } = ctx;
     let Routed { who, leg, route, .. } = stage.routed_mut()?;
     let mut next = headers.clone();
     next.insert(SESSION_ID, named.clone());

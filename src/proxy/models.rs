@@ -61,6 +61,7 @@ pub(crate) async fn answer(session: &mut Session, ctx: &mut RequestCtx) -> Resul
         let found = identify::by_body(received, caller, call, &head.headers, "")?;
         ctx.admit(found).await?;
     }
+    ctx.limit_forward(&head.headers)?;
     let Identified { received, caller, call, .. } = reached(ctx.stage.identified())?;
     let now = ctx.app.clock.now();
     let own = dispatch::route(received, caller, head, call, &ctx.app.endpoints, now)

@@ -13,7 +13,7 @@ use super::dispatch::{named, unreachable};
 use super::downstream::{LEG_CUT, UPSTREAM_IDLE};
 use super::error_response::{INTERNAL_MESSAGE, error_body, head, socket_end, status_for};
 use super::request_ctx::RequestCtx;
-use super::upgrade;
+use super::{govern, upgrade};
 use crate::error::{ErrorKind, Refusal};
 use crate::identity::{Client, KeyFault};
 use crate::ids::REQUEST_ID;
@@ -130,6 +130,7 @@ pub(crate) async fn answer(session: &mut Session, ctx: &mut RequestCtx, refusal:
     let body = Bytes::from(dialect.error_body(&error));
     let mut head = head(status, body.len(), refusal)?;
     head.insert_header(REQUEST_ID, request_id)?;
+    govern::announce(&mut head, &ctx.admission, &ctx.app.clock)?;
     if let (Some(received), Some(id)) = (ctx.stage.received(), &session_id) {
         head.insert_header(received.handle.settings.identity.header().clone(), id.as_str())?;
     }

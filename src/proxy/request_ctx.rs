@@ -29,6 +29,8 @@ use super::state::ProxyState;
 use crate::capture::BodyCapture;
 use crate::error::Refusal;
 use crate::ids::SessionId;
+use crate::limits::Admission;
+use crate::limits::ledger::Reservation;
 use crate::protocol::answer::socket::SocketTap;
 use crate::protocol::dialects::Dialect;
 use crate::protocol::request::{BodyReader, ModelRequest};
@@ -43,6 +45,10 @@ pub(crate) struct RequestCtx {
     pub(crate) stage: Stage,
     /// The response so far, and how the request failed.
     pub(crate) outcome: Outcome,
+    /// What the request holds of the limits that count it, until this is dropped.
+    pub(crate) admission: Admission,
+    /// What the request holds of its budgets; dropping it unsettled releases that.
+    pub(crate) reservation: Option<Reservation>,
 }
 
 /// How far a request has come.
@@ -123,7 +129,13 @@ pub(crate) struct Outcome {
 
 impl RequestCtx {
     pub(crate) fn new(app: Arc<ProxyState>) -> Self {
-        Self { app, stage: Stage::New, outcome: Outcome::default() }
+        Self {
+            app,
+            stage: Stage::New,
+            outcome: Outcome::default(),
+            admission: Admission::default(),
+            reservation: None,
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use super::settings::{Discovery, Limits, Timeouts};
 use super::tls::Tls;
 use crate::capture;
 use crate::identity;
+use crate::limits as caller_limits;
 use crate::pricing::Prices;
 use crate::protocol::request::RequestPaths;
 use crate::routing::Table;
@@ -30,6 +31,12 @@ pub(crate) struct RuntimeSettings {
     pub(crate) identity: identity::Settings,
     /// The body fields to look for: the model, and what `identity` wants to see.
     pub(crate) call_paths: Arc<RequestPaths>,
+    /// Where the hints of `call_paths` for the length of the answer begin; they are absent without limits and budgets.
+    pub(crate) output_hints: usize,
+    /// How fast callers may be, with the levels of all counters.
+    pub(crate) caller_limits: caller_limits::Limits,
+    /// How much callers may spend.
+    pub(crate) budgets: caller_limits::budgets::Budgets,
     /// Certificate and key of the listener; `None` for a plain one.
     pub(crate) tls: Option<Tls>,
     /// Whether a listener without TLS accepts HTTP/2.

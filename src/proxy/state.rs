@@ -9,6 +9,7 @@ use super::endpoints::Endpoints;
 use crate::clock::Clock;
 use crate::history::Archive;
 use crate::identity::Key;
+use crate::limits::ledger::Ledger;
 use crate::session::Manager;
 use crate::telemetry::log::Log;
 use crate::telemetry::metrics::{BackendMetrics, Gauge, Metrics};
@@ -39,6 +40,8 @@ pub(crate) struct ProxyState {
     pub(crate) history: Option<Arc<Archive>>,
     /// Targets that MCP servers have announced to their clients.
     pub(crate) endpoints: Arc<Endpoints>,
+    /// What was spent of budgets.
+    pub(crate) ledger: Arc<Ledger>,
     /// Answers whose tokens are still to be counted.
     pub(crate) awaited: AwaitedAnswers,
     /// Connects to backends for requests of the gateway itself.

@@ -12,9 +12,12 @@ use super::error_response::{REFUSED, SocketEnd};
 use super::permissions::model_denied;
 use super::receive::Received;
 use super::request_ctx::{Outcome, RequestCtx, Routed, Stage};
+use super::spending;
 use super::usage::{Priceable, count_tokens, priced};
 use crate::capture::redact_text;
 use crate::error::{ErrorKind, Refusal};
+use crate::limits::Admission;
+use crate::limits::ledger::Reservation;
 use crate::protocol::answer::socket::{ClientMessage, SocketTap};
 use crate::protocol::facts::error_body::ErrorBody;
 use crate::protocol::request::ModelRequest;
@@ -73,13 +76,20 @@ pub(crate) fn call(received: &Received) -> Option<ModelRequest> {
 /// for a blocked model never reaches the backend whole.
 ///
 /// # Errors
-/// The model is blocked or not permitted, or the message is compressed and models are blocked or limited.
-pub(crate) fn on_client_bytes(routed: &mut Routed, outcome: &mut Outcome, chunk: &Bytes) -> Result<()> {
+/// The model is blocked or not permitted, the message is compressed and models are blocked or limited, or the answers so far
+/// have used up a limit of tokens or a budget (`spent`).
+pub(crate) fn on_client_bytes(
+    routed: &mut Routed,
+    outcome: &mut Outcome,
+    spent: Option<Refusal>,
+    chunk: &Bytes,
+) -> Result<()> {
     let Routed { who, leg, route, socket, .. } = routed;
     let Some(socket) = socket else { return Ok(()) };
     let table = &who.received.handle.settings.routes;
     let key = who.caller.key.as_ref().filter(|key| key.holder().limits_models());
     let (known, refusal) = (&mut who.call.model, &mut outcome.refusal);
+    let messages = socket.client().traffic().messages;
     socket.feed_client(chunk, |asked| match asked {
         ClientMessage::Model(model) if table.blocks(model) => {
             let message = format!("the model {model} is blocked here (routing.blocked_models)");
@@ -106,6 +116,10 @@ pub(crate) fn on_client_bytes(routed: &mut Routed, outcome: &mut Outcome, chunk:
         }
         ClientMessage::Model(_) | ClientMessage::Unreadable => {}
     });
+    if let Some(spent) = spent.filter(|_| refusal.is_none() && socket.client().traffic().messages > messages)
+    {
+        *refusal = Some(Box::new(spent));
+    }
     if refusal.is_some() {
         return Error::e_explain(REFUSED, "what the socket asks for is blocked");
     }
@@ -114,7 +128,12 @@ pub(crate) fn on_client_bytes(routed: &mut Routed, outcome: &mut Outcome, chunk:
 
 /// Parses the next bytes of the backend. The tokens of each response are counted when that response ends, not when the
 /// socket does.
-pub(crate) fn on_backend_bytes(routed: &mut Routed, chunk: &Bytes) {
+pub(crate) fn on_backend_bytes(
+    routed: &mut Routed,
+    admission: &mut Admission,
+    reservation: Option<&Reservation>,
+    chunk: &Bytes,
+) {
     let Routed { who, leg, route, socket, .. } = routed;
     let Some(socket) = socket else { return };
     let asked = who.call.model.as_deref();
@@ -123,6 +142,8 @@ pub(crate) fn on_backend_bytes(routed: &mut Routed, chunk: &Bytes) {
         let model = asked.or(answered);
         let usage = priced(&who.received, route, &Priceable { asked, answered, tier }, usage);
         leg.add_usage(model.map(redact_text).as_deref(), usage);
+        spending::spend(reservation, &usage);
+        admission.add_tokens(usage.prompt_tokens().saturating_add(usage.output_tokens));
         count_tokens(route.backend.metrics(), model, usage);
     });
     for _ in failed..socket.failed_answers() {

@@ -46,7 +46,15 @@ pub(crate) fn begin(routed: &Routed, head: &ResponseHeader) -> Answer {
         first_byte: Some(handle.arrived.elapsed()),
         framing: Some(framing),
         is_stream: inside.is_stream(),
-        tap: is_read.then(|| ResponseTap::of(route.dialect, inside, Coding::of(encoding))),
+        tap: is_read.then(|| {
+            let coding = Coding::of(encoding);
+            // What a cut response has cost is estimated from its text.
+            match handle.settings.budgets.is_empty() {
+                true => ResponseTap::of(route.dialect, inside, coding),
+                false => ResponseTap::listening(route.dialect, inside, coding),
+            }
+        }),
+        text_bytes: 0,
         tail: bears_comments(received, framing, head).then(EventTail::default),
         endpoint: (framing == Framing::Sse && mcp::may_announce(received, route)).then(Box::default),
         sent: 0,

@@ -18,6 +18,9 @@ pub struct Fault {
     pub message: String,
     /// How to fix it; empty for no hint.
     pub hint: String,
+    /// The value and the position in it, in bytes, when the fault concerns a part of the value.
+    #[serde(skip)]
+    pub within: Option<Box<(String, usize)>>,
 }
 
 impl fmt::Display for Fault {
@@ -48,6 +51,19 @@ impl Faults {
     /// Adds a fault at the key `path`.
     pub fn add(&mut self, path: impl Into<String>, message: impl Into<String>, hint: impl Into<String>) {
         self.faults.push(unplaced(path, message, hint));
+    }
+
+    /// Adds a fault at the byte `at` of the text at the key `path`.
+    pub fn add_within(
+        &mut self,
+        path: impl Into<String>,
+        text: &str,
+        at: usize,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
+        let within = Some(Box::new((text.to_owned(), at)));
+        self.faults.push(Fault { within, ..unplaced(path, message, hint) });
     }
 
     /// Adds a warning about a value that is valid but rarely intended.
@@ -98,7 +114,14 @@ impl Faults {
 }
 
 fn unplaced(path: impl Into<String>, message: impl Into<String>, hint: impl Into<String>) -> Fault {
-    Fault { path: path.into(), line: None, column: None, message: message.into(), hint: hint.into() }
+    Fault {
+        path: path.into(),
+        line: None,
+        column: None,
+        message: message.into(),
+        hint: hint.into(),
+        within: None,
+    }
 }
 
 impl fmt::Display for Faults {

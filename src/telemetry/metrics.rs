@@ -12,6 +12,7 @@ use prometheus::{
     TextEncoder,
 };
 
+use self::budgets::BudgetMetrics;
 use self::capacity::CapacityMetrics;
 pub use self::capacity::CapacityNumbers;
 pub use self::fleet::FleetNumbers;
@@ -25,6 +26,7 @@ use self::registry::{add, counters, gauges, histogram, histograms, options};
 use super::log::Log;
 use super::log::sink::Sink;
 
+mod budgets;
 mod capacity;
 mod fleet;
 mod gauge;
@@ -52,6 +54,8 @@ pub struct Metrics {
     pub(super) sessions_active: IntGaugeVec,
     sessions_total: IntCounterVec,
     kills: IntCounterVec,
+    rate_limited: IntCounterVec,
+    pub(super) budgets: BudgetMetrics,
     kill_latency: Histogram,
     requests: IntCounterVec,
     request_duration: HistogramVec,
@@ -99,6 +103,8 @@ impl Metrics {
             sessions_active: gauges(in_registry, &table::SESSIONS_ACTIVE)?,
             sessions_total: counters(in_registry, &table::SESSIONS_TOTAL)?,
             kills: counters(in_registry, &table::SESSION_KILLS)?,
+            budgets: BudgetMetrics::new(in_registry)?,
+            rate_limited: counters(in_registry, &table::RATE_LIMITED)?,
             kill_latency: histogram(in_registry, &table::KILL_LATENCY, KILL_BUCKETS)?,
             requests: counters(in_registry, &table::REQUESTS)?,
             request_duration: histograms(in_registry, &table::REQUEST_DURATION, ANSWER_BUCKETS)?,
@@ -216,6 +222,11 @@ impl Metrics {
         self.kills.with_label_values(&[source]).inc();
     }
 
+    /// Counts a request that a limit refused. `scope` is the limit's name and `unit` what it counts.
+    pub fn rate_limited(&self, scope: &str, unit: &'static str) {
+        self.rate_limited.with_label_values(&[scope, unit]).inc();
+    }
+
     /// Observes the time from a kill order to the end of a leg that it cut.
     pub fn kill_latency(&self, since_order: Duration) {
         self.kill_latency.observe(since_order.as_secs_f64());
@@ -252,6 +263,7 @@ impl Metrics {
     pub fn encode(&self) -> String {
         self.read_fleet();
         self.capacity.read();
+        self.budgets.read();
         if let Some(dropped) = self.log.get() {
             // Hold the lock: concurrent scrapes must not count the same lines twice.
             let dropped = dropped.lock();

@@ -88,6 +88,14 @@ mod protocols {
     pub mod websocket;
 }
 
+/// Who may do how much.
+mod governance {
+    /// What requests may cost.
+    pub mod budgets;
+    /// Rates, tokens and open requests.
+    pub mod limits;
+}
+
 /// Who calls: keys of the gateway's own.
 mod callers {
     /// The worked example of `docs/identity.md`.

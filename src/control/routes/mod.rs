@@ -1,5 +1,6 @@
 //! The endpoints, one file per noun; `table` lists them. `docs/control-api.md` and `docs/openapi.json` describe them.
 
+mod budgets;
 mod config;
 mod events;
 mod export;

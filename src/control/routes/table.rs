@@ -8,6 +8,7 @@ use axum::routing::{MethodRouter, delete, get, post};
 use http::Method;
 use serde_json::{Map, Value};
 
+use super::super::api::budgets::BudgetList;
 use super::super::api::config::ReloadReply;
 use super::super::api::error::ErrorCode::*;
 use super::super::api::health::{BackendList, ControlHealth, Liveness, ReadinessReport, Startup};
@@ -21,7 +22,9 @@ use super::super::api::params::SessionQuery;
 use super::super::api::sessions::{SessionPage, SessionsQuery};
 use super::super::openapi::Operation;
 use super::super::service::ControlState;
-use super::{config, events, export, health, history, keys, kills, metrics, schema, sessions, stats};
+use super::{
+    budgets, config, events, export, health, history, keys, kills, metrics, schema, sessions, stats,
+};
 use crate::history::read::legs::LegPage;
 use crate::history::read::reader::{RecordDetail, RecordPage};
 use crate::session::{Resumed, SessionView, Stats};
@@ -288,6 +291,12 @@ fn instance_endpoints() -> Vec<Endpoint> {
             "/control/backends",
             health::backends,
             operation("listBackends", "Returns the backends and their health").ok::<BackendList>("The backends."),
+        ),
+        on_get(
+            "/control/budgets",
+            budgets::list,
+            operation("listBudgets", "Returns what was spent of the budgets on this instance")
+                .ok::<BudgetList>("The accounts."),
         ),
         on_get(
             "/control/stats",

@@ -17,6 +17,7 @@ pub mod json_rpc;
 pub mod mcp;
 pub mod model_list;
 pub mod model_name;
+pub mod output_limit;
 pub mod own_paths;
 pub mod registry;
 pub mod spec;

@@ -42,6 +42,11 @@ impl ToolsOffered {
         self.count
     }
 
+    /// How many bytes the request has, decoded.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// About how many tokens the request has: its bytes by four.
     pub fn token_estimate(&self) -> u64 {
         self.bytes.div_ceil(BYTES_PER_TOKEN)

@@ -30,6 +30,12 @@ table! {
         "Sessions that were not opened because a limit was reached and all counted sessions had open requests.";
     SESSIONS_EVICTED = "elida_sessions_evicted_total" ["limit"]
         "Idle sessions that ended to make room for others.";
+    RATE_LIMITED = "elida_rate_limited_total" ["scope", "unit"]
+        "Requests refused because a limit of `limits` was used up, by its name.";
+    BUDGET_RATIO = "elida_budget_ratio" ["budget"]
+        "Share of a budget that is spent, of the name that has spent most of it.";
+    BUDGET_REFUSED = "elida_budget_refused_total" ["budget", "reason"]
+        "Requests refused because of a budget.";
     SESSION_KILLS = "elida_session_kills_total" ["source"]
         "Kill orders carried out, by who gave them.";
     KILL_LATENCY = "elida_kill_latency_seconds" []

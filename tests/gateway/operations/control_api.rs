@@ -42,7 +42,7 @@ async fn the_commands_of_the_documentation_do_what_it_says() {
         .into_iter()
         .filter(|command| command.starts_with("curl") && !command.contains("/control/events"))
         .collect();
-    assert_eq!(commands.len(), 15, "each is looked at below: {commands:#?}");
+    assert_eq!(commands.len(), 16, "each is looked at below: {commands:#?}");
     let run = async |end: &str| {
         let fits = |command: &&String| command.trim_end_matches('\'').ends_with(end);
         let command = commands.iter().find(fits).unwrap_or_else(|| panic!("{end} is not documented"));
@@ -82,6 +82,7 @@ async fn the_commands_of_the_documentation_do_what_it_says() {
         json!({"type": "ollama", "url": demo.url(), "auth": "passthrough", "healthy": true, "rests_for_ms": null,
             "callers_kept_away": 0, "open": 0})
     );
+    assert_eq!(read("/control/budgets").await, json!({"budgets": []}));
     let stats = read("/control/stats").await;
     assert_eq!((&stats["active"], &stats["by_state"]["killed"]), (&json!(0), &json!(2)), "{stats}");
     assert_eq!((&stats["kills"], &stats["kills_in_force"]), (&json!(2), &json!(1)), "{stats}");

@@ -1,0 +1,207 @@
+//! A token bucket in whole numbers.
+//!
+//! The level counts units × milliseconds of the period, so that it falls by `elapsed × count` without a remainder. Every
+//! number stays below [`MAX`], because a script in Redis (Lua) calculates with doubles, and must come to the same results.
+
+/// Numbers up to this one are exact in a double.
+pub const MAX: u64 = 1 << 53;
+
+/// How much may flow. All products of its numbers are at most [`MAX`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    count: u64,
+    burst: u64,
+    period: u64,
+}
+
+impl Rate {
+    /// `count` units in `period` milliseconds, and at most `burst` at once. `None` if a number is zero, or a product is too
+    /// large.
+    pub fn new(count: u64, burst: u64, period: u64) -> Option<Self> {
+        let is_small =
+            |number: u64| number.checked_mul(period).is_some_and(|product| (1..=MAX).contains(&product));
+        (is_small(count) && is_small(burst)).then_some(Self { count, burst, period })
+    }
+
+    /// The most units at once.
+    pub fn burst(&self) -> u64 {
+        self.burst
+    }
+
+    fn full(&self) -> u64 {
+        self.burst * self.period
+    }
+
+    /// Milliseconds until so much has flowed off, rounded up.
+    fn time_for(&self, level: u64) -> u64 {
+        level.div_ceil(self.count)
+    }
+}
+
+/// The state of a bucket. A new one is empty.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bucket {
+    /// Units × milliseconds, at the time `at`.
+    level: u64,
+    /// Milliseconds on the caller's clock.
+    at: u64,
+}
+
+impl Bucket {
+    /// Lets flow off what `now` allows. An earlier time changes nothing: callers read the clock before they wait for a
+    /// lock.
+    fn drain(&mut self, rate: &Rate, now: u64) {
+        let elapsed = now.saturating_sub(self.at);
+        self.level = self.level.saturating_sub(elapsed.saturating_mul(rate.count));
+        self.at = self.at.max(now);
+    }
+
+    /// Adds `cost` units if there is room for them. More units than fit into an empty bucket need an empty one, and are
+    /// added all the same, so that what follows waits for them.
+    ///
+    /// # Errors
+    /// There is no room: the milliseconds until there is.
+    pub fn take(&mut self, rate: &Rate, cost: u64, now: u64) -> Result<(), u64> {
+        self.drain(rate, now);
+        let room = rate.full() - cost.min(rate.burst) * rate.period;
+        if self.level > room {
+            return Err(rate.time_for(self.level - room));
+        }
+        self.add(rate, cost);
+        Ok(())
+    }
+
+    /// Adds units whether there is room or not.
+    pub fn add(&mut self, rate: &Rate, units: u64) {
+        self.level = self.level.saturating_add(units.saturating_mul(rate.period)).min(MAX);
+    }
+
+    /// Takes units out that were added and not used.
+    pub fn give_back(&mut self, rate: &Rate, units: u64) {
+        self.level = self.level.saturating_sub(units.saturating_mul(rate.period));
+    }
+
+    /// Returns how many units there is room for.
+    pub fn room(&mut self, rate: &Rate, now: u64) -> u64 {
+        self.drain(rate, now);
+        rate.full().saturating_sub(self.level) / rate.period
+    }
+
+    /// Returns the milliseconds until the bucket is empty.
+    pub fn empty_in(&mut self, rate: &Rate, now: u64) -> u64 {
+        self.drain(rate, now);
+        rate.time_for(self.level)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rate (count, burst, period), then steps: time, cost, and the answer (`None`: admitted, else the wait).
+    type Case = ((u64, u64, u64), &'static [(u64, u64, Option<u64>)]);
+
+    /// The cases that every implementation of the bucket has to agree on.
+    const CASES: [Case; 6] = [
+        // One at a time, ten in a second.
+        (
+            (10, 1, 1000),
+            &[(0, 1, None), (0, 1, Some(100)), (99, 1, Some(1)), (100, 1, None), (150, 1, Some(50))],
+        ),
+        // A burst, then the rate.
+        (
+            (1, 3, 1000),
+            &[(0, 1, None), (0, 2, None), (1, 1, Some(999)), (1000, 1, None), (1000, 1, Some(1000))],
+        ),
+        // After a long time it is empty, not more than that.
+        ((1, 2, 1000), &[(5, 2, None), (1_000_000, 2, None), (1_000_000, 1, Some(1000))]),
+        // More than fits needs an empty bucket, and the next waits for all of it.
+        ((10, 10, 1000), &[(0, 25, None), (0, 1, Some(1600)), (2400, 30, Some(100)), (2500, 30, None)]),
+        // Nothing costs nothing, unless it is over.
+        (
+            (1, 1, 1000),
+            &[(0, 0, None), (0, 5, None), (0, 0, Some(4000)), (4000, 0, None), (4000, 1, Some(1000))],
+        ),
+        // The clock of a later caller may be behind.
+        ((1, 1, 1000), &[(5000, 1, None), (4000, 1, Some(1000)), (6000, 1, None)]),
+    ];
+
+    #[test]
+    fn the_table_of_cases() {
+        for (case, ((count, burst, period), steps)) in CASES.into_iter().enumerate() {
+            let rate = Rate::new(count, burst, period).unwrap();
+            let mut bucket = Bucket::default();
+            for (now, cost, expected) in steps {
+                assert_eq!(bucket.take(&rate, *cost, *now).err(), *expected, "case {case} at {now}");
+            }
+        }
+    }
+
+    #[test]
+    fn corrections_room_and_reset() {
+        let rate = Rate::new(60, 60, 60_000).unwrap();
+        let mut bucket = Bucket::default();
+        assert_eq!((bucket.room(&rate, 0), bucket.empty_in(&rate, 0)), (60, 0));
+        bucket.take(&rate, 50, 0).unwrap();
+        bucket.give_back(&rate, 20);
+        assert_eq!((bucket.room(&rate, 0), bucket.empty_in(&rate, 0)), (30, 30_000));
+        bucket.add(&rate, 90);
+        assert_eq!((bucket.room(&rate, 0), bucket.empty_in(&rate, 0)), (0, 120_000));
+        bucket.give_back(&rate, 500);
+        assert_eq!(bucket.room(&rate, 1), 60);
+    }
+
+    #[test]
+    fn numbers_stay_exact() {
+        assert_eq!(Rate::new(0, 1, 1000), None);
+        assert_eq!(Rate::new(1, 0, 1000), None);
+        assert_eq!(Rate::new(MAX, 1, 1000), None);
+        let day = 24 * 3_600_000;
+        assert!(Rate::new(100_000_000, 100_000_000, day).is_some());
+        assert!(Rate::new(200_000_000, 1, day).is_none());
+        let rate = Rate::new(1, 1, day).unwrap();
+        let mut bucket = Bucket::default();
+        bucket.add(&rate, u64::MAX);
+        assert_eq!(bucket.take(&rate, 1, u64::MAX / 2), Ok(()), "an old level has flowed off");
+        bucket.add(&rate, u64::MAX);
+        assert!(bucket.take(&rate, 1, u64::MAX / 2).is_err_and(|wait| wait <= MAX));
+    }
+
+    proptest::proptest! {
+        /// However requests are spread, in no time span more pass than the burst and what flows off meanwhile.
+        #[test]
+        fn never_more_than_burst_and_rate(
+            count in 1..50_u64, burst in 1..50_u64,
+            steps in proptest::collection::vec((0..400_u64, 1..5_u64), 1..200),
+        ) {
+            let rate = Rate::new(count, burst, 1000).unwrap();
+            let (mut bucket, mut now, mut passed) = (Bucket::default(), 0, Vec::new());
+            for (pause, cost) in steps {
+                now += pause;
+                let cost = cost.min(burst);
+                if bucket.take(&rate, cost, now).is_ok() {
+                    passed.push((now, cost));
+                }
+            }
+            for (first, (begun, _)) in passed.iter().enumerate() {
+                let mut sum = 0;
+                for (at, cost) in &passed[first..] {
+                    sum += cost;
+                    proptest::prop_assert!(sum * 1000 <= burst * 1000 + (at - begun) * count);
+                }
+            }
+        }
+
+        /// A request that was told to wait is admitted after that time, and not a millisecond earlier.
+        #[test]
+        fn the_wait_is_exact(count in 1..50_u64, burst in 1..50_u64, taken in 1..200_u64, cost in 1..50_u64) {
+            let rate = Rate::new(count, burst, 1000).unwrap();
+            let mut bucket = Bucket::default();
+            bucket.add(&rate, taken);
+            if let Err(wait) = bucket.take(&rate, cost, 0) {
+                proptest::prop_assert!(bucket.take(&rate, cost, wait - 1).is_err());
+                proptest::prop_assert!(bucket.take(&rate, cost, wait).is_ok());
+            }
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! Budgets: how much the requests of a name may cost in a period (`budgets:`).
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use jiff::civil::Time;
+use jiff::tz::TimeZone;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::amount::{AmountText, CostUnit};
+use super::ledger::{AccountKey, Claim, Ledger, Reservation, Short, Shortage};
+use crate::policy::expr::{Expression, Truth};
+use crate::policy::facts::Facts;
+
+/// How long a budget lasts. All periods but `session` and `total` begin at their natural time in UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum BudgetPeriod {
+    /// As long as a session.
+    Session,
+    /// An hour of the clock.
+    Hour,
+    /// A day.
+    Day,
+    /// A week from Monday.
+    Week,
+    /// A month of the calendar.
+    Month,
+    /// For ever.
+    Total,
+}
+
+impl BudgetPeriod {
+    /// The word of the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Session => "session",
+            Self::Hour => "hour",
+            Self::Day => "day",
+            Self::Week => "week",
+            Self::Month => "month",
+            Self::Total => "total",
+        }
+    }
+
+    /// Returns the beginning and the end of the period that `now` is in; `None` for one without them.
+    fn span(self, now: Timestamp) -> Option<(Timestamp, Timestamp)> {
+        let day = now.to_zoned(TimeZone::UTC).with().time(Time::midnight()).build().ok()?;
+        let (first, days) = match self {
+            Self::Session | Self::Total => return None,
+            Self::Hour => {
+                let second = now.as_second() - now.as_second().rem_euclid(3600);
+                return Some((
+                    Timestamp::from_second(second).ok()?,
+                    Timestamp::from_second(second + 3600).ok()?,
+                ));
+            }
+            Self::Day => (day, 1),
+            Self::Week => {
+                let since_monday = i64::from(day.weekday().to_monday_zero_offset());
+                (day.checked_sub(jiff::Span::new().days(since_monday)).ok()?, 7)
+            }
+            Self::Month => {
+                let first = day.with().day(1).build().ok()?;
+                let days = i64::from(first.days_in_month());
+                (first, days)
+            }
+        };
+        let end = first.checked_add(jiff::Span::new().days(days)).ok()?;
+        Some((first.timestamp(), end.timestamp()))
+    }
+}
+
+/// A budget, compiled.
+#[derive(Debug)]
+pub struct Budget {
+    pub(super) name: Arc<str>,
+    pub(super) by: Expression,
+    pub(super) when: Option<Expression>,
+    pub(super) period: BudgetPeriod,
+    pub(super) limit: AmountText,
+    pub(super) soft: u64,
+}
+
+/// All budgets.
+#[derive(Clone, Debug, Default)]
+pub struct Budgets(Arc<[Arc<Budget>]>);
+
+/// What a request may need at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// Tokens of prompt and answer.
+    pub tokens: u64,
+    /// Nanodollars; `None` if the model has no price.
+    pub nanodollars: Option<u64>,
+}
+
+/// Why a request is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OverBudget {
+    /// The budget does not last for it.
+    Exceeded {
+        /// The budget.
+        budget: Arc<str>,
+        /// What was spent, and the limit, for people.
+        spent: String,
+        /// The same of the limit.
+        limit: AmountText,
+        /// When the next period begins, as far as there is one.
+        resets_at: Option<Timestamp>,
+    },
+    /// Open requests hold what is left of it.
+    Busy {
+        /// The budget.
+        budget: Arc<str>,
+    },
+    /// It is in money, and the model has no price.
+    Unpriced {
+        /// The budget.
+        budget: Arc<str>,
+    },
+}
+
+impl OverBudget {
+    /// The budget.
+    pub fn budget(&self) -> &Arc<str> {
+        match self {
+            Self::Exceeded { budget, .. } | Self::Busy { budget } | Self::Unpriced { budget } => budget,
+        }
+    }
+}
+
+/// An account of `GET /control/budgets`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BudgetAccount {
+    /// The budget.
+    pub budget: String,
+    /// The name that its `by` gives.
+    pub name: String,
+    /// Its period: session, hour, day, week, month or total.
+    pub period: String,
+    /// When the period began; null for `session` and `total`.
+    pub starts_at: Option<Timestamp>,
+    /// `usd` or `tokens`.
+    pub unit: CostUnit,
+    /// The most that may be spent, in that unit.
+    pub limit: f64,
+    /// What ended requests cost.
+    pub spent: f64,
+    /// What open requests may still cost.
+    pub held: f64,
+    /// What may still be spent and is not held.
+    pub left: f64,
+}
+
+impl Budgets {
+    pub(super) fn new(budgets: Vec<Arc<Budget>>) -> Self {
+        Self(budgets.into())
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Holds what the request may need of every budget that concerns it. `session` identifies its session for ever. `None` if
+    /// no budget concerns it.
+    ///
+    /// # Errors
+    /// A budget does not last for it; nothing is held.
+    pub fn reserve(
+        &self,
+        ledger: &Arc<Ledger>,
+        facts: &dyn Facts,
+        session: u128,
+        need: Need,
+        now: Timestamp,
+    ) -> Result<Option<Reservation>, OverBudget> {
+        let mut claims = Vec::new();
+        let mut budgets = Vec::new();
+        for budget in self.0.iter() {
+            // A request that cannot be decided on is counted: what is unreadable must not be free.
+            if budget.when.as_ref().is_some_and(|when| when.truth(facts) == Truth::No) {
+                continue;
+            }
+            claims.push(budget.claim(facts, session, need, now)?);
+            budgets.push(budget);
+        }
+        if claims.is_empty() {
+            return Ok(None);
+        }
+        ledger.reserve(claims).map(Some).map_err(|short| budgets[short.claim].refusal(short, now))
+    }
+
+    /// Returns for each budget the share of its limit that is spent, of the account where that is the largest.
+    pub fn spent_shares(&self, ledger: &Ledger) -> Vec<(String, f64)> {
+        let accounts = self.accounts(ledger);
+        let share = |budget: &Arc<Budget>| {
+            let own = accounts.iter().filter(|account| account.budget == *budget.name);
+            let largest = own.map(|account| account.spent / account.limit).fold(0.0, f64::max);
+            (budget.name.to_string(), largest)
+        };
+        self.0.iter().map(share).collect()
+    }
+
+    /// Returns the accounts of configured budgets, by budget, those with the least left first.
+    pub fn accounts(&self, ledger: &Ledger) -> Vec<BudgetAccount> {
+        let mut accounts: Vec<BudgetAccount> = ledger
+            .accounts()
+            .into_iter()
+            .filter_map(|(key, account)| {
+                let is_it =
+                    |budget: &&Arc<Budget>| budget.name == key.budget && budget.limit.unit == key.unit;
+                let budget = self.0.iter().find(is_it)?;
+                let show = |amount: u64| budget.limit.unit.shown(amount);
+                let left = budget.limit.amount.saturating_sub(account.spent).saturating_sub(account.held);
+                Some(BudgetAccount {
+                    budget: budget.name.to_string(),
+                    name: key.name.into(),
+                    period: budget.period.name().into(),
+                    starts_at: starts_at(budget.period, key.start),
+                    unit: budget.limit.unit,
+                    limit: show(budget.limit.amount),
+                    spent: show(account.spent),
+                    held: show(account.held),
+                    left: show(left),
+                })
+            })
+            .collect();
+        accounts.sort_by(|a, b| {
+            (&a.budget, b.starts_at)
+                .cmp(&(&b.budget, a.starts_at))
+                .then(a.left.total_cmp(&b.left))
+                .then(a.name.cmp(&b.name))
+        });
+        accounts
+    }
+}
+
+fn starts_at(period: BudgetPeriod, start: u128) -> Option<Timestamp> {
+    match period {
+        BudgetPeriod::Session | BudgetPeriod::Total => None,
+        BudgetPeriod::Hour | BudgetPeriod::Day | BudgetPeriod::Week | BudgetPeriod::Month => {
+            Timestamp::from_second(i64::try_from(start).ok()?).ok()
+        }
+    }
+}
+
+impl Budget {
+    fn claim(
+        &self,
+        facts: &dyn Facts,
+        session: u128,
+        need: Need,
+        now: Timestamp,
+    ) -> Result<Claim, OverBudget> {
+        let mut name = String::new();
+        self.by.write_name(facts, &mut name);
+        let start = match self.period {
+            BudgetPeriod::Session => session,
+            period => period.span(now).map_or(0, |(begin, _)| u128::try_from(begin.as_second()).unwrap_or(0)),
+        };
+        let need = match self.limit.unit {
+            CostUnit::Tokens => need.tokens,
+            CostUnit::Usd => {
+                need.nanodollars.ok_or_else(|| OverBudget::Unpriced { budget: Arc::clone(&self.name) })?
+            }
+        };
+        let key =
+            AccountKey { budget: Arc::clone(&self.name), unit: self.limit.unit, name: name.into(), start };
+        Ok(Claim { key, limit: self.limit.amount, need: need.max(1), soft: self.soft })
+    }
+
+    fn refusal(&self, short: Short, now: Timestamp) -> OverBudget {
+        let budget = Arc::clone(&self.name);
+        match short.shortage {
+            Shortage::Held => OverBudget::Busy { budget },
+            Shortage::Spent => OverBudget::Exceeded {
+                budget,
+                spent: AmountText { amount: short.spent, ..self.limit }.to_string(),
+                limit: self.limit,
+                resets_at: self.period.span(now).map(|(_, end)| end),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn periods_begin_at_their_natural_time() {
+        let now: Timestamp = "2026-11-30T10:47:12Z".parse().unwrap();
+        for (period, begin, end) in [
+            (BudgetPeriod::Hour, "2026-11-30T10:00:00Z", "2026-11-30T11:00:00Z"),
+            (BudgetPeriod::Day, "2026-11-30T00:00:00Z", "2026-12-01T00:00:00Z"),
+            (BudgetPeriod::Week, "2026-11-30T00:00:00Z", "2026-12-07T00:00:00Z"),
+            (BudgetPeriod::Month, "2026-11-01T00:00:00Z", "2026-12-01T00:00:00Z"),
+        ] {
+            let span = Some((begin.parse().unwrap(), end.parse().unwrap()));
+            assert_eq!(period.span(now), span, "{period:?}");
+        }
+        let sunday: Timestamp = "2026-03-01T23:59:59Z".parse().unwrap();
+        let (monday, _) = BudgetPeriod::Week.span(sunday).unwrap();
+        assert_eq!(monday.to_string(), "2026-02-23T00:00:00Z");
+        assert_eq!(BudgetPeriod::Session.span(now), None);
+    }
+}

@@ -1,0 +1,135 @@
+//! The counters of one limit, by the name that its expression gives.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
+
+use super::bucket::Bucket;
+
+/// The most names of a limit.
+pub(super) const MAX_NAMES: usize = 100_000;
+
+const SHARDS: usize = 16;
+
+/// Names of one generation in a shard.
+const GENERATION: usize = MAX_NAMES / SHARDS / 2;
+
+/// The longest name that is kept as it is, in bytes; of a longer one its digest is.
+const MAX_NAME: usize = 128;
+
+/// What a limit counts for one name.
+#[derive(Debug, Default)]
+pub(super) struct Counter(Mutex<Levels>);
+
+/// The levels of a counter.
+#[derive(Debug, Default)]
+pub(super) struct Levels {
+    pub(super) requests: Bucket,
+    pub(super) tokens: Bucket,
+    pub(super) in_flight: u32,
+}
+
+impl Counter {
+    pub(super) fn lock(&self) -> parking_lot::MutexGuard<'_, Levels> {
+        self.0.lock()
+    }
+}
+
+/// The counters of a limit.
+///
+/// Each shard has two generations of names. A name that is used moves to the younger one; when that is full, it becomes the
+/// older one, and what was in that is forgotten, except for names with open requests. So names that were not used for long
+/// go first, and no request pays for a search.
+#[derive(Debug)]
+pub(super) struct Counters {
+    hasher: RandomState,
+    shards: [Mutex<Shard>; SHARDS],
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    young: HashMap<Box<str>, Arc<Counter>>,
+    old: HashMap<Box<str>, Arc<Counter>>,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self { hasher: RandomState::new(), shards: std::array::from_fn(|_| Mutex::default()) }
+    }
+}
+
+impl Counters {
+    /// Returns the counter of a name; a new one begins empty.
+    pub(super) fn of(&self, name: &str) -> Arc<Counter> {
+        if name.len() <= MAX_NAME {
+            return self.find(name);
+        }
+        let digest = Sha256::digest(name.as_bytes());
+        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.find(&format!("sha256:{hex}"))
+    }
+
+    fn find(&self, name: &str) -> Arc<Counter> {
+        let shard = self.hasher.hash_one(name) as usize % SHARDS;
+        self.shards[shard].lock().find(name)
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock()).map(|shard| shard.young.len() + shard.old.len()).sum()
+    }
+}
+
+impl Shard {
+    fn find(&mut self, name: &str) -> Arc<Counter> {
+        if let Some(counter) = self.young.get(name) {
+            return Arc::clone(counter);
+        }
+        if self.young.len() >= GENERATION {
+            self.age();
+        }
+        let (name, counter) = self.old.remove_entry(name).unwrap_or_else(|| (name.into(), Arc::default()));
+        self.young.insert(name, Arc::clone(&counter));
+        counter
+    }
+
+    /// Begins a new generation. Names that requests hold are kept: a new counter would not know of them.
+    fn age(&mut self) {
+        let gone = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
+        self.young.extend(gone.into_iter().filter(|(_, counter)| Arc::strong_count(counter) > 1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_bounded_and_idle_ones_go_first() {
+        let counters = Counters::default();
+        let held = counters.of("held");
+        held.lock().in_flight = 1;
+        counters.of("used").lock().in_flight = 2;
+        counters.of("idle").lock().in_flight = 3;
+        for number in 0..3 * MAX_NAMES {
+            counters.of(&number.to_string());
+            if number % 100 == 0 {
+                assert_eq!(counters.of("used").lock().in_flight, 2, "{number}");
+            }
+        }
+        assert!(counters.len() <= MAX_NAMES + 1, "{}", counters.len());
+        assert_eq!(counters.of("held").lock().in_flight, 1, "a request is open");
+        assert_eq!(counters.of("idle").lock().in_flight, 0, "it was forgotten");
+    }
+
+    #[test]
+    fn long_names_are_kept_apart_by_their_digest() {
+        let counters = Counters::default();
+        let (one, two) = ("a".repeat(5000), format!("{}b", "a".repeat(4999)));
+        counters.of(&one).lock().in_flight = 1;
+        assert_eq!((counters.of(&one).lock().in_flight, counters.of(&two).lock().in_flight), (1, 0));
+    }
+}

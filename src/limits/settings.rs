@@ -1,0 +1,199 @@
+//! The `limits:` and `budgets:` sections.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::amount::AmountText;
+use super::bucket::Rate;
+use super::budgets::{Budget, BudgetPeriod, Budgets};
+use super::limiter::{Limit, Limits};
+use super::rate::RateText;
+use crate::policy::expr::{Expression, SourceFault};
+use crate::policy::facts::Phase;
+use crate::settings::fault::Faults;
+
+/// The most limits.
+const MAX_LIMITS: usize = 64;
+
+/// A limit. Requests that its `when` holds for are counted by the name that its `by` gives them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Limit")]
+pub struct LimitConfig {
+    /// Its name in refusals, header fields and metrics; the text of `by` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// An expression for the name that is counted, such as `client.addr` or `principal.id + "/" + request.model`. What is
+    /// absent counts as empty.
+    pub by: String,
+    /// A condition for the requests that are counted; all, if absent. A condition that cannot be decided counts as true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<String>,
+    /// Requests in a time, such as `100/s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<RateText>,
+    /// Requests that may come at once; as many as `requests` names, if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub burst: Option<u64>,
+    /// Tokens of prompts and answers in a time, such as `2M/min`: estimated when a request comes, corrected when it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<RateText>,
+    /// Requests, streams and WebSockets that may be open at the same time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_flight: Option<u32>,
+}
+
+/// Compiles both sections, even after a fault.
+pub fn compile_all(
+    limits: Vec<LimitConfig>,
+    budgets: Vec<BudgetConfig>,
+    faults: &mut Faults,
+) -> (Option<Limits>, Option<Budgets>) {
+    (compile(limits, faults), compile_budgets(budgets, faults))
+}
+
+/// Compiles the section `limits`.
+pub(super) fn compile(written: Vec<LimitConfig>, faults: &mut Faults) -> Option<Limits> {
+    if written.len() > MAX_LIMITS {
+        let message = format!("{} limits are more than {MAX_LIMITS}", written.len());
+        faults.add("limits", message, "one limit has a counter for each name that its expression gives");
+        return None;
+    }
+    let mut names = BTreeSet::new();
+    let mut limits = Vec::with_capacity(written.len());
+    for (place, one) in written.into_iter().enumerate() {
+        let path = format!("limits[{place}]");
+        let name = one.name.clone().unwrap_or_else(|| one.by.clone());
+        if !names.insert(name.clone()) {
+            let hint = "give it a name of its own with name:";
+            faults.add(path.clone(), format!("another limit is called '{name}', too"), hint);
+        }
+        limits.push(one.compile(&path, &name, faults).map(Arc::new));
+    }
+    let limits: Option<Vec<_>> = limits.into_iter().collect();
+    Some(Limits::new(limits?))
+}
+
+impl LimitConfig {
+    fn compile(self, path: &str, name: &str, faults: &mut Faults) -> Option<Limit> {
+        let mut at =
+            |key: &str, message: String, hint: &str| faults.add(format!("{path}.{key}"), message, hint);
+        if self.name.is_some() && !is_plain(name) {
+            at("name", "a name has 1 to 128 printable ASCII characters".into(), "write a short word");
+            return None;
+        }
+        if self.requests.is_none() && self.tokens.is_none() && self.in_flight.is_none() {
+            faults.add(path, "it limits nothing", "add requests, tokens or in_flight");
+            return None;
+        }
+        if self.burst.is_some() && self.requests.is_none() {
+            at("burst", "it goes with requests, which is absent".into(), "add requests: 100/s, or remove it");
+            return None;
+        }
+        if self.in_flight == Some(0) {
+            at("in_flight", "zero would refuse every request".into(), "write a number above zero");
+            return None;
+        }
+        let mut rate = |key: &str, text: Option<RateText>, burst: Option<u64>| match text {
+            None => Some(None),
+            Some(text) => {
+                let rate = Rate::new(text.count, burst.unwrap_or(text.count), text.period.millis());
+                if rate.is_none() {
+                    let hint = "write numbers above zero, or a shorter time";
+                    at(key, "it is zero, or too large to count exactly".into(), hint);
+                }
+                rate.map(|rate| Some((rate, text)))
+            }
+        };
+        let requests = rate("requests", self.requests, self.burst);
+        let tokens = rate("tokens", self.tokens, None);
+        let by = expression(&format!("{path}.by"), &self.by, Expression::name, faults);
+        let when = match self.when.as_deref() {
+            Some(when) => Some(expression(&format!("{path}.when"), when, Expression::condition, faults)?),
+            None => None,
+        };
+        Some(Limit::new(name, by?, when, requests?, tokens?, self.in_flight))
+    }
+}
+
+/// A budget. The requests that its `when` holds for may together cost as much as its limit in a period, for each name that
+/// its `by` gives them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Budget")]
+pub struct BudgetConfig {
+    /// Its name in refusals, metrics and the control API.
+    pub name: String,
+    /// An expression for the name that the budget is for, such as `principal.id`. What is absent counts as empty.
+    pub by: String,
+    /// A condition for the requests that it concerns; all, if absent. A condition that cannot be decided counts as true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<String>,
+    /// How long it lasts. Days, weeks and months are those of UTC.
+    pub period: BudgetPeriod,
+    /// The most that may be spent, such as `500 USD` or `2M tokens`.
+    pub limit: AmountText,
+    /// The share of the limit whose passing is reported, above 0 and at most 1; absent reports nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub soft: Option<f64>,
+}
+
+/// `BudgetConfig` is compared to find out what a reload changes; a float that is read is never NaN.
+impl Eq for BudgetConfig {}
+
+/// Compiles the section `budgets`.
+fn compile_budgets(written: Vec<BudgetConfig>, faults: &mut Faults) -> Option<Budgets> {
+    if written.len() > MAX_LIMITS {
+        let message = format!("{} budgets are more than {MAX_LIMITS}", written.len());
+        faults.add("budgets", message, "one budget has an account for each name that its expression gives");
+        return None;
+    }
+    let mut names = BTreeSet::new();
+    let mut budgets = Vec::with_capacity(written.len());
+    for (place, one) in written.into_iter().enumerate() {
+        let path = format!("budgets[{place}]");
+        if !is_plain(&one.name) {
+            let message = "a name has 1 to 128 printable ASCII characters";
+            faults.add(format!("{path}.name"), message, "write a short word");
+        }
+        if !names.insert(one.name.clone()) {
+            faults.add(
+                path.clone(),
+                format!("another budget is called '{}', too", one.name),
+                "rename one of them",
+            );
+        }
+        if one.soft.is_some_and(|share| !(share > 0.0 && share <= 1.0)) {
+            let message = "the share of the limit is above 0 and at most 1";
+            faults.add(format!("{path}.soft"), message, "write 0.8 for 80 %");
+        }
+        let by = expression(&format!("{path}.by"), &one.by, Expression::name, faults);
+        let when = one.when.as_deref();
+        let when = when.map(|when| expression(&format!("{path}.when"), when, Expression::condition, faults));
+        let compiled = by.zip(when.map_or(Some(None), |when| when.map(Some)));
+        budgets.push(compiled.map(|(by, when)| {
+            let share = one.soft.unwrap_or(f64::INFINITY);
+            // A float becomes the nearest integer in range.
+            let soft = (one.limit.amount as f64 * share).ceil() as u64;
+            Arc::new(Budget { name: one.name.into(), by, when, period: one.period, limit: one.limit, soft })
+        }));
+    }
+    Some(Budgets::new(budgets.into_iter().collect::<Option<_>>()?))
+}
+
+fn is_plain(name: &str) -> bool {
+    !name.is_empty() && name.len() <= 128 && name.bytes().all(|byte| (b' '..=b'~').contains(&byte))
+}
+
+fn expression(
+    path: &str,
+    text: &str,
+    compile: fn(&str, Phase) -> Result<Expression, SourceFault>,
+    faults: &mut Faults,
+) -> Option<Expression> {
+    let compiled = compile(text, Phase::Request);
+    compiled.map_err(|fault| faults.add_within(path, text, fault.at, fault.message, fault.hint)).ok()
+}

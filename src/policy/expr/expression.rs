@@ -1,0 +1,108 @@
+//! A compiled expression.
+
+use super::check::{Checker, Node};
+use super::eval::{Truth, truth, write_name};
+use super::lexer::tokens;
+use super::parser::parse;
+use crate::policy::facts::{Facts, Phase, Type};
+
+/// The longest expression, in bytes.
+const MAX_SOURCE: usize = 2 << 10;
+/// The most parts of an expression.
+pub(super) const MAX_NODES: usize = 256;
+/// How deep parts may be nested.
+pub(super) const MAX_DEPTH: usize = 16;
+
+/// Why an expression cannot be compiled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceFault {
+    /// Where, in bytes from the beginning of the expression.
+    pub at: usize,
+    /// What is wrong.
+    pub message: String,
+    /// How to fix it; empty for no hint.
+    pub hint: String,
+}
+
+impl SourceFault {
+    pub(super) fn new(at: usize, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { at, message: message.into(), hint: hint.into() }
+    }
+}
+
+/// A checked expression. Evaluating it allocates only for texts that it joins or lowers.
+#[derive(Clone, Debug)]
+pub struct Expression {
+    source: Box<str>,
+    node: Node,
+    phase: Phase,
+}
+
+impl Expression {
+    /// Compiles a condition whose facts are those of `known`.
+    ///
+    /// # Errors
+    /// The first fault, with its position.
+    pub fn condition(source: &str, known: Phase) -> Result<Self, SourceFault> {
+        Self::compile(source, known, |kind| match kind {
+            Type::Bool => None,
+            _ => Some(("a condition is true or false", "compare it with something")),
+        })
+    }
+
+    /// Compiles the name of a counter whose facts are those of `known`.
+    ///
+    /// # Errors
+    /// The first fault, with its position.
+    pub fn name(source: &str, known: Phase) -> Result<Self, SourceFault> {
+        Self::compile(source, known, |kind| match kind {
+            Type::Text | Type::Int | Type::Bool => None,
+            Type::Float | Type::List | Type::Map => {
+                Some(("the name of a counter is a text", "write principal.id, or join texts with +"))
+            }
+        })
+    }
+
+    fn compile(
+        source: &str,
+        known: Phase,
+        refuse: impl FnOnce(Type) -> Option<(&'static str, &'static str)>,
+    ) -> Result<Self, SourceFault> {
+        if source.len() > MAX_SOURCE {
+            let message = format!("the expression has {} bytes, the most are {MAX_SOURCE}", source.len());
+            return Err(SourceFault::new(MAX_SOURCE, message, "split it into several rules"));
+        }
+        let parsed = parse(tokens(source)?, source.len())?;
+        let mut checker = Checker::new(known);
+        let (node, kind) = checker.check(&parsed)?;
+        if let Some((wanted, hint)) = refuse(kind) {
+            return Err(SourceFault::new(
+                parsed.at,
+                format!("{wanted}, and this is a {}", kind.name()),
+                hint,
+            ));
+        }
+        Ok(Self { source: source.into(), node, phase: checker.phase() })
+    }
+
+    /// The text that was compiled.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The first phase that knows all its facts.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Evaluates a condition.
+    pub fn truth(&self, facts: &dyn Facts) -> Truth {
+        truth(&self.node, facts)
+    }
+
+    /// Appends the name that the expression gives to a request. A part that is absent or cannot be read is empty, so that
+    /// requests without it share one name: leaving a header out must not lead past a limit.
+    pub fn write_name(&self, facts: &dyn Facts, name: &mut String) {
+        write_name(&self.node, facts, name);
+    }
+}

@@ -1,0 +1,213 @@
+//! Reserves what a request may cost of its budgets before it is forwarded, and settles what it did cost when it has ended.
+
+use std::iter::once;
+use std::time::Duration;
+
+use http::HeaderMap;
+use tracing::warn;
+
+use super::dispatch::Route;
+use super::error_response::Reject;
+use super::govern::{Estimate, RequestFacts, estimate};
+use super::request_ctx::{Identified, Outcome, RequestCtx, Stage, reached};
+use super::usage::{Priceable, priced};
+use crate::error::{ErrorKind, Refusal};
+use crate::limits::amount::CostUnit;
+use crate::limits::budgets::{Need, OverBudget};
+use crate::limits::ledger::{AccountKey, Claim, Reservation};
+use crate::protocol::dialects::output_limit;
+use crate::protocol::facts::usage::{Cost, Usage};
+use crate::summary::RequestSummary;
+
+/// Picodollars in a nanodollar.
+const PICO: u64 = 1000;
+/// Bytes of text that make ten tokens, where a provider has not counted them.
+const BYTES_OF_TEN_TOKENS: u64 = 36;
+/// When a request may come again whose budget is held by others.
+const SOON: Duration = Duration::from_secs(1);
+
+impl RequestCtx {
+    /// Holds what the request may cost of every budget that concerns it.
+    ///
+    /// # Errors
+    /// A budget does not last for it, or its model has no price.
+    pub(super) fn reserve(&mut self, headers: &HeaderMap) -> Result<(), Reject> {
+        let routed = reached(self.stage.routed())?;
+        let (who, route) = (&*routed.who, &routed.route);
+        let budgets = &who.received.handle.settings.budgets;
+        if budgets.is_empty() {
+            return Ok(());
+        }
+        let Some(estimate) = estimate(who, route) else { return Ok(()) };
+        let (clock, now) = (&self.app.clock, self.app.clock.now());
+        let facts = RequestFacts { who, headers, clock, now, forward: Some((&routed.leg, Some(route))) };
+        let (need, session) = (need(who, route, estimate), routed.leg.session().uid().as_u128());
+        match budgets.reserve(&self.app.ledger, &facts, session, need, clock.wall(now)) {
+            Ok(reservation) => {
+                self.reservation = reservation;
+                Ok(())
+            }
+            Err(over) => {
+                let refusal = refusal(&over);
+                self.app.metrics.budget_refused(over.budget(), refusal.kind.code());
+                Err(refusal.into())
+            }
+        }
+    }
+}
+
+/// Returns the most that the request may cost at any of the backends that may serve it.
+fn need(who: &Identified, route: &Route, estimate: Estimate) -> Need {
+    let settings = &who.received.handle.settings;
+    let model = who.call.model.as_deref();
+    let tier = output_limit::tier(&who.call, settings.output_hints);
+    let others = route
+        .others
+        .iter()
+        .map(|other| (settings.backends[other.backend].settings().name(), other.served_as.as_deref()));
+    let candidates = once((route.backend.settings().name(), route.served_as.as_deref())).chain(others);
+    let price = |(backend, served_as): (&crate::ids::BackendName, Option<&str>)| {
+        let mut names = [model, served_as].into_iter().flatten();
+        names.find_map(|name| {
+            settings.prices.most(backend.as_str(), name, tier, estimate.input, estimate.output)
+        })
+    };
+    // A socket may name its model in a message; its answers are priced when they end.
+    let picodollars = match who.received.socket && model.is_none() {
+        true => Some(0),
+        false => candidates.map(price).try_fold(0, |most, cost| Some(cost?.max(most))),
+    };
+    Need { tokens: estimate.total(), nanodollars: picodollars.map(|pico: u64| pico.div_ceil(PICO)) }
+}
+
+/// Words the refusal.
+fn refusal(over: &OverBudget) -> Refusal {
+    match over {
+        OverBudget::Exceeded { budget, spent, limit, resets_at } => {
+            let resets = resets_at.map(|at| format!("; it begins anew at {at}")).unwrap_or_default();
+            let message = format!(
+                "the budget '{budget}' of {limit} does not last for this request, {spent} is spent{resets}"
+            );
+            Refusal::new(ErrorKind::BudgetExceeded, message)
+        }
+        OverBudget::Busy { budget } => {
+            let message = format!("open requests hold the rest of the budget '{budget}'; try again");
+            Refusal { retry_after: Some(SOON), ..Refusal::new(ErrorKind::BudgetBusy, message) }
+        }
+        OverBudget::Unpriced { budget } => {
+            let message = format!(
+                "the budget '{budget}' is in US dollars, and this model has no price (usage.prices_file)"
+            );
+            Refusal::new(ErrorKind::ModelUnpriced, message)
+        }
+    }
+}
+
+/// What a request has cost.
+struct Used {
+    tokens: u64,
+    /// `None` if it has no price, although its model had one.
+    nanodollars: Option<u64>,
+}
+
+impl Used {
+    fn of(usage: &Usage) -> Self {
+        let priced = usage.unpriced_answers == 0;
+        Self {
+            tokens: usage.prompt_tokens().saturating_add(usage.output_tokens),
+            // Rounded up, so that no request is free.
+            nanodollars: priced.then(|| usage.cost.picodollars().div_ceil(PICO)),
+        }
+    }
+
+    /// What it cost of a budget. What has no price is not free: it costs what was held for it.
+    fn cost(&self, claim: &Claim) -> u64 {
+        match claim.key.unit {
+            CostUnit::Tokens => self.tokens,
+            CostUnit::Usd => self.nanodollars.unwrap_or(claim.need),
+        }
+    }
+}
+
+/// Settles the budgets of a request that has ended. Each answer of a WebSocket was spent when it ended.
+pub(super) fn settle(
+    reservation: &mut Option<Reservation>,
+    stage: &Stage,
+    outcome: &Outcome,
+    summary: &RequestSummary,
+) {
+    let Some(mut held) = reservation.take() else { return };
+    if summary.socket.is_none() {
+        let used = Used::of(&used(stage, outcome, summary).unwrap_or_default());
+        report(&held.settle(|claim| used.cost(claim)));
+    }
+}
+
+/// Spends an answer of a WebSocket.
+pub(super) fn spend(reservation: Option<&Reservation>, usage: &Usage) {
+    if let Some(held) = reservation {
+        let used = Used::of(usage);
+        report(&held.spend(|claim| used.cost(claim)));
+    }
+}
+
+/// Returns why a WebSocket may ask for no further answer.
+pub(super) fn overdrawn(reservation: Option<&Reservation>) -> Option<Refusal> {
+    let (budget, spent, limit) = reservation?.overdrawn()?;
+    let message =
+        format!("the budget '{budget}' of {limit} does not last for another answer, {spent} is spent");
+    Some(Refusal::new(ErrorKind::BudgetExceeded, message))
+}
+
+fn report(passed: &[AccountKey]) {
+    for AccountKey { budget, name, .. } in passed {
+        warn!(budget = &**budget, name = &**name, "a budget has passed its soft limit");
+    }
+}
+
+/// Returns the tokens that a request has used: those that its provider counted, and where the response was cut short at least
+/// its text so far. `None` if it cost nothing: no backend was asked, or none answered well.
+fn used(stage: &Stage, outcome: &Outcome, summary: &RequestSummary) -> Option<Usage> {
+    let (received, route) = (stage.received()?, stage.route()?);
+    outcome.queue?;
+    let answer = &outcome.answer;
+    if answer.first_byte.is_none() && !has_left(summary.error) {
+        return None;
+    }
+    if answer.first_byte.is_some() && answer.status.is_none_or(|status| status >= 400) {
+        return None;
+    }
+    let tap = answer.tap.as_ref();
+    let is_cut = tap.is_none_or(|tap| !tap.is_complete());
+    let streamed = answer.text_bytes.saturating_mul(10).div_ceil(BYTES_OF_TEN_TOKENS);
+    let usage = match summary.usage {
+        Some(usage) if !is_cut || usage.output_tokens >= streamed => return Some(usage),
+        Some(usage) => Usage { output_tokens: streamed, cost: Cost::default(), unpriced_answers: 0, ..usage },
+        None => Usage {
+            input_tokens: summary.bytes_in.saturating_mul(10).div_ceil(BYTES_OF_TEN_TOKENS),
+            output_tokens: streamed,
+            ..Usage::default()
+        },
+    };
+    let priceable = Priceable {
+        asked: summary.model.as_deref(),
+        answered: summary.answered_by.as_deref(),
+        tier: tap.and_then(|tap| tap.service_tier()),
+    };
+    Some(priced(received, route, &priceable, usage))
+}
+
+/// Whether the client's side ended the request, while the backend may have been at work.
+fn has_left(error: Option<ErrorKind>) -> bool {
+    matches!(
+        error,
+        Some(
+            ErrorKind::ClientGone
+                | ErrorKind::ClientStalled
+                | ErrorKind::SessionKilled
+                | ErrorKind::AgentKilled
+                | ErrorKind::SessionTimedOut
+                | ErrorKind::ShuttingDown
+        )
+    )
+}

@@ -1,0 +1,53 @@
+//! How much of the budgets is spent. Read when the metrics are scraped.
+
+use std::sync::OnceLock;
+
+use parking_lot::Mutex;
+use prometheus::{GaugeVec, IntCounterVec, Registry};
+
+use super::Metrics;
+use super::registry::{add, options};
+use super::table;
+
+/// Returns the share of each budget that is spent.
+type Source = Box<dyn Fn() -> Vec<(String, f64)> + Send>;
+
+/// The metrics and their source.
+pub(in crate::telemetry) struct BudgetMetrics {
+    ratio: GaugeVec,
+    refused: IntCounterVec,
+    source: OnceLock<Mutex<Source>>,
+}
+
+impl BudgetMetrics {
+    pub(in crate::telemetry) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let (ratio, refused) = (&table::BUDGET_RATIO, &table::BUDGET_REFUSED);
+        Ok(Self {
+            ratio: add(registry, GaugeVec::new(options(ratio), ratio.labels)?)?,
+            refused: add(registry, IntCounterVec::new(options(refused), refused.labels)?)?,
+            source: OnceLock::new(),
+        })
+    }
+
+    /// Updates the gauge from the source. A budget that is no longer configured loses its series.
+    pub(in crate::telemetry) fn read(&self) {
+        let Some(source) = self.source.get() else { return };
+        let shares = source.lock()();
+        self.ratio.reset();
+        for (budget, share) in shares {
+            self.ratio.with_label_values(&[budget.as_str()]).set(share);
+        }
+    }
+}
+
+impl Metrics {
+    /// Sets the source of the spent shares of the budgets. Only the first call has an effect.
+    pub fn watch_budgets(&self, shares: impl Fn() -> Vec<(String, f64)> + Send + 'static) {
+        let _ = self.budgets.source.set(Mutex::new(Box::new(shares)));
+    }
+
+    /// Counts a request that a budget refused. `reason` is from a closed set.
+    pub fn budget_refused(&self, budget: &str, reason: &'static str) {
+        self.budgets.refused.with_label_values(&[budget, reason]).inc();
+    }
+}
