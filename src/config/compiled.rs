@@ -132,6 +132,7 @@ pub(super) fn compile(
         if let (Some(listen), false) = (listen, knows_clients(server.as_ref(), auth.as_deref())) {
             guard(written.startup_guard, listen, backends, faults);
         }
+        check_certificates(server.as_ref(), auth.as_deref(), faults);
         warn_of_passthrough(auth.as_deref(), backends, shorthand, faults);
         warn_of_realms(&rules, backends, faults);
         warn_of_own_paths(routing.as_ref(), backends, faults);
@@ -166,6 +167,19 @@ pub(super) fn compile(
 fn knows_clients(server: Option<&proxy::settings::Settings>, auth: Option<&identity::Auth>) -> bool {
     let by_certificate = server.and_then(|server| server.tls()).is_some_and(|tls| tls.knows_clients());
     by_certificate || auth.is_some_and(identity::Auth::is_required)
+}
+
+/// Callers are known by their certificates only if these are verified.
+fn check_certificates(
+    server: Option<&proxy::settings::Settings>,
+    auth: Option<&identity::Auth>,
+    faults: &mut Faults,
+) {
+    let verifies = server.is_none_or(|server| server.tls().is_some_and(proxy::tls::Tls::knows_clients));
+    if !verifies && auth.is_some_and(identity::Auth::reads_certificates) {
+        let message = "no client shows a certificate, because the listener verifies none";
+        faults.add("auth.mtls", message, "set server.tls.enabled and server.tls.client_ca, or remove it");
+    }
 }
 
 fn names(rules: &[BackendRule]) -> Vec<String> {

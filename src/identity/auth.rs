@@ -14,7 +14,9 @@ use jiff::Timestamp;
 use subtle::ConstantTimeEq;
 
 use super::auth_settings::{Demand, PrincipalConfig};
+use super::connections::{Acl, Connections, Origin};
 use super::jwt::{Jwt, Seen, TokenFault, VerifiedToken};
+use super::key_fault::KeyFault;
 use super::key_text::{self, KeyDigest};
 use super::principal::{MAX_CREDENTIALS, TooMany};
 use crate::ids::{Membership, PrincipalId};
@@ -34,8 +36,16 @@ pub struct Auth {
     holders: HashMap<KeyDigest, Arc<KeyHolder>>,
     generation: u64,
     made: Arc<ArcSwap<MadeKeys>>,
+    others: Arc<Others>,
+}
+
+/// What the configuration says of callers beside their keys.
+#[derive(Debug, Default)]
+pub(super) struct Others {
     /// `None` if no token is accepted.
-    jwt: Option<Arc<Jwt>>,
+    pub(super) jwt: Option<Arc<Jwt>>,
+    pub(super) connections: Connections,
+    pub(super) acl: Acl,
 }
 
 /// The keys that were made through the API.
@@ -74,12 +84,13 @@ pub struct KeyHolder {
     pub(super) last_used: AtomicI64,
 }
 
-/// The key or token that a request shows.
+/// The key or token that a request shows, or its caller without one.
 #[derive(Clone)]
 pub struct ShownKey {
     holder: Arc<KeyHolder>,
-    text: Box<[u8]>,
-    /// `None` for a key.
+    /// `None` for a caller that is known by its connection.
+    text: Option<Box<[u8]>>,
+    /// `None` for anything but a token.
     token: Option<Arc<VerifiedToken>>,
 }
 
@@ -91,56 +102,18 @@ enum Found {
     Token(Result<Arc<VerifiedToken>, TokenFault>),
 }
 
-/// Why a caller is not accepted. The texts are for the caller: they name no key.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum KeyFault {
-    /// The request has more credentials than are looked up.
-    #[error(transparent)]
-    TooMany(#[from] TooMany),
-    /// The request shows two keys or tokens.
-    #[error("the request carries two different keys or tokens for this gateway; send one")]
-    Several,
-    /// The request shows no key, and one is required.
-    #[error(
-        "this gateway requires a key of its own; send it where your client sends its API key (Authorization, x-api-key), \
-         or in the header x-elida-key"
-    )]
-    Missing,
-    /// The key has a wrong checksum.
-    #[error(
-        "the key is damaged: its last characters, a checksum, do not fit the rest; copy the whole key again"
-    )]
-    Damaged,
-    /// The key is not known.
-    #[error("the key is not known to this gateway; ask its operators for another one")]
-    Unknown,
-    /// The key was revoked.
-    #[error("the key was revoked; ask the operators of this gateway for another one")]
-    Revoked,
-    /// The key has expired.
-    #[error("the key of {id} has expired on {at}; ask the operators of this gateway for another one")]
-    Expired {
-        /// Its holder.
-        id: PrincipalId,
-        /// When it expired.
-        at: Timestamp,
-    },
-    /// A token is not accepted.
-    #[error(transparent)]
-    Token(#[from] TokenFault),
-}
-
 impl Auth {
     pub(super) fn new(
         demand: Demand,
         prefix: String,
         principals: Vec<PrincipalConfig>,
         holders: HashMap<KeyDigest, Arc<KeyHolder>>,
-        jwt: Option<Arc<Jwt>>,
+        others: Others,
     ) -> Self {
         // Without keys a caller does not depend on these settings.
         let generation = if demand == Demand::Off { 0 } else { GENERATION.fetch_add(1, Ordering::Relaxed) };
-        Self { demand, prefix, principals, holders, generation, made: Arc::default(), jwt }
+        let (made, others) = (Arc::default(), Arc::new(others));
+        Self { demand, prefix, principals, holders, generation, made, others }
     }
 
     /// Returns the same with the keys that were made through the API.
@@ -148,18 +121,28 @@ impl Auth {
         let (prefix, principals, holders) =
             (self.prefix.clone(), self.principals.clone(), self.holders.clone());
         let Self { demand, generation, .. } = *self;
-        let (made, jwt) = (Arc::clone(made), self.jwt.clone());
-        Arc::new(Self { demand, prefix, principals, holders, generation, made, jwt })
+        let (made, others) = (Arc::clone(made), Arc::clone(&self.others));
+        Arc::new(Self { demand, prefix, principals, holders, generation, made, others })
     }
 
     /// Returns the issuers of tokens; `None` if no token is accepted.
     pub fn jwt(&self) -> Option<&Jwt> {
-        self.jwt.as_deref()
+        self.others.jwt.as_deref()
+    }
+
+    /// Returns whose connections are accepted.
+    pub fn acl(&self) -> &Acl {
+        &self.others.acl
+    }
+
+    /// Returns whether callers are known by their certificate.
+    pub fn reads_certificates(&self) -> bool {
+        self.others.connections.reads_certificates()
     }
 
     /// Takes what `before` has fetched of the same issuers.
     pub fn take_over(&self, before: &Self) {
-        if let (Some(jwt), Some(before)) = (&self.jwt, &before.jwt) {
+        if let (Some(jwt), Some(before)) = (&self.others.jwt, &before.others.jwt) {
             jwt.take_over(before);
         }
     }
@@ -192,12 +175,17 @@ impl Auth {
         (self.generation, if self.is_off() { 0 } else { self.made.load().generation })
     }
 
-    /// Returns the key or token that a request shows; `None` without one, when none is required. Whether a key has expired
-    /// is for [`ShownKey::check`] to say.
+    /// Returns the key or token that a request shows, else the caller that its certificate or address names; `None` without
+    /// any, when none is required. Whether a key has expired is for [`ShownKey::check`] to say.
     ///
     /// # Errors
     /// The key is not known or damaged, the token is no good, there are two, or there is none although one is required.
-    pub fn shown(&self, headers: &HeaderMap, query: Option<&str>) -> Result<Option<ShownKey>, KeyFault> {
+    pub fn shown(
+        &self,
+        headers: &HeaderMap,
+        query: Option<&str>,
+        origin: &Origin<'_>,
+    ) -> Result<Option<ShownKey>, KeyFault> {
         if self.is_off() {
             return Ok(None);
         }
@@ -210,7 +198,7 @@ impl Auth {
             let found = match self.holder(text) {
                 Some(holder) => Found::Key(holder),
                 None if text.starts_with(self.prefix.as_bytes()) || self.was_imported(text) => Found::NoKey,
-                None => match self.jwt.as_ref().map_or(Seen::Other, |jwt| jwt.look(text)) {
+                None => match self.others.jwt.as_ref().map_or(Seen::Other, |jwt| jwt.look(text)) {
                     Seen::Ours(token) => Found::Token(token),
                     Seen::Foreign => {
                         is_foreign = true;
@@ -224,12 +212,17 @@ impl Auth {
             }
         }
         match shown {
-            Some((Found::Key(holder), text)) => Ok(Some(ShownKey { holder, text: text.into(), token: None })),
+            Some((Found::Key(holder), text)) => {
+                Ok(Some(ShownKey { holder, text: Some(text.into()), token: None }))
+            }
             Some((Found::Token(token), text)) => Ok(Some(ShownKey::of_token(token?, text))),
             Some((Found::NoKey, text)) => Err(self.no_key(text)),
-            None if self.is_required() && is_foreign => Err(TokenFault::Issuer.into()),
-            None if self.is_required() => Err(KeyFault::Missing),
-            None => Ok(None),
+            None => match self.others.connections.holder(origin) {
+                Some(holder) => Ok(Some(ShownKey { holder, text: None, token: None })),
+                None if self.is_required() && is_foreign => Err(TokenFault::Issuer.into()),
+                None if self.is_required() => Err(KeyFault::Missing),
+                None => Ok(None),
+            },
         }
     }
 
@@ -274,6 +267,16 @@ fn find(holders: &HashMap<KeyDigest, Arc<KeyHolder>>, digest: &KeyDigest) -> Opt
 }
 
 impl KeyHolder {
+    /// Returns a caller that may use all models and backends.
+    pub(super) fn unlimited(
+        id: PrincipalId,
+        membership: Option<Arc<Membership>>,
+        expires: Option<Timestamp>,
+    ) -> Self {
+        let (is_revoked, last_used) = (AtomicBool::new(false), AtomicI64::new(0));
+        Self { id, membership, models: None, backends: None, expires, is_revoked, last_used }
+    }
+
     pub(super) fn expires(&self) -> Option<Timestamp> {
         self.expires
     }
@@ -289,7 +292,7 @@ impl KeyHolder {
         Timestamp::from_second(minute? * 60).ok()
     }
 
-    /// Returns its principal, `key:ID` or `user:SUBJECT@ISSUER`.
+    /// Returns its principal: `key:ID`, `user:SUBJECT@ISSUER`, `cert:NAME` or `network:ID`.
     pub fn id(&self) -> &PrincipalId {
         &self.id
     }
@@ -317,16 +320,8 @@ impl KeyHolder {
 
 impl ShownKey {
     fn of_token(token: Arc<VerifiedToken>, text: &[u8]) -> Self {
-        let holder = KeyHolder {
-            id: token.id.clone(),
-            membership: token.membership.clone(),
-            models: None,
-            backends: None,
-            expires: Some(token.expires),
-            is_revoked: AtomicBool::new(false),
-            last_used: AtomicI64::new(0),
-        };
-        Self { holder: Arc::new(holder), text: text.into(), token: Some(token) }
+        let holder = KeyHolder::unlimited(token.id.clone(), token.membership.clone(), Some(token.expires));
+        Self { holder: Arc::new(holder), text: Some(text.into()), token: Some(token) }
     }
 
     /// Returns whether it need not be looked up again: a token is verified once a minute.
@@ -339,14 +334,14 @@ impl ShownKey {
         &self.holder
     }
 
-    /// Returns the key itself, to find it in a request.
-    pub fn text(&self) -> &[u8] {
-        &self.text
+    /// Returns the key itself, to find it in a request; `None` if its caller is known by its connection.
+    pub fn text(&self) -> Option<&[u8]> {
+        self.text.as_deref()
     }
 
     /// Returns whether a field's value contains the key.
     pub fn is_in(&self, value: &[u8]) -> bool {
-        contains(value, &self.text)
+        self.text.as_deref().is_some_and(|text| contains(value, text))
     }
 
     /// Checks that the key is still valid.
@@ -380,6 +375,10 @@ impl fmt::Debug for ShownKey {
 mod tests {
     use super::super::auth_settings::AuthConfig;
     use super::*;
+
+    /// A connection by which no caller is known.
+    const NOWHERE: Origin<'static> =
+        Origin { names: &[], address: std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST) };
     use crate::settings::fault::Faults;
 
     fn auth(proxy: &str, keys: &[(&str, &str)]) -> Arc<Auth> {
@@ -395,7 +394,7 @@ mod tests {
     fn shown(auth: &Auth, pairs: &[(&'static str, &str)], query: &str) -> Result<Option<String>, KeyFault> {
         let headers =
             pairs.iter().map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap()));
-        let shown = auth.shown(&headers.collect(), Some(query))?;
+        let shown = auth.shown(&headers.collect(), Some(query), &NOWHERE)?;
         Ok(shown.map(|shown| shown.holder().id().to_string()))
     }
 
@@ -467,7 +466,7 @@ mod tests {
             std::iter::once((http::HeaderName::from_static("x-api-key"), key.parse().unwrap())).collect()
         };
         let [gone, kept] =
-            [&key, &other].map(|key| before.shown(&headers(key.reveal()), None).unwrap().unwrap());
+            [&key, &other].map(|key| before.shown(&headers(key.reveal()), None, &NOWHERE).unwrap().unwrap());
         let same = auth("required", &[("ci", key.reveal()), ("kept", other.reveal())]);
         assert!(same.revoke_others(&before).is_empty() && gone.check().is_ok());
         let after = auth("required", &[("ci", other.reveal())]);
@@ -486,7 +485,7 @@ mod tests {
         let auth = auth("required", &[("ci", key.reveal())]);
         let headers =
             std::iter::once((http::HeaderName::from_static("x-api-key"), key.reveal().parse().unwrap()));
-        let shown = auth.shown(&headers.collect(), None).unwrap();
+        let shown = auth.shown(&headers.collect(), None, &NOWHERE).unwrap();
         let printed = format!("{auth:?} {shown:?}");
         assert!(!printed.contains(key.reveal()) && printed.contains("key:ci"), "{printed}");
     }

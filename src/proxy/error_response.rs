@@ -69,9 +69,7 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
         | ErrorKind::KeyRevoked
         | ErrorKind::KeyExpired
         | ErrorKind::TokenInvalid
-        | ErrorKind::TokenExpired => {
-            StatusCode::UNAUTHORIZED
-        }
+        | ErrorKind::TokenExpired => StatusCode::UNAUTHORIZED,
         ErrorKind::SessionKilled
         | ErrorKind::AgentKilled
         | ErrorKind::SessionTimedOut
@@ -90,9 +88,7 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
         ErrorKind::SessionCapacity
         | ErrorKind::StoreUnavailable
         | ErrorKind::IssuerUnavailable
-        | ErrorKind::ShuttingDown => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+        | ErrorKind::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
         ErrorKind::BackendUnavailable | ErrorKind::BackendError | ErrorKind::ResponseIncomplete => {
             StatusCode::BAD_GATEWAY
         }
@@ -108,9 +104,7 @@ fn error_class(kind: ErrorKind) -> ErrorClass {
         | ErrorKind::KeyRevoked
         | ErrorKind::KeyExpired
         | ErrorKind::TokenInvalid
-        | ErrorKind::TokenExpired => {
-            ErrorClass::Authentication
-        }
+        | ErrorKind::TokenExpired => ErrorClass::Authentication,
         ErrorKind::SessionKilled
         | ErrorKind::AgentKilled
         | ErrorKind::SessionTimedOut
@@ -130,9 +124,7 @@ fn error_class(kind: ErrorKind) -> ErrorClass {
         ErrorKind::SessionCapacity
         | ErrorKind::StoreUnavailable
         | ErrorKind::IssuerUnavailable
-        | ErrorKind::ShuttingDown => {
-            ErrorClass::Overloaded
-        }
+        | ErrorKind::ShuttingDown => ErrorClass::Overloaded,
         ErrorKind::BackendTimeout | ErrorKind::RequestTimeout => ErrorClass::Timeout,
         ErrorKind::BackendUnavailable
         | ErrorKind::BackendError
@@ -252,6 +244,11 @@ impl Bare {
     }
 }
 
+/// Returns what a 401 asks for (RFC 9110, 11.6.1; RFC 6750, 3.1: without a credential there is no error).
+pub(super) fn challenge(kind: ErrorKind) -> &'static str {
+    if kind == ErrorKind::KeyRequired { CHALLENGE } else { INVALID_TOKEN }
+}
+
 pub(super) fn head(status: StatusCode, length: usize, refusal: &Refusal) -> Result<ResponseHeader> {
     let mut head = ResponseHeader::build(status, Some(8))?;
     head.insert_header(CONTENT_TYPE, "application/json")?;
@@ -262,10 +259,7 @@ pub(super) fn head(status: StatusCode, length: usize, refusal: &Refusal) -> Resu
         head.insert_header(ACCEPT_ENCODING, ACCEPTED)?;
     }
     if status == StatusCode::UNAUTHORIZED {
-        // RFC 9110, 11.6.1; RFC 6750, 3.1: without a credential there is no error.
-        let is_missing = refusal.kind == ErrorKind::KeyRequired;
-        let challenge = if is_missing { CHALLENGE } else { INVALID_TOKEN };
-        head.insert_header(WWW_AUTHENTICATE, challenge)?;
+        head.insert_header(WWW_AUTHENTICATE, challenge(refusal.kind))?;
     }
     if is_final(refusal.kind) {
         head.insert_header("x-should-retry", "false")?;
@@ -302,8 +296,8 @@ mod tests {
     #[test]
     fn a_key_that_is_no_good_stops_programs_and_one_that_a_login_renews_does_not() {
         use ErrorKind::{
-            BackendDenied, KeyExpired, KeyRequired, KeyRevoked, KeyUnknown, ModelDenied, NoUpstreamCredential,
-            TokenExpired, TokenInvalid,
+            BackendDenied, KeyExpired, KeyRequired, KeyRevoked, KeyUnknown, ModelDenied,
+            NoUpstreamCredential, TokenExpired, TokenInvalid,
         };
         // The status for other programs, Claude Code, Codex, and a JSON-RPC call.
         for (kind, statuses) in [

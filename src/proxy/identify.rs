@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName};
 use super::receive::Received;
 use crate::error::{ErrorKind, Refusal};
 use crate::identity::client::Client;
-use crate::identity::{FoundSession, Key, KeyFault, Principal, ShownKey, TokenFault};
+use crate::identity::{FoundSession, Key, KeyFault, Origin, Principal, ShownKey, TokenFault};
 use crate::ids::{ClientNetwork, PrincipalId};
 use crate::protocol::dialects::credentials;
 use crate::protocol::request::ModelRequest;
@@ -75,7 +75,8 @@ pub(crate) fn caller(received: &Received, headers: &HeaderMap, key: &Key) -> Res
         caller.check()?;
         return Ok(caller);
     }
-    let shown = auth.shown(headers, query).map_err(|fault| not_accepted(&fault))?;
+    let origin = Origin { names: &received.handle.peer.names, address: received.client };
+    let shown = auth.shown(headers, query, &origin).map_err(|fault| not_accepted(&fault))?;
     let principal = match &shown {
         Some(shown) => Principal { id: shown.holder().id().clone(), accounts: Box::default() },
         None => key
@@ -108,7 +109,9 @@ fn not_accepted(fault: &KeyFault) -> Refusal {
         KeyFault::Revoked => ErrorKind::KeyRevoked,
         KeyFault::Expired { .. } => ErrorKind::KeyExpired,
         KeyFault::Token(TokenFault::Expired) => ErrorKind::TokenExpired,
-        KeyFault::Token(TokenFault::KeysPending | TokenFault::KeysUnavailable) => ErrorKind::IssuerUnavailable,
+        KeyFault::Token(TokenFault::KeysPending | TokenFault::KeysUnavailable) => {
+            ErrorKind::IssuerUnavailable
+        }
         KeyFault::Token(_) => ErrorKind::TokenInvalid,
     };
     let mut refusal = Refusal::new(kind, fault.to_string());

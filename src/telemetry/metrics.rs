@@ -31,6 +31,7 @@ mod capacity;
 mod fleet;
 mod gauge;
 mod history;
+mod issuers;
 mod labels;
 mod models;
 mod otlp;
@@ -241,12 +242,6 @@ impl Metrics {
     pub fn config_reloaded(&self, applied: bool) {
         let result = if applied { "applied" } else { "rejected" };
         self.config_reloads.with_label_values(&[result]).inc();
-    }
-
-    /// Counts a fetch of the keys of a token issuer.
-    pub fn jwks_fetched(&self, issuer: &str, is_good: bool) {
-        let result = if is_good { "done" } else { "failed" };
-        self.jwks_fetches.with_label_values(&[issuer, result]).inc();
     }
 
     /// Counts a panic.

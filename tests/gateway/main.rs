@@ -98,6 +98,8 @@ mod governance {
 
 /// Who calls: keys of the gateway's own.
 mod callers {
+    /// Client certificates, networks, and addresses at the door.
+    pub mod connections;
     /// The worked example of `docs/identity.md`.
     pub mod example;
     /// Keys: where they are found, what they permit, how they are refused; none leaves.

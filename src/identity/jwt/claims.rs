@@ -2,19 +2,14 @@
 
 use std::sync::Arc;
 
-use data_encoding::HEXLOWER;
 use serde_json::{Map, Value};
-use sha2::{Digest, Sha256};
 
 use super::tokens::TokenFault;
+use crate::identity::principal::shown;
 use crate::ids::{Membership, PrincipalId};
 
-/// Longest subject that is shown as it is, in bytes; a longer one is replaced by a digest.
-const MAX_SUBJECT: usize = 128;
 /// Longest tenant or group, in bytes.
 const MAX_NAME: usize = 256;
-/// Bytes of the digest of a subject that cannot be shown.
-const DIGEST: usize = 16;
 
 /// Which claims say who calls: a name, or a path with dots (`realm_access.roles`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,12 +44,9 @@ impl ClaimNames {
         };
         let groups = match &self.groups {
             None => Box::default(),
-            Some(claim) => {
-                groups(at(claims, claim)).ok_or_else(|| TokenFault::Claim(claim.clone()))?
-            }
+            Some(claim) => groups(at(claims, claim)).ok_or_else(|| TokenFault::Claim(claim.clone()))?,
         };
-        let is_member = tenant.is_some() || !groups.is_empty();
-        Ok((id, is_member.then(|| Arc::new(Membership { tenant, groups }))))
+        Ok((id, Membership::of(tenant, groups)))
     }
 }
 
@@ -65,16 +57,6 @@ fn at<'c>(claims: &'c Map<String, Value>, path: &str) -> Option<&'c Value> {
         let first = claims.get(steps.next()?)?;
         steps.try_fold(first, |value, step| value.get(step))
     })
-}
-
-/// Returns the subject as a principal's name shows it: printable ASCII. `#`, which begins the digest of any other, is not
-/// among what is shown, so no subject can be taken for another.
-fn shown(subject: &str) -> String {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-@|:+=/~".contains(&byte);
-    match subject.len() <= MAX_SUBJECT && subject.bytes().all(is_plain) {
-        true => subject.to_owned(),
-        false => format!("#{}", HEXLOWER.encode(&Sha256::digest(subject)[..DIGEST])),
-    }
 }
 
 fn name(text: &str) -> Option<Arc<str>> {
@@ -140,11 +122,12 @@ mod tests {
 
     #[test]
     fn no_subject_is_taken_for_another() {
-        let id = |subject: &str| {
-            caller(&json!({"sub": subject, "https://a.example/org": "acme"})).unwrap().0
-        };
+        let id = |subject: &str| caller(&json!({"sub": subject, "https://a.example/org": "acme"})).unwrap().0;
         let strange = id("a b");
-        assert!(strange.starts_with("user:#") && strange.ends_with("@idp") && strange.is_ascii(), "{strange}");
+        assert!(
+            strange.starts_with("user:#") && strange.ends_with("@idp") && strange.is_ascii(),
+            "{strange}"
+        );
         let copied = strange.strip_prefix("user:").unwrap().strip_suffix("@idp").unwrap();
         assert_ne!(id(copied), strange);
         assert_ne!(id("ä"), id("ö"));

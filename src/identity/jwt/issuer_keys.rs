@@ -139,7 +139,13 @@ impl IssuerKeys {
             }
             Err(why) if !had_failed => {
                 let keeps = self.current().is_some();
-                warn!(issuer, source = self.source.place(), why, keeps, "the keys of the issuer cannot be fetched");
+                warn!(
+                    issuer,
+                    source = self.source.place(),
+                    why,
+                    keeps,
+                    "the keys of the issuer cannot be fetched"
+                );
             }
             Err(_) => {}
         }
@@ -170,7 +176,11 @@ fn get(url: &str, authorities: Option<&[Vec<u8>]>) -> Result<Vec<u8>, String> {
     let ders = match authorities {
         Some(authorities) => authorities,
         None => {
-            system = rustls_native_certs::load_native_certs().certs.iter().map(|der| der.to_vec()).collect::<Vec<_>>();
+            system = rustls_native_certs::load_native_certs()
+                .certs
+                .iter()
+                .map(|der| der.to_vec())
+                .collect::<Vec<_>>();
             &system
         }
     };

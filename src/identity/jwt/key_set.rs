@@ -51,8 +51,8 @@ impl KeySet {
         struct Written {
             keys: Vec<Value>,
         }
-        let written: Written =
-            serde_json::from_slice(text).map_err(|fault| format!("it is not a JWK set (RFC 7517): {fault}"))?;
+        let written: Written = serde_json::from_slice(text)
+            .map_err(|fault| format!("it is not a JWK set (RFC 7517): {fault}"))?;
         // A key of a kind that is not known does not make the others unusable.
         let keys = written.keys.into_iter().take(MAX_KEYS);
         let keys: Vec<PublicKey> = keys.filter_map(|key| PublicKey::read(key, accepted)).collect();
@@ -97,9 +97,15 @@ impl PublicKey {
         }
         let of_type: &[Algorithm] = match &jwk.algorithm {
             AlgorithmParameters::RSA(_) => &RSA,
-            AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => &[Algorithm::ES256],
-            AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P384 => &[Algorithm::ES384],
-            AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => &[Algorithm::EdDSA],
+            AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => {
+                &[Algorithm::ES256]
+            }
+            AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P384 => {
+                &[Algorithm::ES384]
+            }
+            AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => {
+                &[Algorithm::EdDSA]
+            }
             _ => return None,
         };
         let own = match jwk.common.key_algorithm {
@@ -134,7 +140,8 @@ mod tests {
         let ed = json!({"kty": "OKP", "crv": "Ed25519", "kid": "ed", "x": "AAAA"});
         let rsa = json!({"kty": "RSA", "kid": "rsa", "alg": "RS256", "n": "AQAB", "e": "AQAB"});
         let any_rsa = json!({"kty": "RSA", "kid": "any", "n": "AQAB", "e": "AQAB", "use": "sig"});
-        let ec = json!({"kty": "EC", "crv": "P-256", "kid": "ec", "x": "AA", "y": "AA", "key_ops": ["verify"]});
+        let ec =
+            json!({"kty": "EC", "crv": "P-256", "kid": "ec", "x": "AA", "y": "AA", "key_ops": ["verify"]});
         let all = set(&json!([ed, rsa, any_rsa, ec, {"kty": "new"}]), &[]).unwrap();
         assert_eq!(finds(&all, Some("ed"), Algorithm::EdDSA), Ok(()));
         assert_eq!(finds(&all, Some("rsa"), Algorithm::RS256), Ok(()));

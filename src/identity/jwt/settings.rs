@@ -354,12 +354,17 @@ impl LocalConfig {
         let text = fs::read(file).map_err(|error| faults.unreadable(path, file, &error)).ok()?;
         let secret = text.trim_ascii_end();
         if secret.len() < MIN_SECRET {
-            let message = format!("the secret in '{file}' has {} bytes of at least {MIN_SECRET}", secret.len());
+            let message =
+                format!("the secret in '{file}' has {} bytes of at least {MIN_SECRET}", secret.len());
             faults.add(path, message, "make one with: openssl rand -hex 32");
             return None;
         }
         if fs::metadata(file).is_ok_and(|meta| meta.permissions().mode() & 0o007 != 0) {
-            faults.warn(path, format!("every user of this machine may read '{file}'"), format!("chmod o= {file}"));
+            faults.warn(
+                path,
+                format!("every user of this machine may read '{file}'"),
+                format!("chmod o= {file}"),
+            );
         }
         if self.ttl.limit().is_none() {
             faults.add("auth.jwt.local.ttl", "no token would be accepted", "write 60m");
@@ -434,7 +439,8 @@ mod tests {
         ];
         assert_eq!(paths, expected.map(|path| format!("auth.jwt.{path}")), "{faults}");
         for algorithm in ["HS256", "none"] {
-            let yaml = format!("issuers: [{{ issuer: a, audience: [x], algorithms: [{algorithm}], jwks: {{}} }}]");
+            let yaml =
+                format!("issuers: [{{ issuer: a, audience: [x], algorithms: [{algorithm}], jwks: {{}} }}]");
             assert!(compiled(&yaml).unwrap_err().contains("unknown variant"), "{algorithm}");
         }
     }
@@ -442,7 +448,9 @@ mod tests {
     #[test]
     fn issuers_that_could_not_be_told_apart_are_a_fault() {
         let issuer = |url: &str, name: &str| {
-            format!("- {{ issuer: '{url}', {name} audience: [x], jwks: {{ url: 'https://keys.example' }} }}\n")
+            format!(
+                "- {{ issuer: '{url}', {name} audience: [x], jwks: {{ url: 'https://keys.example' }} }}\n"
+            )
         };
         let both = |a: String, b: String| compiled(&format!("issuers:\n{a}{b}")).map(drop).unwrap_err();
         assert!(both(issuer("https://a", ""), issuer("https://a", "")).contains("issuers[1].issuer"));

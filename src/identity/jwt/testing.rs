@@ -72,7 +72,9 @@ impl Signer {
     pub(in crate::identity) fn sign(&self, head: &Value, claims: &Value) -> String {
         let unsigned = unsigned(head, claims);
         let signature = match head["alg"].as_str() {
-            Some("ES256") => self.ec.sign(&SystemRandom::new(), unsigned.as_bytes()).unwrap().as_ref().to_vec(),
+            Some("ES256") => {
+                self.ec.sign(&SystemRandom::new(), unsigned.as_bytes()).unwrap().as_ref().to_vec()
+            }
             _ => self.ed.sign(unsigned.as_bytes()).as_ref().to_vec(),
         };
         joined(&unsigned, &signature)

@@ -99,7 +99,9 @@ pub enum TokenFault {
     #[error("the token is longer than {MAX_TOKEN} bytes")]
     TooLong,
     /// It is not a signed token, or the algorithm is `none` or an unknown one.
-    #[error("the token cannot be read: it needs three parts (RFC 7515) and an algorithm that this gateway knows")]
+    #[error(
+        "the token cannot be read: it needs three parts (RFC 7515) and an algorithm that this gateway knows"
+    )]
     Malformed,
     /// Its head has a field that would let it choose its own key, or that is not understood.
     #[error("the token has the field {0} in its head, which is not accepted")]
@@ -208,7 +210,9 @@ impl Issuer {
         let head = decode_header(text).map_err(|_| TokenFault::Malformed)?;
         check_head(&head)?;
         let (claims, by) = match &self.keys {
-            Keys::Shared(secret) if head.alg == Algorithm::HS256 => (self.decode(text, secret, head.alg)?, None),
+            Keys::Shared(secret) if head.alg == Algorithm::HS256 => {
+                (self.decode(text, secret, head.alg)?, None)
+            }
             Keys::Shared(_) => return Err(TokenFault::Algorithm),
             Keys::Published(keys) => {
                 let pending = |else_: TokenFault| if keys.ask() { TokenFault::KeysPending } else { else_ };
@@ -256,7 +260,8 @@ impl Issuer {
 
     /// Returns when the token has expired for this gateway: the issuer's clock may be behind.
     fn expires(&self, claims: &Map<String, Value>) -> Result<Timestamp, TokenFault> {
-        let expires = claims.get("exp").and_then(Value::as_f64).ok_or_else(|| TokenFault::Claim("exp".into()))?;
+        let expires =
+            claims.get("exp").and_then(Value::as_f64).ok_or_else(|| TokenFault::Claim("exp".into()))?;
         // Past the last time that can be written, any will do.
         let second = Timestamp::from_second((expires as i64).saturating_add(self.skew.as_secs() as i64));
         let expires = second.unwrap_or(Timestamp::MAX);

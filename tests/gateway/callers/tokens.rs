@@ -144,8 +144,7 @@ async fn a_token_names_its_caller_and_goes_to_no_backend() {
         }
     }
     let session = gateway.session_until("one", |session| session["open_legs"] == 0).await;
-    let expected =
-        json!({"id": "user:ada@x.example@idp", "via": "token", "tenant": "acme", "groups": ["build", "nightly"]});
+    let expected = json!({"id": "user:ada@x.example@idp", "via": "token", "tenant": "acme", "groups": ["build", "nightly"]});
     assert_eq!(session["principal"], expected);
     assert_eq!(gateway.sessions().await.len(), 1);
     let mut client = Client::connect(gateway.proxy()).await;
@@ -243,9 +242,8 @@ async fn keys_rotate_and_an_issuer_may_be_away() {
     let issuer = Issuer::start(Vec::new()).await;
     let backend = RawBackend::answering(OK).await;
     let gateway = Gateway::with(issuer.auth("required", "") + &injected(&backend.url())).await;
-    let mut client = RawClient::connect(gateway.proxy()).await;
-    let mut ask = async |token: &str| {
-        let answer = bearer(Call::chat("x"), token).send_over(&mut client, gateway.proxy()).await;
+    let ask = async |token: &str| {
+        let answer = bearer(Call::chat("x"), token).send(gateway.proxy()).await;
         let code = if answer.status() == 200 { Value::Null } else { answer.json()["error"]["code"].clone() };
         (answer.status(), code, answer.head.field("retry-after").map(str::to_owned))
     };
@@ -265,11 +263,13 @@ async fn keys_rotate_and_an_issuer_may_be_away() {
     // Asked already in the last 30 s if the first key was fetched that way.
     let (status, code, _) = ask(&second).await;
     assert!(
-        (status, &code) == (503, &json!("issuer_unavailable")) || (status, &code) == (401, &json!("token_invalid")),
+        (status, &code) == (503, &json!("issuer_unavailable"))
+            || (status, &code) == (401, &json!("token_invalid")),
         "{status} {code}"
     );
     for number in 0..20 {
-        let strange = new.sign(&json!({"alg": "EdDSA", "kid": format!("k{number}")}), &json!({"iss": ISSUER}));
+        let strange =
+            new.sign(&json!({"alg": "EdDSA", "kid": format!("k{number}")}), &json!({"iss": ISSUER}));
         assert_ne!(ask(&strange).await.0, 200);
     }
     assert!(issuer.server.heads().len() <= fetches + 1, "one fetch for unknown keys");
@@ -285,16 +285,20 @@ async fn a_rotated_key_is_fetched_in_the_background() {
     let yaml = issuer.auth("required", "") + &injected(&backend.url());
     let gateway = Gateway::with(&yaml).await;
     let mut client = RawClient::connect(gateway.proxy()).await;
-    let mut ask =
-        async |token: &str| bearer(Call::chat("x"), token).send_over(&mut client, gateway.proxy()).await;
+    let ask = async |token: &str| bearer(Call::chat("x"), token).send(gateway.proxy()).await;
     let (first, second) = (old.token(&json!({})), new.token(&json!({})));
-    assert_eq!(ask(&first).await.status(), 200);
+    let by_first = bearer(Call::chat("x"), &first);
+    assert_eq!(by_first.send_over(&mut client, gateway.proxy()).await.status(), 200);
     issuer.publish(vec![new.jwk()]);
     let pending = ask(&second).await;
     assert_eq!((pending.status(), pending.head.field("retry-after")), (503, Some("1")), "{}", pending.text());
     within("the new key", async { while ask(&second).await.status() != 200 {} }).await;
-    let gone = ask(&first).await;
-    assert_eq!((gone.status(), &gone.json()["error"]["code"]), (401, &json!("token_invalid")), "on an open connection");
+    let gone = by_first.send_over(&mut client, gateway.proxy()).await;
+    assert_eq!(
+        (gone.status(), &gone.json()["error"]["code"]),
+        (401, &json!("token_invalid")),
+        "on an open connection"
+    );
     assert_eq!(issuer.server.heads().len(), 2);
     // The issuer is away: its keys stay, also over a reload.
     issuer.publish(Vec::new());
@@ -328,10 +332,15 @@ async fn tokens_stand_beside_keys_and_credentials_of_providers() {
         assert_eq!(backend.heads().len(), expected);
         gateway.session_until(id, |_| true).await["principal"]["id"].as_str().expect("an id").to_owned()
     };
-    let beside = Call::chat("x").header("x-api-key", "sk-provider").header("authorization", &format!("Bearer {token}"));
+    let beside = Call::chat("x")
+        .header("x-api-key", "sk-provider")
+        .header("authorization", &format!("Bearer {token}"));
     assert_eq!(by(beside, "beside").await, "user:ada@x.example@idp");
     let head = backend.heads().pop().expect("a request");
-    assert!(head.field("x-api-key") == Some("sk-provider") && head.field("authorization").is_none(), "{head:?}");
+    assert!(
+        head.field("x-api-key") == Some("sk-provider") && head.field("authorization").is_none(),
+        "{head:?}"
+    );
     // The token of a provider is its credential, and passed on.
     let theirs = signer.token(&json!({"iss": "https://auth.openai.com", "aud": "api"}));
     assert!(by(bearer(Call::chat("x"), &theirs), "theirs").await.starts_with("cred:"));
@@ -379,11 +388,13 @@ async fn no_record_log_metric_span_or_capture_contains_a_token() {
     let (good, bad) = (signer.token(&json!({})), Signer::new("one").token(&json!({})));
     for shown in [&good, &bad] {
         let call = Call::post(&format!("/v1/chat/completions?access_token={shown}"));
-        let body = json!({"model": "gpt-demo", "messages": [{"role": "user", "content": format!("hello {shown}")}]});
+        let body =
+            json!({"model": "gpt-demo", "messages": [{"role": "user", "content": format!("hello {shown}")}]});
         let call = bearer(call, shown).header("x-other", shown).header("x-request-id", "r-1").session("leak");
         call.json(&body).send(gateway.proxy()).await;
     }
-    let spans = |received: &Received| format!("{:?}{:?}{:?}", received.spans, received.logs, received.metrics);
+    let spans =
+        |received: &Received| format!("{:?}{:?}{:?}", received.spans, received.logs, received.metrics);
     let told = collector.until("the request", |received| spans(received).contains("r-1")).await;
     let there = |page: &Value| page["captures"].as_array().is_some_and(|found| !found.is_empty());
     let captures = gateway.answer_until("/control/history/leak/captures?limit=100", there).await.to_string();
@@ -402,4 +413,41 @@ async fn no_record_log_metric_span_or_capture_contains_a_token() {
         }
     }
     assert!(all.contains("token_invalid") && all.contains("user:ada@x.example@idp"), "{all}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_an_mcp_server_is_told_where_to_get_a_token() {
+    let signer = Signer::new("one");
+    let issuer = Issuer::start(vec![signer.jwk()]).await;
+    let backend = RawBackend::answering(OK).await;
+    let tools = format!("  tools: {{ url: {:?}, type: mcp, auth: {{ mode: none }} }}\n", backend.url());
+    let yaml = issuer.auth("required", "") + &injected(&backend.url()) + &tools;
+    let gateway = Gateway::with(yaml + "server: { trusted_proxies: [127.0.0.1] }\n").await;
+    let list = || Call::post("/tools/mcp").json(&json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"}));
+    let asks = async |call: Call| {
+        let answer = call.send(gateway.proxy()).await;
+        (answer.status(), answer.head.field("www-authenticate").unwrap_or_default().to_owned())
+    };
+    let place = format!("{}/.well-known/oauth-protected-resource/tools/mcp", gateway.url());
+    let challenge =
+        |error: &str, place: &str| format!("Bearer realm=\"elida\"{error}, resource_metadata=\"{place}\"");
+    assert_eq!(asks(list()).await, (401, challenge("", &place)));
+    let expired = bearer(list(), &signer.token(&json!({"exp": now() - 90})));
+    assert_eq!(asks(expired).await, (401, challenge(", error=\"invalid_token\"", &place)));
+    let behind = list().header("x-forwarded-proto", "https").header("x-forwarded-host", "gw.example");
+    let public = "https://gw.example/.well-known/oauth-protected-resource/tools/mcp";
+    assert_eq!(asks(behind).await, (401, challenge("", public)));
+    let strange = list().header("x-forwarded-host", "gw.example\", error=\"x");
+    assert_eq!(asks(strange).await, (401, "Bearer realm=\"elida\"".to_owned()));
+    assert_eq!(asks(Call::chat("x")).await, (401, "Bearer realm=\"elida\"".to_owned()), "not for models");
+    let metadata = Call::get("/.well-known/oauth-protected-resource/tools/mcp");
+    let answer = metadata.clone().send(gateway.proxy()).await;
+    let expected = json!({"resource": format!("{}/tools/mcp", gateway.url()), "authorization_servers": [ISSUER],
+        "bearer_methods_supported": ["header"]});
+    assert_eq!((answer.status(), answer.json()), (200, expected));
+    let mut client = Client::connect(gateway.proxy()).await;
+    assert_eq!(client.ask(&metadata).await.status, 200);
+    assert_eq!(backend.heads().len(), 0);
+    let own = bearer(metadata, &signer.token(&json!({}))).send(gateway.proxy()).await;
+    assert_eq!((own.status(), own.text().as_str()), (200, "{}"), "the server's own");
 }

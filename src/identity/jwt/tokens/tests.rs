@@ -54,7 +54,8 @@ fn rsa_signatures_are_verified() {
     let n = BASE64URL_NOPAD.decode(N.as_bytes()).unwrap();
     for secret in [n.clone(), N.as_bytes().to_vec(), key.to_string().into_bytes()] {
         let unsigned = unsigned(&json!({"alg": "HS256", "kid": "rsa"}), &claims(&json!({})));
-        let tag = ring::hmac::sign(&ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &secret), unsigned.as_bytes());
+        let tag =
+            ring::hmac::sign(&ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &secret), unsigned.as_bytes());
         assert_eq!(seen(&jwt, &joined(&unsigned, tag.as_ref())), Err(TokenFault::Algorithm));
     }
 }
@@ -91,7 +92,8 @@ fn a_token_does_not_choose_how_it_is_verified() {
     let b64 = json!({"alg": "EdDSA", "kid": "one", "b64": false});
     assert_eq!(seen(&jwt, &signer.sign(&b64, &claims)), Err(TokenFault::Malformed));
     assert_eq!(seen(&jwt, &stranger.token(&json!({}))), Err(TokenFault::Signature));
-    for kid in ["../../etc/passwd", "one' OR '1'='1", "/dev/null", "https://evil.example", "ONE", "one\0", ""] {
+    for kid in ["../../etc/passwd", "one' OR '1'='1", "/dev/null", "https://evil.example", "ONE", "one\0", ""]
+    {
         let token = signer.sign(&json!({"alg": "EdDSA", "kid": kid}), &claims);
         let fault = seen(&jwt, &token).unwrap_err();
         assert!(matches!(fault, TokenFault::KeysPending | TokenFault::UnknownKey), "{kid}: {fault:?}");
@@ -151,7 +153,9 @@ fn issuer_audience_and_times_are_checked() {
 fn tokens_of_others_are_not_ours() {
     let signer = Signer::new("one");
     let (jwt, _file) = with_keys(&signer.jwks(), "");
-    for issuer in [json!("https://auth.openai.com"), json!([ISSUER]), json!("https://idp.example/"), Value::Null] {
+    for issuer in
+        [json!("https://auth.openai.com"), json!([ISSUER]), json!("https://idp.example/"), Value::Null]
+    {
         let token = signer.token(&json!({ "iss": issuer }));
         assert!(matches!(jwt.look(token.as_bytes()), Seen::Foreign), "{issuer}");
     }

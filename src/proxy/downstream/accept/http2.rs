@@ -159,6 +159,8 @@ where
                     idle_limit.restart(self.live.load().timeouts.idle);
                 }
                 accepted = connection.accept() => match accepted {
+                    // Since the connection began, a reload has denied its address.
+                    Some(Ok(_)) if !self.admits(peer.address.ip()) => break,
                     Some(Ok((request, respond))) => match &mut refusing {
                         Some(refusing) => refusing.refuse(respond),
                         None => {
