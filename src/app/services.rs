@@ -74,8 +74,7 @@ pub(super) fn serve(
     let (met, is_met) = watch::channel(predecessor.is_none());
     let (draining, drained) = watch::channel(false);
     let (closing, closed) = watch::channel(false);
-    let threads = config.server.threads();
-    let mut server = server(threads, plan.idle());
+    let mut server = server(config.server.threads(), plan.idle());
 
     let gateway = http_proxy(&server.configuration, Gateway::new(shared.proxy_state()))?;
     let downstream = Downstream::new(
@@ -96,7 +95,7 @@ pub(super) fn serve(
         kills: shared.kills.clone(),
     };
     let mut proxy = background_service("proxy", proxy);
-    proxy.threads = Some(threads);
+    proxy.threads = Some(config.server.threads());
     server.add_service(proxy);
 
     add_background_services(&mut server, &shared);

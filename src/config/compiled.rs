@@ -118,7 +118,7 @@ pub(super) fn compile(
     let session = written.session.session.compile(faults);
     let identity = written.session.identity.compile(faults);
     let rules: Vec<BackendRule> = written.backends.0.iter().map(rule).collect();
-    let auth = written.auth.compile(&names(&rules), faults);
+    let auth = compile_auth(written.auth, &rules, server.as_ref(), faults);
     let backends = compile_backends(written.backends, proxies, shorthand, faults);
     let routing = compile_routing(written.routing, &rules, shorthand, faults);
     let (caller_limits, budgets) = limits::settings::compile_all(written.limits, written.budgets, faults);
@@ -132,7 +132,6 @@ pub(super) fn compile(
         if let (Some(listen), false) = (listen, knows_clients(server.as_ref(), auth.as_deref())) {
             guard(written.startup_guard, listen, backends, faults);
         }
-        check_certificates(server.as_ref(), auth.as_deref(), faults);
         warn_of_passthrough(auth.as_deref(), backends, shorthand, faults);
         warn_of_realms(&rules, backends, faults);
         warn_of_own_paths(routing.as_ref(), backends, faults);
@@ -170,16 +169,19 @@ fn knows_clients(server: Option<&proxy::settings::Settings>, auth: Option<&ident
 }
 
 /// Callers are known by their certificates only if these are verified.
-fn check_certificates(
+fn compile_auth(
+    written: identity::AuthConfig,
+    rules: &[BackendRule],
     server: Option<&proxy::settings::Settings>,
-    auth: Option<&identity::Auth>,
     faults: &mut Faults,
-) {
+) -> Option<Arc<identity::Auth>> {
+    let auth = written.compile(&names(rules), faults);
     let verifies = server.is_none_or(|server| server.tls().is_some_and(proxy::tls::Tls::knows_clients));
-    if !verifies && auth.is_some_and(identity::Auth::reads_certificates) {
+    if !verifies && auth.as_ref().is_some_and(|auth| auth.reads_certificates()) {
         let message = "no client shows a certificate, because the listener verifies none";
-        faults.add("auth.mtls", message, "set server.tls.enabled and server.tls.client_ca, or remove it");
+        faults.warn("auth.mtls", message, "set server.tls.enabled and server.tls.client_ca, or remove it");
     }
+    auth
 }
 
 fn names(rules: &[BackendRule]) -> Vec<String> {

@@ -117,7 +117,7 @@ impl Default for ClaimsConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LocalConfig {
-    /// File of the secret, at least 32 bytes; a line break at its end does not count.
+    /// File of the secret, at least 32 bytes; a line break at its end does not count. Empty for no such tokens.
     pub secret_file: String,
     /// How long a token may be valid at most.
     #[serde(default = "default_ttl")]
@@ -166,7 +166,7 @@ impl From<SignatureAlgorithm> for Algorithm {
 impl JwtConfig {
     /// Returns whether no token is accepted.
     pub fn is_empty(&self) -> bool {
-        self.issuers.is_empty() && self.local.is_none()
+        self.issuers.is_empty() && self.local.as_ref().is_none_or(LocalConfig::is_off)
     }
 
     /// Compiles the section; reads the files. `Some(None)` without issuers, `None` after a fault.
@@ -183,7 +183,7 @@ impl JwtConfig {
                 None => is_valid = false,
             }
         }
-        match self.local.map(|local| local.compile(faults)) {
+        match self.local.filter(|local| !local.is_off()).map(|local| local.compile(faults)) {
             Some(Some(local)) => issuers.push(("auth.jwt.local".to_owned(), local)),
             Some(None) => is_valid = false,
             None => {}
@@ -348,6 +348,10 @@ fn authorities(path: &str, file: &str, faults: &mut Faults) -> Option<Vec<Vec<u8
 }
 
 impl LocalConfig {
+    fn is_off(&self) -> bool {
+        self.secret_file.is_empty()
+    }
+
     fn compile(self, faults: &mut Faults) -> Option<Issuer> {
         let path = "auth.jwt.local.secret_file";
         let file = &self.secret_file;

@@ -31,6 +31,8 @@ impl Issued {
     fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // Another name than that of the certificates, which would look self-signed.
+        params.distinguished_name.push(rcgen::DnType::CommonName, "an authority");
         let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key"));
         let folder = tempfile::tempdir().expect("a folder");
         let issued = Self { folder, authority: authority.expect("an authority") };

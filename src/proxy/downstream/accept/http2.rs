@@ -159,8 +159,6 @@ where
                     idle_limit.restart(self.live.load().timeouts.idle);
                 }
                 accepted = connection.accept() => match accepted {
-                    // Since the connection began, a reload has denied its address.
-                    Some(Ok(_)) if !self.admits(peer.address.ip()) => break,
                     Some(Ok((request, respond))) => match &mut refusing {
                         Some(refusing) => refusing.refuse(respond),
                         None => {
@@ -213,8 +211,8 @@ where
         budget: Arc<H2Budget>,
         draining: watch::Receiver<bool>,
     ) {
-        // The client has already reset the stream: it is not forwarded.
-        if session.is_reset() {
+        // The client has already reset the stream, or a reload has denied its address: it is not forwarded.
+        if session.is_reset() || !self.admits(peer.address.ip()) {
             return budget.cancelled();
         }
         let settings = self.live.load_full();
