@@ -17,8 +17,8 @@ pub enum KeyFault {
     Several,
     /// The request shows no key, and one is required.
     #[error(
-        "this gateway requires a key of its own; send it where your client sends its API key (Authorization, x-api-key), \
-         or in the header x-elida-key"
+        "this gateway requires a key of its own, or a token that it accepts; send it where your client sends its API key \
+         (Authorization, x-api-key), or in the header x-elida-key"
     )]
     Missing,
     /// The key has a wrong checksum.
