@@ -98,6 +98,8 @@ mod governance {
 
 /// Who calls: keys of the gateway's own.
 mod callers {
+    /// Client certificates, networks, and addresses at the door.
+    pub mod connections;
     /// The worked example of `docs/identity.md`.
     pub mod example;
     /// Keys: where they are found, what they permit, how they are refused; none leaves.
@@ -108,6 +110,8 @@ mod callers {
     pub mod programs;
     /// Roles on the control API, tenants, and the audit log.
     pub mod roles;
+    /// Tokens of identity providers: attacks, rotation of keys, statuses; none leaves.
+    pub mod tokens;
 }
 
 /// Backends: which one gets a request, with which credential, and what happens when it fails.
