@@ -6,19 +6,22 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use http::HeaderMap;
 use jiff::Timestamp;
 use subtle::ConstantTimeEq;
 
-use super::auth_settings::{Demand, PrincipalConfig};
+use super::auth_settings::{AuthConfig, Demand, KeysConfig, PrincipalConfig};
 use super::key_text::{self, KeyDigest};
 use super::principal::{MAX_CREDENTIALS, TooMany};
-use crate::ids::{Membership, PrincipalId};
+use crate::ids::{Invalid, Membership, PrincipalId, Validity};
 use crate::model_patterns::Matcher;
 use crate::protocol::dialects::credentials::{contains, credentials};
+
+/// The most parts of a credential that are looked up.
+const MAX_PIECES: usize = 8;
 
 /// The next [`Auth::generation`].
 static GENERATION: AtomicU64 = AtomicU64::new(1);
@@ -31,6 +34,8 @@ pub struct Auth {
     /// As written.
     principals: Vec<PrincipalConfig>,
     holders: HashMap<KeyDigest, Arc<KeyHolder>>,
+    /// Of callers without a key: revoked when one is required.
+    keyless: Arc<Validity>,
     generation: u64,
     made: Arc<ArcSwap<MadeKeys>>,
 }
@@ -56,7 +61,7 @@ impl MadeKeys {
 }
 
 /// A caller with a key, and what it may do.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct KeyHolder {
     pub(super) id: PrincipalId,
     pub(super) membership: Option<Arc<Membership>>,
@@ -65,10 +70,12 @@ pub struct KeyHolder {
     /// `None` allows all.
     pub(super) backends: Option<Matcher>,
     pub(super) expires: Option<Timestamp>,
-    /// Set once, when the key is no longer among those in force.
-    pub(super) is_revoked: AtomicBool,
+    /// Shared by all that the key has opened, also before the last reload or rotation.
+    pub(super) validity: Arc<Validity>,
     /// The minute of its last use since 1970; 0 before one.
-    pub(super) last_used: AtomicI64,
+    pub(super) last_used: Arc<AtomicI64>,
+    /// The lists of models and backends as written, to tell whether a new one is narrower.
+    pub(super) written: [Arc<[String]>; 2],
 }
 
 /// The key that a request shows.
@@ -102,7 +109,9 @@ pub enum KeyFault {
     #[error("the key is not known to this gateway; ask its operators for another one")]
     Unknown,
     /// The key was revoked.
-    #[error("the key was revoked; ask the operators of this gateway for another one")]
+    #[error(
+        "the key was revoked, or what it permits was narrowed; ask the operators of this gateway what is permitted now"
+    )]
     Revoked,
     /// The key has expired.
     #[error("the key of {id} has expired on {at}; ask the operators of this gateway for another one")]
@@ -123,15 +132,45 @@ impl Auth {
     ) -> Self {
         // Without keys a caller does not depend on these settings.
         let generation = if demand == Demand::Off { 0 } else { GENERATION.fetch_add(1, Ordering::Relaxed) };
-        Self { demand, prefix, principals, holders, generation, made: Arc::default() }
+        let keyless = Arc::default();
+        Self { demand, prefix, principals, holders, keyless, generation, made: Arc::default() }
     }
 
-    /// Returns the same with the keys that were made through the API.
-    pub fn with_made(&self, made: &Arc<ArcSwap<MadeKeys>>) -> Arc<Self> {
-        let (prefix, principals, holders) =
-            (self.prefix.clone(), self.principals.clone(), self.holders.clone());
-        let Self { demand, generation, .. } = *self;
-        Arc::new(Self { demand, prefix, principals, holders, generation, made: Arc::clone(made) })
+    /// Returns the same with the keys that were made through the API. What a key of `before` has opened goes on, unless
+    /// the key may do less now.
+    pub fn with_made(&self, made: &Arc<ArcSwap<MadeKeys>>, before: Option<&Self>) -> Arc<Self> {
+        let continued = |(digest, holder): (&KeyDigest, &Arc<KeyHolder>)| {
+            let old = before.and_then(|before| before.holders.get(digest));
+            let old = old.filter(|old| !holder.is_narrower_than(old));
+            let holder = old.map_or_else(|| Arc::clone(holder), |old| Arc::new(holder.continuing(old)));
+            (*digest, holder)
+        };
+        let keyless = match before {
+            Some(before) if !self.is_required() => Arc::clone(&before.keyless),
+            _ => Arc::default(),
+        };
+        Arc::new(Self {
+            demand: self.demand,
+            prefix: self.prefix.clone(),
+            principals: self.principals.clone(),
+            holders: self.holders.iter().map(continued).collect(),
+            keyless,
+            generation: self.generation,
+            made: Arc::clone(made),
+        })
+    }
+
+    /// Returns for how long callers without a key are accepted.
+    pub fn keyless(&self) -> &Arc<Validity> {
+        &self.keyless
+    }
+
+    /// Returns whether a key expires after the one time and not after the other.
+    pub fn expires_between(&self, after: Timestamp, until: Timestamp) -> bool {
+        let made = self.made.load();
+        let mut ends =
+            self.holders.values().chain(made.holders.values()).filter_map(|holder| holder.validity.expires());
+        ends.any(|at| at > after && at <= until)
     }
 
     pub(super) fn principals(&self) -> &[PrincipalConfig] {
@@ -140,6 +179,17 @@ impl Auth {
 
     pub(super) fn prefix(&self) -> &str {
         &self.prefix
+    }
+
+    /// Returns the first key of this gateway's own form that a text contains; `None` while keys are not read.
+    pub fn key_in<'t>(&self, text: &'t [u8]) -> Option<&'t [u8]> {
+        if self.is_off() { None } else { key_text::find(text, &self.prefix) }
+    }
+
+    /// Returns what the configuration says of keys.
+    pub fn written(&self) -> AuthConfig {
+        let keys = KeysConfig { prefix: self.prefix.clone() };
+        AuthConfig { proxy: self.demand, keys, principals: self.principals.clone() }
     }
 
     /// Returns who holds the declared key with this digest.
@@ -177,12 +227,12 @@ impl Auth {
         }
         let mut shown = None;
         for text in &found {
-            let holder = self.holder(text);
-            let is_ours = || text.starts_with(self.prefix.as_bytes()) || self.was_imported(text);
-            if holder.is_none() && !is_ours() {
-                continue;
-            }
-            if shown.replace((holder, &**text)).is_some() {
+            let known = pieces(text).find_map(|piece| Some((Some(self.holder(piece)?), piece)));
+            let is_ours = || key_text::may_contain(text, &self.prefix) || self.was_imported(text);
+            let Some(found) = known.or_else(|| is_ours().then_some((None, &**text))) else { continue };
+            // Clients send one key in several places, and not always in the same form.
+            let is_same = |other: &(Option<Arc<KeyHolder>>, &[u8])| found.0.is_some() && other.1 == found.1;
+            if shown.replace(found.clone()).is_some_and(|other| !is_same(&other)) {
                 return Err(KeyFault::Several);
             }
         }
@@ -198,18 +248,29 @@ impl Auth {
         }
     }
 
-    /// Revokes those keys of `before` that are not among these. Returns their holders, whose open requests the caller cuts:
-    /// a request checks its key again once it can be cut, so none escapes.
+    /// Revokes those keys of `before` that are not among these or may do less here, and callers without a key if one is
+    /// required now. Returns the holders of the keys. The caller cuts what they have opened: a request checks its key again
+    /// once it can be cut, so none escapes.
     pub fn revoke_others(&self, before: &Self) -> Vec<PrincipalId> {
-        if self.is_off() || before.is_off() {
+        if self.is_off() {
             return Vec::new();
         }
-        let gone = before.holders.iter().filter(|(digest, _)| !self.holders.contains_key(digest));
-        gone.map(|(_, holder)| {
-            holder.revoke();
-            holder.id.clone()
-        })
-        .collect()
+        if self.is_required() && !before.is_required() {
+            before.keyless.revoke();
+        }
+        let mut revoked = Vec::new();
+        for (digest, old) in &before.holders {
+            match self.holders.get(digest) {
+                Some(new) if Arc::ptr_eq(&new.validity, &old.validity) => {
+                    old.validity.set_expiry(new.expires)
+                }
+                _ => {
+                    old.revoke();
+                    revoked.push(old.id.clone());
+                }
+            }
+        }
+        revoked
     }
 
     /// Returns whether this was a key, though it does not begin like one: it was imported, and is revoked.
@@ -224,6 +285,15 @@ impl Auth {
     }
 }
 
+/// Returns the text of a credential, then the parts of it that may be a key: some clients write a scheme, quotes or two
+/// schemes where others write the key alone.
+fn pieces(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let is_between =
+        |byte: &u8| byte.is_ascii_whitespace() || matches!(byte, b'"' | b'\'' | b',' | b';' | b'=' | b':');
+    let parts = text.split(is_between).filter(move |part| !part.is_empty() && part.len() < text.len());
+    std::iter::once(text).chain(parts.take(MAX_PIECES))
+}
+
 /// Returns the holder of the key with this digest.
 fn find(holders: &HashMap<KeyDigest, Arc<KeyHolder>>, digest: &KeyDigest) -> Option<Arc<KeyHolder>> {
     let (known, holder) = holders.get_key_value(digest)?;
@@ -235,9 +305,34 @@ impl KeyHolder {
         self.expires
     }
 
+    /// Returns the holder as the one in place of `old`, which has the same key. Its new expiry applies to what the old one
+    /// has opened once that is set ([`KeyHolder::settle`]).
+    pub(super) fn continuing(&self, old: &Self) -> Self {
+        let (validity, last_used) = (Arc::clone(&old.validity), Arc::clone(&old.last_used));
+        Self { validity, last_used, ..self.clone() }
+    }
+
+    /// Applies its expiry to what it has opened.
+    pub(super) fn settle(&self) {
+        self.validity.set_expiry(self.expires);
+    }
+
+    /// Returns whether it may do less than another one, or is somebody else.
+    fn is_narrower_than(&self, other: &Self) -> bool {
+        let is_narrower = |(new, old): (&Arc<[String]>, &Arc<[String]>)| {
+            !new.is_empty() && (old.is_empty() || !old.iter().all(|pattern| new.contains(pattern)))
+        };
+        self.id != other.id || self.written.iter().zip(&other.written).any(is_narrower)
+    }
+
+    /// Returns for how long it is accepted.
+    pub fn validity(&self) -> &Arc<Validity> {
+        &self.validity
+    }
+
     /// Revokes the key wherever it was shown.
     pub(super) fn revoke(&self) {
-        self.is_revoked.store(true, Ordering::Release);
+        self.validity.revoke();
     }
 
     /// Returns the minute of its last use; `None` before one.
@@ -293,17 +388,18 @@ impl ShownKey {
     /// # Errors
     /// It has expired or was revoked.
     pub fn check(&self) -> Result<(), KeyFault> {
-        if self.holder.is_revoked.load(Ordering::Acquire) {
-            return Err(KeyFault::Revoked);
-        }
         let now = Timestamp::now();
         let minute = now.as_second() / 60;
         if self.holder.last_used.load(Ordering::Relaxed) != minute {
             self.holder.last_used.store(minute, Ordering::Relaxed);
         }
-        match self.holder.expires {
-            Some(at) if at <= now => Err(KeyFault::Expired { id: self.holder.id.clone(), at }),
-            _ => Ok(()),
+        match self.holder.validity.fault(now) {
+            None => Ok(()),
+            Some(Invalid::Revoked) => Err(KeyFault::Revoked),
+            Some(Invalid::Expired) => {
+                let at = self.holder.validity.expires().unwrap_or(now);
+                Err(KeyFault::Expired { id: self.holder.id.clone(), at })
+            }
         }
     }
 }
@@ -406,15 +502,12 @@ mod tests {
         };
         let [gone, kept] =
             [&key, &other].map(|key| before.shown(&headers(key.reveal()), None).unwrap().unwrap());
-        let same = auth("required", &[("ci", key.reveal()), ("kept", other.reveal())]);
+        let after = |after: &Arc<Auth>| after.with_made(&Arc::default(), Some(&before));
+        let same = after(&auth("required", &[("ci", key.reveal()), ("kept", other.reveal())]));
         assert!(same.revoke_others(&before).is_empty() && gone.check().is_ok());
-        let after = auth("required", &[("ci", other.reveal())]);
+        let after = after(&auth("required", &[("kept", other.reveal())]));
         assert_eq!(after.revoke_others(&before), [PrincipalId::new("key:ci")]);
-        assert_eq!(
-            (gone.check(), kept.check()),
-            (Err(KeyFault::Revoked), Ok(())),
-            "the digest counts, not the id"
-        );
+        assert_eq!((gone.check(), kept.check()), (Err(KeyFault::Revoked), Ok(())));
         assert!(auth("off", &[]).revoke_others(&after).is_empty());
     }
 

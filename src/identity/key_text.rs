@@ -8,6 +8,7 @@ use std::fmt;
 use std::io;
 
 use data_encoding::HEXLOWER_PERMISSIVE;
+use memchr::memmem;
 use ring::rand::{SecureRandom, SystemRandom};
 use sha2::{Digest, Sha256};
 
@@ -84,6 +85,21 @@ pub fn is_damaged(key: &[u8], prefix: &str) -> bool {
     let Some((text, sum)) = key.split_last_chunk::<CHECKSUM>() else { return true };
     let is_long_enough = text.len() == prefix.len() + RANDOM;
     !is_long_enough || !checksum(text).into_iter().map(|c| c as u8).eq(sum.iter().copied())
+}
+
+/// Returns the first key with this prefix that a text contains.
+pub fn find<'t>(text: &'t [u8], prefix: &str) -> Option<&'t [u8]> {
+    let whole = prefix.len() + RANDOM + CHECKSUM;
+    let keys = memmem::find_iter(text, prefix).filter_map(|at| text.get(at..at + whole));
+    keys.into_iter()
+        .find(|key| key[prefix.len()..].iter().all(u8::is_ascii_alphanumeric) && !is_damaged(key, prefix))
+}
+
+/// Returns whether a credential contains a key with this prefix, or what should be one.
+pub fn may_contain(text: &[u8], prefix: &str) -> bool {
+    let is_word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    memmem::find_iter(text, prefix).any(|at| at == 0 || !is_word(text[at - 1]))
+        || find(text, prefix).is_some()
 }
 
 fn checksum(text: &[u8]) -> [char; CHECKSUM] {

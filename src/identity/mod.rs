@@ -12,6 +12,7 @@ pub mod auth;
 pub mod auth_settings;
 pub mod chain;
 pub mod client;
+mod key_documents;
 pub mod key_text;
 pub mod made_keys;
 pub mod principal;

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName};
 
 use super::receive::Received;
+use super::request_ctx::Stage;
 use crate::error::{ErrorKind, Refusal};
 use crate::identity::client::Client;
 use crate::identity::{FoundSession, Key, KeyFault, Principal, ShownKey};
-use crate::ids::{ClientNetwork, PrincipalId};
+use crate::ids::{ClientNetwork, PrincipalId, Validity};
 use crate::protocol::dialects::credentials;
 use crate::protocol::request::ModelRequest;
 use crate::upstream::{balance, reporters};
@@ -48,12 +49,24 @@ impl Caller {
         self.key.as_ref().is_none_or(|key| key.holder().may_use_model(model))
     }
 
-    /// Checks that its key is still valid, which may change while its connection or request is open.
+    /// Checks that it is still accepted, which may change while its connection or request is open.
     ///
     /// # Errors
-    /// The key has expired or was revoked.
-    pub(super) fn check(&self) -> Result<(), Refusal> {
-        self.key.as_ref().map_or(Ok(()), |key| key.check().map_err(|fault| not_accepted(&fault)))
+    /// The key has expired or was revoked, or there is none and one is required since.
+    pub(super) fn check(&self, received: &Received) -> Result<(), Refusal> {
+        match &self.key {
+            Some(key) => key.check().map_err(|fault| not_accepted(&fault)),
+            None if self.validity(received).is_revoked() => Err(not_accepted(&KeyFault::Missing)),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns for how long it is accepted.
+    pub(super) fn validity<'c>(&'c self, received: &'c Received) -> &'c Arc<Validity> {
+        match &self.key {
+            Some(key) => key.holder().validity(),
+            None => received.handle.settings.auth.keyless(),
+        }
     }
 }
 
@@ -65,7 +78,7 @@ pub(crate) fn caller(received: &Received, headers: &HeaderMap, key: &Key) -> Res
     let (last, query) = (&received.handle.peer.last_caller, received.uri.query());
     let auth = &received.handle.settings.auth;
     if let Some(caller) = last.find(headers, query, received.client, auth.generation()) {
-        caller.check()?;
+        caller.check(received)?;
         return Ok(caller);
     }
     let shown = auth.shown(headers, query).map_err(|fault| not_accepted(&fault))?;
@@ -87,9 +100,15 @@ pub(crate) fn caller(received: &Received, headers: &HeaderMap, key: &Key) -> Res
         key: shown,
         keys: auth.generation(),
     });
-    caller.check()?;
+    caller.check(received)?;
     last.set(headers, query, &caller);
     Ok(caller)
+}
+
+/// Returns why the caller of an open request is no longer accepted.
+pub(super) fn no_longer_accepted(stage: &Stage) -> Refusal {
+    let checked = stage.identified().map_or(Ok(()), |who| who.caller.check(&who.received));
+    checked.err().unwrap_or_else(|| not_accepted(&KeyFault::Revoked))
 }
 
 /// Returns the refusal of a caller that is not accepted.
