@@ -131,7 +131,7 @@ impl ClientKeyStore for SharedKeys {
         let here = self.live.load_full();
         // Its faults were reported where it was loaded.
         let Some(there) = written.compile(&[], &mut Faults::default()) else { return };
-        let there = there.with_made(self.keys.table(), Some(&here.auth));
+        let there = there.with_made(self.keys.table(), Some(&*here.auth));
         let revoked = there.revoke_others(&here.auth);
         let legs_cut = self.cut();
         if !revoked.is_empty() || legs_cut > 0 {

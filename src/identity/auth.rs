@@ -502,7 +502,7 @@ mod tests {
         };
         let [gone, kept] =
             [&key, &other].map(|key| before.shown(&headers(key.reveal()), None).unwrap().unwrap());
-        let after = |after: &Arc<Auth>| after.with_made(&Arc::default(), Some(&before));
+        let after = |after: &Arc<Auth>| after.with_made(&Arc::default(), Some(&*before));
         let same = after(&auth("required", &[("ci", key.reveal()), ("kept", other.reveal())]));
         assert!(same.revoke_others(&before).is_empty() && gone.check().is_ok());
         let after = after(&auth("required", &[("kept", other.reveal())]));

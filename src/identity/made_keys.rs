@@ -1,7 +1,7 @@
 //! Keys that operators make through the control API. Each is a document with a revision, stored before it is in force; a
 //! revoked one stays as a tombstone, so that its key is told from one that never was.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +15,6 @@ use super::key_documents::{Entry, REVOKED, generation, is_over, listed_entry, re
 pub use super::key_documents::{KeyDocument, ListedKey};
 use super::key_text::{self, KeyDigest};
 use crate::ids::{PrincipalId, SharedDocument};
-use crate::settings::fault::Faults;
 use crate::settings::secret::Secret;
 
 /// Most keys, tombstones included.
@@ -338,6 +337,7 @@ fn shown(key: &Secret) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::fault::Faults;
 
     /// Keeps documents in memory; fails while told so.
     #[derive(Clone, Default)]

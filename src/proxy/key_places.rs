@@ -27,18 +27,18 @@ impl KeyPlaces<'_> {
     /// # Errors
     /// One of them contains a key.
     pub(super) fn check_target(&self, received: &mut Received) -> Result<(), Refusal> {
-        let Some(place) = self.place_in_target(received) else { return Ok(()) };
-        let refusal = misplaced(&place);
+        let misplaced = self.place_in_target(received).map(|place| misplaced(&place));
+        let Some(refusal) = misplaced else { return Ok(()) };
         (received.request_id, received.uri) = (RequestId::fresh(), Uri::from_static("/"));
         Err(refusal)
     }
 
     fn place_in_target<'r>(&self, received: &'r Received) -> Option<Cow<'r, str>> {
-        let path = percent_decode_str(received.uri.path());
+        let path: Cow<'_, [u8]> = percent_decode_str(received.uri.path()).into();
         if self.is_in(received.request_id.as_str().as_bytes()) {
             return Some(Cow::Borrowed(REQUEST_ID));
         }
-        if self.is_in(&Cow::from(path)) {
+        if self.is_in(&path) {
             return Some(Cow::Borrowed("the path"));
         }
         let mut others = credentials::other_parameters(received.uri.query().unwrap_or_default());
