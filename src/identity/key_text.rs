@@ -158,4 +158,23 @@ mod tests {
             assert_eq!(KeyDigest::parse(wrong), None, "{wrong}");
         }
     }
+
+    #[test]
+    fn a_key_is_found_in_any_text_and_a_word_is_none() {
+        let key = generate("elida_").unwrap();
+        let key = key.reveal();
+        for text in
+            [key.to_owned(), format!("a{key}b"), format!("elida_ elida_{key}"), format!("x=\"{key}\"")]
+        {
+            assert_eq!(find(text.as_bytes(), "elida_"), Some(key.as_bytes()), "{text}");
+        }
+        for text in ["", "elida_", "elida_nightly-build", &key[1..], &key[..key.len() - 1]] {
+            assert_eq!(find(text.as_bytes(), "elida_"), None, "{text}");
+        }
+        for (text, may) in
+            [("elida_x", true), ("Bearer elida_x", true), ("sk-elida_x", false), ("sk.elida_", true)]
+        {
+            assert_eq!(may_contain(text.as_bytes(), "elida_"), may, "{text}");
+        }
+    }
 }

@@ -410,6 +410,37 @@ mod tests {
     }
 
     #[test]
+    fn instances_agree_whatever_the_order_in_which_they_learn_and_a_revocation_wins() {
+        use super::super::KeyFault;
+        let ((one, _), (two, auth)) = (Memory::default().keys(), Memory::default().keys());
+        let texts = |keys: &ClientKeys| -> Vec<String> {
+            keys.documents().into_iter().map(|document| document.text).collect()
+        };
+        let (_, first) = one.create(principal("ci"), None).unwrap();
+        assert_eq!(two.learn(&texts(&one)).len(), 1);
+        assert!(two.learn(&texts(&one)).is_empty(), "nothing is new");
+        one.revoke("ci").unwrap();
+        let (_, rotated) = two.rotate("ci", Duration::from_secs(60)).unwrap();
+        two.rotate("ci", Duration::from_secs(60)).unwrap();
+        let before = texts(&two);
+        assert!(one.learn(&before).is_empty(), "a revocation outlasts rotations");
+        assert_eq!(two.learn(&texts(&one)).len(), 1);
+        assert_eq!(texts(&one), texts(&two));
+        assert_eq!(shows(&auth, &first), Err(KeyFault::Revoked));
+        assert!(shows(&auth, &rotated).is_err());
+        two.create(principal("ci"), None).unwrap();
+        assert_eq!((one.learn(&texts(&two)).len(), one.list().len()), (1, 1), "a new key is newer");
+        // Both make one with the same name while they do not hear of each other.
+        one.create(principal("both"), None).unwrap();
+        two.create(principal("both"), None).unwrap();
+        let (of_one, of_two) = (texts(&one), texts(&two));
+        one.learn(&of_two);
+        two.learn(&of_one);
+        assert_eq!(texts(&one), texts(&two));
+        assert!(two.learn(&["{}".to_owned(), "junk".to_owned()]).is_empty());
+    }
+
+    #[test]
     fn what_cannot_be_stored_changes_nothing() {
         let memory = Memory::default();
         let (keys, auth) = memory.keys();

@@ -167,6 +167,7 @@ mod tests {
         tap.feed_client(bytes, |asked| {
             seen.push(match asked {
                 ClientMessage::Model(model) => model.to_owned(),
+                ClientMessage::Beside(model) => format!("+{model}"),
                 ClientMessage::Unreadable => "?".to_owned(),
             });
         });

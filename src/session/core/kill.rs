@@ -260,7 +260,9 @@ impl Manager {
         for session in self.sessions_under(order) {
             legs_cut += if order.agent.is_some() {
                 let cuts = session.order_agent(order);
-                cuts.iter().for_each(|cut| drop(cut.cut(CutReason::AgentKilled)));
+                for cut in &cuts {
+                    cut.cut(CutReason::AgentKilled);
+                }
                 cuts.len()
             } else {
                 self.end(&session, EndReason::Killed, Some(order.clone()), |_, _| true).unwrap_or(0)
