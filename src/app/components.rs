@@ -89,10 +89,7 @@ impl Components {
             exporter: exporter.clone(),
         });
         let names = super::principal_key::load(config);
-        let replicator = match config.session.redis() {
-            Some(redis) => Some(replicator(redis, names.shared)?),
-            None => None,
-        };
+        let replicator = config.session.redis().map(|redis| replicator(redis, names.shared)).transpose()?;
         let sessions = match &replicator {
             None => {
                 let store = Arc::new(MemoryStore::default());

@@ -47,7 +47,7 @@ pub(super) fn open(config: &Config, state: &Arc<State>) -> Arc<ClientKeys> {
 }
 
 /// How often keys are looked for that have expired meanwhile.
-const EXPIRY: Duration = Duration::from_millis(250);
+const EXPIRY: Duration = Duration::from_millis(500);
 
 /// Ends what a key has opened when the key expires.
 pub(super) struct KeyExpiry {
@@ -66,7 +66,9 @@ impl BackgroundService for KeyExpiry {
             let now = Timestamp::now();
             if self.live.load().auth.expires_between(last, now) {
                 let legs_cut = self.sessions.cut_invalid_legs();
-                info!(legs_cut, "a key has expired");
+                if legs_cut > 0 {
+                    info!(legs_cut, "keys or tokens have expired");
+                }
             }
             last = now;
         }

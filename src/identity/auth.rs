@@ -1,4 +1,4 @@
-//! Client keys: which one a request shows, and what its holder may do.
+//! Client keys and tokens: which one a request shows, and what its holder may do.
 //!
 //! Keys are looked up by the digest of what a request shows, in a map that a reload replaces as a whole. A credential that
 //! begins like a key and is not known is refused: it never counts as a credential of the provider, to which it would be sent.
@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use http::HeaderMap;
@@ -14,10 +14,13 @@ use jiff::Timestamp;
 use subtle::ConstantTimeEq;
 
 use super::auth_settings::{AuthConfig, Demand, KeysConfig, PrincipalConfig};
+use super::connections::{Acl, Connections, Origin};
+use super::jwt::{Jwt, Seen, TokenFault, VerifiedToken};
+use super::key_fault::KeyFault;
+pub use super::key_holder::KeyHolder;
 use super::key_text::{self, KeyDigest};
 use super::principal::{MAX_CREDENTIALS, TooMany};
-use crate::ids::{Invalid, Membership, PrincipalId, Validity};
-use crate::model_patterns::Matcher;
+use crate::ids::{Invalid, PrincipalId, Validity};
 use crate::protocol::dialects::credentials::{contains, credentials};
 
 /// The most parts of a credential that are looked up.
@@ -38,6 +41,16 @@ pub struct Auth {
     keyless: Arc<Validity>,
     generation: u64,
     made: Arc<ArcSwap<MadeKeys>>,
+    others: Arc<Others>,
+}
+
+/// What the configuration says of callers beside their keys.
+#[derive(Debug, Default)]
+pub(super) struct Others {
+    /// `None` if no token is accepted.
+    pub(super) jwt: Option<Arc<Jwt>>,
+    pub(super) connections: Connections,
+    pub(super) acl: Acl,
 }
 
 /// The keys that were made through the API.
@@ -60,67 +73,22 @@ impl MadeKeys {
     }
 }
 
-/// A caller with a key, and what it may do.
-#[derive(Clone, Debug)]
-pub struct KeyHolder {
-    pub(super) id: PrincipalId,
-    pub(super) membership: Option<Arc<Membership>>,
-    /// `None` allows all.
-    pub(super) models: Option<Matcher>,
-    /// `None` allows all.
-    pub(super) backends: Option<Matcher>,
-    pub(super) expires: Option<Timestamp>,
-    /// Shared by all that the key has opened, also before the last reload or rotation.
-    pub(super) validity: Arc<Validity>,
-    /// The minute of its last use since 1970; 0 before one.
-    pub(super) last_used: Arc<AtomicI64>,
-    /// The lists of models and backends as written, to tell whether a new one is narrower.
-    pub(super) written: [Arc<[String]>; 2],
-}
-
-/// The key that a request shows.
+/// The key or token that a request shows, or its caller without one.
 #[derive(Clone)]
 pub struct ShownKey {
     holder: Arc<KeyHolder>,
-    text: Box<[u8]>,
+    /// `None` for a caller that is known by its connection.
+    text: Option<Box<[u8]>>,
+    /// `None` for anything but a token.
+    token: Option<Arc<VerifiedToken>>,
 }
 
-/// Why a caller is not accepted. The texts are for the caller: they name no key.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum KeyFault {
-    /// The request has more credentials than are looked up.
-    #[error(transparent)]
-    TooMany(#[from] TooMany),
-    /// The request shows two keys.
-    #[error("the request carries two different keys of this gateway; send one")]
-    Several,
-    /// The request shows no key, and one is required.
-    #[error(
-        "this gateway requires a key of its own; send it where your client sends its API key (Authorization, x-api-key), \
-         or in the header x-elida-key"
-    )]
-    Missing,
-    /// The key has a wrong checksum.
-    #[error(
-        "the key is damaged: its last characters, a checksum, do not fit the rest; copy the whole key again"
-    )]
-    Damaged,
-    /// The key is not known.
-    #[error("the key is not known to this gateway; ask its operators for another one")]
-    Unknown,
-    /// The key was revoked.
-    #[error(
-        "the key was revoked, or what it permits was narrowed; ask the operators of this gateway what is permitted now"
-    )]
-    Revoked,
-    /// The key has expired.
-    #[error("the key of {id} has expired on {at}; ask the operators of this gateway for another one")]
-    Expired {
-        /// Its holder.
-        id: PrincipalId,
-        /// When it expired.
-        at: Timestamp,
-    },
+/// What a credential of a request is.
+enum Found {
+    Key(Arc<KeyHolder>),
+    /// It begins like a key and is not known, or was one.
+    NoKey,
+    Token(Result<Arc<VerifiedToken>, TokenFault>),
 }
 
 impl Auth {
@@ -129,11 +97,13 @@ impl Auth {
         prefix: String,
         principals: Vec<PrincipalConfig>,
         holders: HashMap<KeyDigest, Arc<KeyHolder>>,
+        others: Others,
     ) -> Self {
         // Without keys a caller does not depend on these settings.
         let generation = if demand == Demand::Off { 0 } else { GENERATION.fetch_add(1, Ordering::Relaxed) };
         let keyless = Arc::default();
-        Self { demand, prefix, principals, holders, keyless, generation, made: Arc::default() }
+        let (made, others) = (Arc::default(), Arc::new(others));
+        Self { demand, prefix, principals, holders, keyless, generation, made, others }
     }
 
     /// Returns the same with the keys that were made through the API. What a key of `before` has opened goes on, unless
@@ -157,6 +127,7 @@ impl Auth {
             keyless,
             generation: self.generation,
             made: Arc::clone(made),
+            others: Arc::clone(&self.others),
         })
     }
 
@@ -165,12 +136,38 @@ impl Auth {
         &self.keyless
     }
 
-    /// Returns whether a key expires after the one time and not after the other.
+    /// Returns whether a key expires after the one time and not after the other, or a token may.
     pub fn expires_between(&self, after: Timestamp, until: Timestamp) -> bool {
+        // Tokens are in no table.
+        if self.others.jwt.is_some() {
+            return true;
+        }
         let made = self.made.load();
         let mut ends =
             self.holders.values().chain(made.holders.values()).filter_map(|holder| holder.validity.expires());
         ends.any(|at| at > after && at <= until)
+    }
+
+    /// Returns the issuers of tokens; `None` if no token is accepted.
+    pub fn jwt(&self) -> Option<&Jwt> {
+        self.others.jwt.as_deref()
+    }
+
+    /// Returns whose connections are accepted.
+    pub fn acl(&self) -> &Acl {
+        &self.others.acl
+    }
+
+    /// Returns whether callers are known by their certificate.
+    pub fn reads_certificates(&self) -> bool {
+        self.others.connections.reads_certificates()
+    }
+
+    /// Takes what `before` has fetched of the same issuers.
+    pub fn take_over(&self, before: &Self) {
+        if let (Some(jwt), Some(before)) = (&self.others.jwt, &before.others.jwt) {
+            jwt.take_over(before);
+        }
     }
 
     pub(super) fn principals(&self) -> &[PrincipalConfig] {
@@ -189,7 +186,7 @@ impl Auth {
     /// Returns what the configuration says of keys.
     pub fn written(&self) -> AuthConfig {
         let keys = KeysConfig { prefix: self.prefix.clone() };
-        AuthConfig { proxy: self.demand, keys, principals: self.principals.clone() }
+        AuthConfig { proxy: self.demand, keys, principals: self.principals.clone(), ..AuthConfig::default() }
     }
 
     /// Returns who holds the declared key with this digest.
@@ -212,12 +209,17 @@ impl Auth {
         (self.generation, if self.is_off() { 0 } else { self.made.load().generation })
     }
 
-    /// Returns the key that a request shows; `None` without one, when none is required. Whether it has expired is for
-    /// [`ShownKey::check`] to say.
+    /// Returns the key or token that a request shows, else the caller that its certificate or address names; `None` without
+    /// any, when none is required. Whether a key has expired is for [`ShownKey::check`] to say.
     ///
     /// # Errors
-    /// The key is not known or damaged, there are two, or there is none although one is required.
-    pub fn shown(&self, headers: &HeaderMap, query: Option<&str>) -> Result<Option<ShownKey>, KeyFault> {
+    /// The key is not known or damaged, the token is no good, there are two, or there is none although one is required.
+    pub fn shown(
+        &self,
+        headers: &HeaderMap,
+        query: Option<&str>,
+        origin: &Origin<'_>,
+    ) -> Result<Option<ShownKey>, KeyFault> {
         if self.is_off() {
             return Ok(None);
         }
@@ -225,27 +227,48 @@ impl Auth {
         if found.len() > MAX_CREDENTIALS {
             return Err(TooMany(found.len()).into());
         }
-        let mut shown = None;
+        let (mut shown, mut is_foreign) = (None, false);
         for text in &found {
-            let known = pieces(text).find_map(|piece| Some((Some(self.holder(piece)?), piece)));
+            let known = pieces(text).find_map(|piece| Some((Found::Key(self.holder(piece)?), piece)));
             let is_ours = || key_text::may_contain(text, &self.prefix) || self.was_imported(text);
-            let Some(found) = known.or_else(|| is_ours().then_some((None, &**text))) else { continue };
+            let found = match known.or_else(|| is_ours().then_some((Found::NoKey, &**text))) {
+                Some(found) => found,
+                None => match self.others.jwt.as_ref().map_or(Seen::Other, |jwt| jwt.look(text)) {
+                    Seen::Ours(token) => (Found::Token(token), &**text),
+                    Seen::Foreign => {
+                        is_foreign = true;
+                        continue;
+                    }
+                    Seen::Other => continue,
+                },
+            };
             // Clients send one key in several places, and not always in the same form.
-            let is_same = |other: &(Option<Arc<KeyHolder>>, &[u8])| found.0.is_some() && other.1 == found.1;
-            if shown.replace(found.clone()).is_some_and(|other| !is_same(&other)) {
+            let (is_key, piece) = (matches!(found.0, Found::Key(_)), found.1);
+            if shown.replace(found).is_some_and(|(_, other)| !is_key || other != piece) {
                 return Err(KeyFault::Several);
             }
         }
         match shown {
-            Some((Some(holder), text)) => Ok(Some(ShownKey { holder, text: text.into() })),
-            Some((None, text)) if self.made.load().revoked.contains(&KeyDigest::of(text)) => {
-                Err(KeyFault::Revoked)
+            Some((Found::Key(holder), text)) => {
+                Ok(Some(ShownKey { holder, text: Some(text.into()), token: None }))
             }
-            Some((None, text)) if key_text::is_damaged(text, &self.prefix) => Err(KeyFault::Damaged),
-            Some((None, _)) => Err(KeyFault::Unknown),
-            None if self.is_required() => Err(KeyFault::Missing),
-            None => Ok(None),
+            Some((Found::Token(token), text)) => Ok(Some(ShownKey::of_token(token?, text))),
+            Some((Found::NoKey, text)) => Err(self.no_key(text)),
+            None => match self.others.connections.holder(origin) {
+                Some(holder) => Ok(Some(ShownKey { holder, text: None, token: None })),
+                None if self.is_required() && is_foreign => Err(TokenFault::Issuer.into()),
+                None if self.is_required() => Err(KeyFault::Missing),
+                None => Ok(None),
+            },
         }
+    }
+
+    /// Returns why what begins like a key is none.
+    fn no_key(&self, text: &[u8]) -> KeyFault {
+        if self.made.load().revoked.contains(&KeyDigest::of(text)) {
+            return KeyFault::Revoked;
+        }
+        if key_text::is_damaged(text, &self.prefix) { KeyFault::Damaged } else { KeyFault::Unknown }
     }
 
     /// Revokes those keys of `before` that are not among these or may do less here, and callers without a key if one is
@@ -300,87 +323,30 @@ fn find(holders: &HashMap<KeyDigest, Arc<KeyHolder>>, digest: &KeyDigest) -> Opt
     bool::from(known.as_bytes().ct_eq(digest.as_bytes())).then(|| Arc::clone(holder))
 }
 
-impl KeyHolder {
-    pub(super) fn expires(&self) -> Option<Timestamp> {
-        self.expires
-    }
-
-    /// Returns the holder as the one in place of `old`, which has the same key. Its new expiry applies to what the old one
-    /// has opened once that is set ([`KeyHolder::settle`]).
-    pub(super) fn continuing(&self, old: &Self) -> Self {
-        let (validity, last_used) = (Arc::clone(&old.validity), Arc::clone(&old.last_used));
-        Self { validity, last_used, ..self.clone() }
-    }
-
-    /// Applies its expiry to what it has opened.
-    pub(super) fn settle(&self) {
-        self.validity.set_expiry(self.expires);
-    }
-
-    /// Returns whether it may do less than another one, or is somebody else.
-    fn is_narrower_than(&self, other: &Self) -> bool {
-        let is_narrower = |(new, old): (&Arc<[String]>, &Arc<[String]>)| {
-            !new.is_empty() && (old.is_empty() || !old.iter().all(|pattern| new.contains(pattern)))
-        };
-        self.id != other.id || self.written.iter().zip(&other.written).any(is_narrower)
-    }
-
-    /// Returns for how long it is accepted.
-    pub fn validity(&self) -> &Arc<Validity> {
-        &self.validity
-    }
-
-    /// Revokes the key wherever it was shown.
-    pub(super) fn revoke(&self) {
-        self.validity.revoke();
-    }
-
-    /// Returns the minute of its last use; `None` before one.
-    pub(super) fn last_used(&self) -> Option<Timestamp> {
-        let minute = Some(self.last_used.load(Ordering::Relaxed)).filter(|minute| *minute != 0);
-        Timestamp::from_second(minute? * 60).ok()
-    }
-
-    /// Returns its principal, `key:ID`.
-    pub fn id(&self) -> &PrincipalId {
-        &self.id
-    }
-
-    /// Returns its tenant and groups; `None` if it has neither.
-    pub fn membership(&self) -> Option<&Arc<Membership>> {
-        self.membership.as_ref()
-    }
-
-    /// Returns whether it may use some models only.
-    pub fn limits_models(&self) -> bool {
-        self.models.is_some()
-    }
-
-    /// Returns whether it may use this model.
-    pub fn may_use_model(&self, model: &str) -> bool {
-        self.models.as_ref().is_none_or(|models| models.matches(model))
-    }
-
-    /// Returns whether it may use this backend.
-    pub fn may_use_backend(&self, backend: &str) -> bool {
-        self.backends.as_ref().is_none_or(|backends| backends.matches(backend))
-    }
-}
-
 impl ShownKey {
+    fn of_token(token: Arc<VerifiedToken>, text: &[u8]) -> Self {
+        let holder = KeyHolder::unlimited(token.id.clone(), token.membership.clone(), Some(token.expires));
+        Self { holder: Arc::new(holder), text: Some(text.into()), token: Some(token) }
+    }
+
+    /// Returns whether it need not be looked up again: a token is verified once a minute.
+    pub fn is_fresh(&self) -> bool {
+        self.token.as_ref().is_none_or(|token| token.is_fresh())
+    }
+
     /// Returns who holds the key.
     pub fn holder(&self) -> &KeyHolder {
         &self.holder
     }
 
-    /// Returns the key itself, to find it in a request.
-    pub fn text(&self) -> &[u8] {
-        &self.text
+    /// Returns the key itself, to find it in a request; `None` if its caller is known by its connection.
+    pub fn text(&self) -> Option<&[u8]> {
+        self.text.as_deref()
     }
 
     /// Returns whether a field's value contains the key.
     pub fn is_in(&self, value: &[u8]) -> bool {
-        contains(value, &self.text)
+        self.text.as_deref().is_some_and(|text| contains(value, text))
     }
 
     /// Checks that the key is still valid.
@@ -389,13 +355,11 @@ impl ShownKey {
     /// It has expired or was revoked.
     pub fn check(&self) -> Result<(), KeyFault> {
         let now = Timestamp::now();
-        let minute = now.as_second() / 60;
-        if self.holder.last_used.load(Ordering::Relaxed) != minute {
-            self.holder.last_used.store(minute, Ordering::Relaxed);
-        }
+        self.holder.is_used(now);
         match self.holder.validity.fault(now) {
             None => Ok(()),
             Some(Invalid::Revoked) => Err(KeyFault::Revoked),
+            Some(Invalid::Expired) if self.token.is_some() => Err(TokenFault::Expired.into()),
             Some(Invalid::Expired) => {
                 let at = self.holder.validity.expires().unwrap_or(now);
                 Err(KeyFault::Expired { id: self.holder.id.clone(), at })
@@ -412,8 +376,11 @@ impl fmt::Debug for ShownKey {
 
 #[cfg(test)]
 mod tests {
-    use super::super::auth_settings::AuthConfig;
     use super::*;
+
+    /// A connection by which no caller is known.
+    const NOWHERE: Origin<'static> =
+        Origin { names: &[], address: std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST) };
     use crate::settings::fault::Faults;
 
     fn auth(proxy: &str, keys: &[(&str, &str)]) -> Arc<Auth> {
@@ -429,7 +396,7 @@ mod tests {
     fn shown(auth: &Auth, pairs: &[(&'static str, &str)], query: &str) -> Result<Option<String>, KeyFault> {
         let headers =
             pairs.iter().map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap()));
-        let shown = auth.shown(&headers.collect(), Some(query))?;
+        let shown = auth.shown(&headers.collect(), Some(query), &NOWHERE)?;
         Ok(shown.map(|shown| shown.holder().id().to_string()))
     }
 
@@ -501,7 +468,7 @@ mod tests {
             std::iter::once((http::HeaderName::from_static("x-api-key"), key.parse().unwrap())).collect()
         };
         let [gone, kept] =
-            [&key, &other].map(|key| before.shown(&headers(key.reveal()), None).unwrap().unwrap());
+            [&key, &other].map(|key| before.shown(&headers(key.reveal()), None, &NOWHERE).unwrap().unwrap());
         let after = |after: &Arc<Auth>| after.with_made(&Arc::default(), Some(&*before));
         let same = after(&auth("required", &[("ci", key.reveal()), ("kept", other.reveal())]));
         assert!(same.revoke_others(&before).is_empty() && gone.check().is_ok());
@@ -517,7 +484,7 @@ mod tests {
         let auth = auth("required", &[("ci", key.reveal())]);
         let headers =
             std::iter::once((http::HeaderName::from_static("x-api-key"), key.reveal().parse().unwrap()));
-        let shown = auth.shown(&headers.collect(), None).unwrap();
+        let shown = auth.shown(&headers.collect(), None, &NOWHERE).unwrap();
         let printed = format!("{auth:?} {shown:?}");
         assert!(!printed.contains(key.reveal()) && printed.contains("key:ci"), "{printed}");
     }

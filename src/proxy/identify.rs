@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderName};
 
@@ -9,7 +10,7 @@ use super::receive::Received;
 use super::request_ctx::Stage;
 use crate::error::{ErrorKind, Refusal};
 use crate::identity::client::Client;
-use crate::identity::{FoundSession, Key, KeyFault, Principal, ShownKey};
+use crate::identity::{FoundSession, Key, KeyFault, Origin, Principal, ShownKey, TokenFault};
 use crate::ids::{ClientNetwork, PrincipalId, Validity};
 use crate::protocol::dialects::credentials;
 use crate::protocol::request::ModelRequest;
@@ -49,6 +50,11 @@ impl Caller {
         self.key.as_ref().is_none_or(|key| key.holder().may_use_model(model))
     }
 
+    /// Returns whether its key or token need not be looked up again.
+    fn is_fresh(&self) -> bool {
+        self.key.as_ref().is_none_or(ShownKey::is_fresh)
+    }
+
     /// Checks that it is still accepted, which may change while its connection or request is open.
     ///
     /// # Errors
@@ -77,11 +83,13 @@ impl Caller {
 pub(crate) fn caller(received: &Received, headers: &HeaderMap, key: &Key) -> Result<Arc<Caller>, Refusal> {
     let (last, query) = (&received.handle.peer.last_caller, received.uri.query());
     let auth = &received.handle.settings.auth;
-    if let Some(caller) = last.find(headers, query, received.client, auth.generation()) {
+    let last_one = last.find(headers, query, received.client, auth.generation());
+    if let Some(caller) = last_one.filter(|caller| caller.is_fresh()) {
         caller.check(received)?;
         return Ok(caller);
     }
-    let shown = auth.shown(headers, query).map_err(|fault| not_accepted(&fault))?;
+    let origin = Origin { names: &received.handle.peer.names, address: received.client };
+    let shown = auth.shown(headers, query, &origin).map_err(|fault| not_accepted(&fault))?;
     let principal = match &shown {
         Some(shown) => Principal { id: shown.holder().id().clone(), accounts: Box::default() },
         None => key
@@ -119,8 +127,18 @@ fn not_accepted(fault: &KeyFault) -> Refusal {
         KeyFault::Damaged | KeyFault::Unknown => ErrorKind::KeyUnknown,
         KeyFault::Revoked => ErrorKind::KeyRevoked,
         KeyFault::Expired { .. } => ErrorKind::KeyExpired,
+        KeyFault::Token(TokenFault::Expired) => ErrorKind::TokenExpired,
+        KeyFault::Token(TokenFault::KeysPending | TokenFault::KeysUnavailable) => {
+            ErrorKind::IssuerUnavailable
+        }
+        KeyFault::Token(_) => ErrorKind::TokenInvalid,
     };
-    Refusal::new(kind, fault.to_string())
+    let mut refusal = Refusal::new(kind, fault.to_string());
+    if kind == ErrorKind::IssuerUnavailable {
+        let is_pending = matches!(fault, KeyFault::Token(TokenFault::KeysPending));
+        refusal.retry_after = Some(Duration::from_secs(if is_pending { 1 } else { 10 }));
+    }
+    refusal
 }
 
 /// Where the session is named, which decides when the leg is opened (ADR 2).

@@ -56,7 +56,7 @@ impl KeyPlaces<'_> {
     pub(super) fn check_fields(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let is_other = |value: &[u8]| {
             let key = self.auth.key_in(value);
-            key.is_some_and(|key| self.shown.is_none_or(|shown| shown.text() != key))
+            key.is_some_and(|key| self.shown.is_none_or(|shown| shown.text() != Some(key)))
         };
         match headers.iter().find(|(_, value)| is_other(value.as_bytes())) {
             Some((name, _)) => Err(misplaced(name.as_str())),

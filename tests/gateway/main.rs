@@ -98,6 +98,8 @@ mod governance {
 
 /// Who calls: keys of the gateway's own.
 mod callers {
+    /// Client certificates, networks, and addresses at the door.
+    pub mod connections;
     /// What a key has opened ends with it; keys in other forms and places; models beside the first one.
     pub mod ends;
     /// The worked example of `docs/identity.md`.
@@ -108,6 +110,8 @@ mod callers {
     pub mod made;
     /// Claude Code and the SDK of OpenAI with a key.
     pub mod programs;
+    /// Tokens of identity providers: attacks, rotation of keys, statuses; none leaves.
+    pub mod tokens;
 }
 
 /// Backends: which one gets a request, with which credential, and what happens when it fails.
