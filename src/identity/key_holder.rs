@@ -62,7 +62,7 @@ impl KeyHolder {
     }
 
     /// Returns whether it may do less than another one, or is somebody else.
-    fn is_narrower_than(&self, other: &Self) -> bool {
+    pub(super) fn is_narrower_than(&self, other: &Self) -> bool {
         let is_narrower = |(new, old): (&Arc<[String]>, &Arc<[String]>)| {
             !new.is_empty() && (old.is_empty() || !old.iter().all(|pattern| new.contains(pattern)))
         };
