@@ -185,7 +185,7 @@ async fn a_key_where_none_belongs_is_refused_and_written_down_nowhere() {
         let body = json!({"model": "gpt-demo", "metadata": {"user_id": format!("user_1_account__session_{misplaced}")}});
         for (place, call) in [
             ("x-request-id", chat("m").header("x-request-id", misplaced)),
-            ("name of a session", chat("m").session(misplaced)),
+            ("session", chat("m").session(misplaced)),
             ("the path", target(format!("/v1/{misplaced}/chat/completions"))),
             ("the path", target(format!("/v1/{escaped}/chat/completions"))),
             ("the query parameter trace", target(format!("/v1/chat/completions?trace={misplaced}"))),
