@@ -3,7 +3,9 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
+use jiff::Timestamp;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -204,6 +206,61 @@ impl<'de> Deserialize<'de> for Uid {
 #[serde(transparent)]
 pub struct LegId(pub u64);
 
+/// For how long a caller is accepted. Its open requests share it and end with it.
+#[derive(Debug, Default)]
+pub struct Validity {
+    is_revoked: AtomicBool,
+    /// Unix milliseconds; 0 without an end.
+    expires_ms: AtomicI64,
+}
+
+/// Why a caller is no longer accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Invalid {
+    /// Its credential was revoked, or what it may do was narrowed.
+    Revoked,
+    /// Its credential has expired.
+    Expired,
+}
+
+impl Validity {
+    /// Returns one that ends at this time; never without one.
+    pub fn until(expires: Option<Timestamp>) -> Arc<Self> {
+        let validity = Arc::<Self>::default();
+        validity.set_expiry(expires);
+        validity
+    }
+
+    /// Ends it for good.
+    pub fn revoke(&self) {
+        self.is_revoked.store(true, Ordering::Release);
+    }
+
+    /// Replaces the time at which it ends.
+    pub fn set_expiry(&self, expires: Option<Timestamp>) {
+        self.expires_ms.store(expires.map_or(0, Timestamp::as_millisecond), Ordering::Release);
+    }
+
+    /// Returns when it ends by itself.
+    pub fn expires(&self) -> Option<Timestamp> {
+        let at = Some(self.expires_ms.load(Ordering::Acquire)).filter(|at| *at != 0);
+        Timestamp::from_millisecond(at?).ok()
+    }
+
+    /// Returns whether it was revoked.
+    pub fn is_revoked(&self) -> bool {
+        self.is_revoked.load(Ordering::Acquire)
+    }
+
+    /// Returns why it has ended; `None` while it lasts.
+    pub fn fault(&self, now: Timestamp) -> Option<Invalid> {
+        if self.is_revoked() {
+            return Some(Invalid::Revoked);
+        }
+        self.expires().filter(|at| *at <= now).map(|_| Invalid::Expired)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -224,4 +281,15 @@ mod tests {
         let first = Uid::fresh();
         assert!(first.to_string() <= Uid::fresh().to_string());
     }
+}
+
+/// A document that all instances keep: the one with the higher revision counts, and of equal ones the greater text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedDocument {
+    /// Its name.
+    pub id: String,
+    /// Grows with each change.
+    pub revision: u64,
+    /// Its JSON.
+    pub text: String,
 }

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::event_sink::EventSink;
 use super::kill_recovery::KillRecovery;
+use super::made_keys::SharedKeys;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::history::Archive;
@@ -96,6 +97,11 @@ impl Components {
             }
             Some(replicator) => replicator.manager(config.session.clone(), clock.clone(), listener),
         };
+        sessions.set_client_keys(Arc::new(SharedKeys {
+            keys: Arc::clone(&keys),
+            live: Arc::clone(&live),
+            sessions: Arc::downgrade(&sessions),
+        }));
         sessions.set_principals_key(names.key.id());
         sessions.set_backend_urls(addresses(config));
         let kills = KillRecovery::restore(history.as_ref(), &sessions);
@@ -204,13 +210,13 @@ pub(crate) fn runtime_settings(
     Ok(RuntimeSettings {
         routes: config.routing.clone(),
         backends,
-        call_paths: Arc::new(RequestPaths::new(&body_paths)),
+        call_paths: Arc::new(RequestPaths::with_others(&body_paths, !config.auth.is_off())),
         output_hints,
         caller_limits: match before {
             Some(before) => config.limits.with_levels_of(&before.caller_limits),
             None => config.limits.clone(),
         },
-        auth: config.auth.with_made(made),
+        auth: config.auth.with_made(made, before.map(|before| &*before.auth)),
         identity: config.identity.clone(),
         budgets: config.budgets.clone(),
         tls: config.server.tls().cloned(),

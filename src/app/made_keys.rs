@@ -1,12 +1,22 @@
 //! The keys that operators make through the API: stored in `state.db`, beside those that the configuration declares.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
-use tracing::error;
+use async_trait::async_trait;
+use jiff::Timestamp;
+use pingora_core::server::ShutdownWatch;
+use pingora_core::services::background::BackgroundService;
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{error, info, warn};
 
 use crate::config::Config;
 use crate::history::state::State;
-use crate::identity::{ClientKeys, KeyStorage};
+use crate::identity::{AuthConfig, ClientKeys, KeyStorage};
+use crate::ids::SharedDocument;
+use crate::proxy::runtime_settings::SharedSettings;
+use crate::session::{ClientKeyStore, Manager};
+use crate::settings::fault::Faults;
 
 /// The kind of these documents in `state.db`.
 const KIND: &str = "key";
@@ -34,6 +44,102 @@ pub(super) fn open(config: &Config, state: &Arc<State>) -> Arc<ClientKeys> {
     let keys = Arc::new(ClientKeys::new(stored, Box::new(InState(Arc::clone(state)))));
     declare(&keys, config);
     keys
+}
+
+/// How often keys are looked for that have expired meanwhile.
+const EXPIRY: Duration = Duration::from_millis(500);
+
+/// Ends what a key has opened when the key expires.
+pub(super) struct KeyExpiry {
+    pub(super) live: SharedSettings,
+    pub(super) sessions: Arc<Manager>,
+}
+
+#[async_trait]
+impl BackgroundService for KeyExpiry {
+    async fn start(&self, _shutdown: ShutdownWatch) {
+        let mut tick = interval(EXPIRY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut last = Timestamp::now();
+        loop {
+            tick.tick().await;
+            let now = Timestamp::now();
+            if self.live.load().auth.expires_between(last, now) {
+                let legs_cut = self.sessions.cut_invalid_legs();
+                if legs_cut > 0 {
+                    info!(legs_cut, "keys or tokens have expired");
+                }
+            }
+            last = now;
+        }
+    }
+}
+
+/// Returns what the configuration says of keys, for the other process during an upgrade.
+pub(super) fn written(config: &Config) -> String {
+    serde_json::to_string(&config.auth.written()).unwrap_or_default()
+}
+
+/// Applies what other processes say of keys: the instances of a fleet, and the other process of an upgrade.
+pub(super) struct SharedKeys {
+    pub(super) keys: Arc<ClientKeys>,
+    pub(super) live: SharedSettings,
+    /// Weak, because the sessions hold this.
+    pub(super) sessions: Weak<Manager>,
+}
+
+impl SharedKeys {
+    fn cut(&self) -> usize {
+        self.sessions.upgrade().map_or(0, |sessions| sessions.cut_invalid_legs())
+    }
+}
+
+impl ClientKeyStore for SharedKeys {
+    fn held(&self) -> Vec<SharedDocument> {
+        self.keys.documents()
+    }
+
+    fn is_over(&self, document: &str) -> bool {
+        ClientKeys::is_over(document)
+    }
+
+    fn learn(&self, documents: Vec<String>) {
+        let learned = self.keys.learn(&documents);
+        if learned.is_empty() {
+            return;
+        }
+        let legs_cut = self.cut();
+        let ids: Vec<&str> = learned.iter().map(|document| document.id.as_str()).take(8).collect();
+        info!(keys = learned.len(), ?ids, legs_cut, "keys were changed by another process");
+        let keys = Arc::clone(&self.keys);
+        // They hold from now on; on disk they are for a start without the others.
+        let store = move || {
+            if let Err(fault) = keys.store(&learned) {
+                error!(
+                    fault,
+                    "keys of another process cannot be stored in state.db: they hold until a restart"
+                );
+            }
+        };
+        tokio::task::spawn_blocking(store);
+    }
+
+    /// Those that are not declared there, or may do less there, end here: a stream of the old process ends with its key, though
+    /// operators only reach the new process.
+    fn learn_declared(&self, written: &str) {
+        let Ok(written) = serde_json::from_str::<AuthConfig>(written) else {
+            return warn!("the keys of the other process cannot be read: what they opened here goes on");
+        };
+        let here = self.live.load_full();
+        // Its faults were reported where it was loaded.
+        let Some(there) = written.compile(&[], &mut Faults::default()) else { return };
+        let there = there.with_made(self.keys.table(), Some(&*here.auth));
+        let revoked = there.revoke_others(&here.auth);
+        let legs_cut = self.cut();
+        if !revoked.is_empty() || legs_cut > 0 {
+            info!(principals = ?revoked, legs_cut, "keys are revoked or narrowed by the other process");
+        }
+    }
 }
 
 /// Tells the keys what the configuration declares.

@@ -84,10 +84,11 @@ impl Reload {
         let revoked = settings.auth.revoke_others(&before.auth);
         self.shared.live.store(Arc::new(settings));
         made_keys::declare(&self.shared.keys, &config);
-        if !revoked.is_empty() {
-            let legs_cut = self.shared.sessions.cut_legs_of(&revoked);
-            info!(principals = ?revoked, legs_cut, "keys are revoked");
+        let legs_cut = self.shared.sessions.cut_invalid_legs();
+        if !revoked.is_empty() || legs_cut > 0 {
+            info!(principals = ?revoked, legs_cut, "keys are revoked or narrowed");
         }
+        self.shared.sessions.share_declared_keys(made_keys::written(&config));
         self.control.store(Arc::new(config.control.clone()));
         self.shared.sessions.reconfigure(config.session.clone());
         self.shared.sessions.set_backend_urls(addresses(&config));

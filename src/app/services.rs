@@ -25,6 +25,7 @@ use super::health_checks::HealthChecks;
 use super::issuers::{Issuers, wait_for_keys};
 use super::kill_recovery::KillRecovery;
 use super::listeners::Listeners;
+use super::made_keys::{self, KeyExpiry};
 use super::reload::{Reload, log_warnings};
 use super::sd_notify;
 use super::signals::Signals;
@@ -105,7 +106,9 @@ pub(super) fn serve(
     let control = control_service(control, plan.operators(), &reload, &shared);
     let sessions = Arc::clone(&shared.sessions);
     let predecessor = Mutex::new(predecessor);
-    let control = Control { service: control, closing: Mutex::new(Some(closed)), predecessor, sessions, met };
+    let keys = made_keys::written(&reload.current.load());
+    let closing_control = Mutex::new(Some(closed));
+    let control = Control { service: control, closing: closing_control, predecessor, sessions, met, keys };
     let mut control = background_service("control", control);
     // Two, so that a long list of sessions does not delay a kill.
     control.threads = Some(2);
@@ -127,6 +130,8 @@ fn add_background_services(server: &mut Server, shared: &Components) {
     if let Some(replicator) = shared.replicator.clone() {
         server.add_service(background_service("fleet", Replicating { sessions: sessions(), replicator }));
     }
+    let expiry = KeyExpiry { live: Arc::clone(&shared.live), sessions: sessions() };
+    server.add_service(background_service("keys", expiry));
     server.add_service(background_service("housekeeping", Housekeeping { sessions: sessions() }));
     let probes = HealthChecks { live: Arc::clone(&shared.live), connector: Arc::new(Connector::new(None)) };
     server.add_service(background_service("probes", probes));
@@ -259,6 +264,8 @@ struct Control {
     predecessor: Mutex<Option<UnixStream>>,
     sessions: Arc<Manager>,
     met: watch::Sender<bool>,
+    /// What the configuration says of keys, for the predecessor.
+    keys: String,
 }
 
 impl Control {
@@ -268,7 +275,10 @@ impl Control {
         let predecessor = self.predecessor.lock().take();
         if let Some(stream) = predecessor {
             match self.sessions.connect_predecessor(stream).await {
-                Ok(orders) => info!(orders, "the old process tells of its sessions"),
+                Ok(orders) => {
+                    info!(orders, "the old process tells of its sessions");
+                    self.sessions.share_declared_keys(self.keys.clone());
+                }
                 Err(error) => warn!(%error, "the sessions of the old process cannot be killed here"),
             }
         }
@@ -335,6 +345,7 @@ mod tests {
             path: "/".to_owned(),
             request_id: RequestId::new("r"),
             cut: Cut::new(),
+            validity: Arc::default(),
         };
         drop(sessions.admit(arrival, start).await.unwrap());
     }

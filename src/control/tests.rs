@@ -239,6 +239,7 @@ impl TestServer {
             path: "/v1/messages".into(),
             request_id: RequestId::fresh(),
             cut: Arc::clone(&cut),
+            validity: Arc::default(),
         };
         (self.runtime.block_on(self.manager.admit(arrival, start)).unwrap(), cut)
     }

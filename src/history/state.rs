@@ -57,7 +57,7 @@ impl State {
         })
     }
 
-    /// Stores a document, unless a newer revision of it is stored. Returns after it is on disk.
+    /// Stores a document, unless a newer revision of it is stored; of equal ones the greater text counts. Returns after it is on disk.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -65,7 +65,7 @@ impl State {
         let revision = i64::try_from(revision).unwrap_or(i64::MAX);
         let sql = "INSERT INTO documents (kind, id, revision, body) VALUES (?1, ?2, ?3, ?4)
             ON CONFLICT (kind, id) DO UPDATE SET revision = excluded.revision, body = excluded.body
-            WHERE excluded.revision > documents.revision";
+            WHERE (excluded.revision, excluded.body) > (documents.revision, documents.body)";
         self.with(|connection| connection.execute(sql, params![kind, id, revision, body]).map(drop))
     }
 

@@ -6,23 +6,26 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use http::HeaderMap;
 use jiff::Timestamp;
 use subtle::ConstantTimeEq;
 
-use super::auth_settings::{Demand, PrincipalConfig};
+use super::auth_settings::{AuthConfig, Demand, KeysConfig, PrincipalConfig};
 use super::connections::{Acl, Connections, Origin};
 use super::jwt::{Jwt, Seen, TokenFault, VerifiedToken};
 use super::key_fault::KeyFault;
+pub use super::key_holder::KeyHolder;
 use super::key_text::{self, KeyDigest};
 use super::principal::{MAX_CREDENTIALS, TooMany};
 use super::roles::{Grants, Roles};
-use crate::ids::{Membership, PrincipalId};
-use crate::model_patterns::Matcher;
+use crate::ids::{Invalid, PrincipalId, Validity};
 use crate::protocol::dialects::credentials::{contains, credentials};
+
+/// The most parts of a credential that are looked up.
+const MAX_PIECES: usize = 8;
 
 /// The next [`Auth::generation`].
 static GENERATION: AtomicU64 = AtomicU64::new(1);
@@ -35,6 +38,8 @@ pub struct Auth {
     /// As written.
     principals: Vec<PrincipalConfig>,
     holders: HashMap<KeyDigest, Arc<KeyHolder>>,
+    /// Of callers without a key: revoked when one is required.
+    keyless: Arc<Validity>,
     generation: u64,
     made: Arc<ArcSwap<MadeKeys>>,
     others: Arc<Others>,
@@ -71,22 +76,6 @@ impl MadeKeys {
     }
 }
 
-/// A caller with a key or a token, and what it may do.
-#[derive(Debug)]
-pub struct KeyHolder {
-    pub(super) id: PrincipalId,
-    pub(super) membership: Option<Arc<Membership>>,
-    /// `None` allows all.
-    pub(super) models: Option<Matcher>,
-    /// `None` allows all.
-    pub(super) backends: Option<Matcher>,
-    pub(super) expires: Option<Timestamp>,
-    /// Set once, when the key is no longer among those in force.
-    pub(super) is_revoked: AtomicBool,
-    /// The minute of its last use since 1970; 0 before one.
-    pub(super) last_used: AtomicI64,
-}
-
 /// The key or token that a request shows, or its caller without one.
 #[derive(Clone)]
 pub struct ShownKey {
@@ -115,17 +104,51 @@ impl Auth {
     ) -> Self {
         // Without keys a caller does not depend on these settings.
         let generation = if demand == Demand::Off { 0 } else { GENERATION.fetch_add(1, Ordering::Relaxed) };
+        let keyless = Arc::default();
         let (made, others) = (Arc::default(), Arc::new(others));
-        Self { demand, prefix, principals, holders, generation, made, others }
+        Self { demand, prefix, principals, holders, keyless, generation, made, others }
     }
 
-    /// Returns the same with the keys that were made through the API.
-    pub fn with_made(&self, made: &Arc<ArcSwap<MadeKeys>>) -> Arc<Self> {
-        let (prefix, principals, holders) =
-            (self.prefix.clone(), self.principals.clone(), self.holders.clone());
-        let Self { demand, generation, .. } = *self;
-        let (made, others) = (Arc::clone(made), Arc::clone(&self.others));
-        Arc::new(Self { demand, prefix, principals, holders, generation, made, others })
+    /// Returns the same with the keys that were made through the API. What a key of `before` has opened goes on, unless
+    /// the key may do less now.
+    pub fn with_made(&self, made: &Arc<ArcSwap<MadeKeys>>, before: Option<&Self>) -> Arc<Self> {
+        let continued = |(digest, holder): (&KeyDigest, &Arc<KeyHolder>)| {
+            let old = before.and_then(|before| before.holders.get(digest));
+            let old = old.filter(|old| !holder.is_narrower_than(old));
+            let holder = old.map_or_else(|| Arc::clone(holder), |old| Arc::new(holder.continuing(old)));
+            (*digest, holder)
+        };
+        let keyless = match before {
+            Some(before) if !self.is_required() => Arc::clone(&before.keyless),
+            _ => Arc::default(),
+        };
+        Arc::new(Self {
+            demand: self.demand,
+            prefix: self.prefix.clone(),
+            principals: self.principals.clone(),
+            holders: self.holders.iter().map(continued).collect(),
+            keyless,
+            generation: self.generation,
+            made: Arc::clone(made),
+            others: Arc::clone(&self.others),
+        })
+    }
+
+    /// Returns for how long callers without a key are accepted.
+    pub fn keyless(&self) -> &Arc<Validity> {
+        &self.keyless
+    }
+
+    /// Returns whether a key expires after the one time and not after the other, or a token may.
+    pub fn expires_between(&self, after: Timestamp, until: Timestamp) -> bool {
+        // Tokens are in no table.
+        if self.others.jwt.is_some() {
+            return true;
+        }
+        let made = self.made.load();
+        let mut ends =
+            self.holders.values().chain(made.holders.values()).filter_map(|holder| holder.validity.expires());
+        ends.any(|at| at > after && at <= until)
     }
 
     /// Returns the issuers of tokens; `None` if no token is accepted.
@@ -158,6 +181,17 @@ impl Auth {
         &self.prefix
     }
 
+    /// Returns the first key of this gateway's own form that a text contains; `None` while keys are not read.
+    pub fn key_in<'t>(&self, text: &'t [u8]) -> Option<&'t [u8]> {
+        if self.is_off() { None } else { key_text::find(text, &self.prefix) }
+    }
+
+    /// Returns what the configuration says of keys.
+    pub fn written(&self) -> AuthConfig {
+        let keys = KeysConfig { prefix: self.prefix.clone() };
+        AuthConfig { proxy: self.demand, keys, principals: self.principals.clone(), ..AuthConfig::default() }
+    }
+
     /// Returns who holds the declared key with this digest.
     pub(super) fn declared(&self, digest: &KeyDigest) -> Option<Arc<KeyHolder>> {
         self.holders.get(digest).cloned()
@@ -187,7 +221,8 @@ impl Auth {
         };
         shown.check()?;
         let holder = shown.holder();
-        Ok(Some((holder.id.clone(), self.others.roles.of(&holder.id, holder.membership.as_deref()))))
+        let grants = self.others.roles.of(holder.id(), holder.membership().map(|member| &**member));
+        Ok(Some((holder.id().clone(), grants)))
     }
 
     /// Returns whether keys are not read.
@@ -225,11 +260,12 @@ impl Auth {
         }
         let (mut shown, mut is_foreign) = (None, false);
         for text in &found {
-            let found = match self.holder(text) {
-                Some(holder) => Found::Key(holder),
-                None if text.starts_with(self.prefix.as_bytes()) || self.was_imported(text) => Found::NoKey,
+            let known = pieces(text).find_map(|piece| Some((Found::Key(self.holder(piece)?), piece)));
+            let is_ours = || key_text::may_contain(text, &self.prefix) || self.was_imported(text);
+            let found = match known.or_else(|| is_ours().then_some((Found::NoKey, &**text))) {
+                Some(found) => found,
                 None => match self.others.jwt.as_ref().map_or(Seen::Other, |jwt| jwt.look(text)) {
-                    Seen::Ours(token) => Found::Token(token),
+                    Seen::Ours(token) => (Found::Token(token), &**text),
                     Seen::Foreign => {
                         is_foreign = true;
                         continue;
@@ -237,7 +273,9 @@ impl Auth {
                     Seen::Other => continue,
                 },
             };
-            if shown.replace((found, &**text)).is_some() {
+            // Clients send one key in several places, and not always in the same form.
+            let (is_key, piece) = (matches!(found.0, Found::Key(_)), found.1);
+            if shown.replace(found).is_some_and(|(_, other)| !is_key || other != piece) {
                 return Err(KeyFault::Several);
             }
         }
@@ -264,18 +302,29 @@ impl Auth {
         if key_text::is_damaged(text, &self.prefix) { KeyFault::Damaged } else { KeyFault::Unknown }
     }
 
-    /// Revokes those keys of `before` that are not among these. Returns their holders, whose open requests the caller cuts:
-    /// a request checks its key again once it can be cut, so none escapes.
+    /// Revokes those keys of `before` that are not among these or may do less here, and callers without a key if one is
+    /// required now. Returns the holders of the keys. The caller cuts what they have opened: a request checks its key again
+    /// once it can be cut, so none escapes.
     pub fn revoke_others(&self, before: &Self) -> Vec<PrincipalId> {
-        if self.is_off() || before.is_off() {
+        if self.is_off() {
             return Vec::new();
         }
-        let gone = before.holders.iter().filter(|(digest, _)| !self.holders.contains_key(digest));
-        gone.map(|(_, holder)| {
-            holder.revoke();
-            holder.id.clone()
-        })
-        .collect()
+        if self.is_required() && !before.is_required() {
+            before.keyless.revoke();
+        }
+        let mut revoked = Vec::new();
+        for (digest, old) in &before.holders {
+            match self.holders.get(digest) {
+                Some(new) if Arc::ptr_eq(&new.validity, &old.validity) => {
+                    old.validity.set_expiry(new.expires)
+                }
+                _ => {
+                    old.revoke();
+                    revoked.push(old.id.clone());
+                }
+            }
+        }
+        revoked
     }
 
     /// Returns whether this was a key, though it does not begin like one: it was imported, and is revoked.
@@ -290,62 +339,19 @@ impl Auth {
     }
 }
 
+/// Returns the text of a credential, then the parts of it that may be a key: some clients write a scheme, quotes or two
+/// schemes where others write the key alone.
+fn pieces(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let is_between =
+        |byte: &u8| byte.is_ascii_whitespace() || matches!(byte, b'"' | b'\'' | b',' | b';' | b'=' | b':');
+    let parts = text.split(is_between).filter(move |part| !part.is_empty() && part.len() < text.len());
+    std::iter::once(text).chain(parts.take(MAX_PIECES))
+}
+
 /// Returns the holder of the key with this digest.
 fn find(holders: &HashMap<KeyDigest, Arc<KeyHolder>>, digest: &KeyDigest) -> Option<Arc<KeyHolder>> {
     let (known, holder) = holders.get_key_value(digest)?;
     bool::from(known.as_bytes().ct_eq(digest.as_bytes())).then(|| Arc::clone(holder))
-}
-
-impl KeyHolder {
-    /// Returns a caller that may use all models and backends.
-    pub(super) fn unlimited(
-        id: PrincipalId,
-        membership: Option<Arc<Membership>>,
-        expires: Option<Timestamp>,
-    ) -> Self {
-        let (is_revoked, last_used) = (AtomicBool::new(false), AtomicI64::new(0));
-        Self { id, membership, models: None, backends: None, expires, is_revoked, last_used }
-    }
-
-    pub(super) fn expires(&self) -> Option<Timestamp> {
-        self.expires
-    }
-
-    /// Revokes the key wherever it was shown.
-    pub(super) fn revoke(&self) {
-        self.is_revoked.store(true, Ordering::Release);
-    }
-
-    /// Returns the minute of its last use; `None` before one.
-    pub(super) fn last_used(&self) -> Option<Timestamp> {
-        let minute = Some(self.last_used.load(Ordering::Relaxed)).filter(|minute| *minute != 0);
-        Timestamp::from_second(minute? * 60).ok()
-    }
-
-    /// Returns its principal: `key:ID`, `user:SUBJECT@ISSUER`, `cert:NAME` or `network:ID`.
-    pub fn id(&self) -> &PrincipalId {
-        &self.id
-    }
-
-    /// Returns its tenant and groups; `None` if it has neither.
-    pub fn membership(&self) -> Option<&Arc<Membership>> {
-        self.membership.as_ref()
-    }
-
-    /// Returns whether it may use some models only.
-    pub fn limits_models(&self) -> bool {
-        self.models.is_some()
-    }
-
-    /// Returns whether it may use this model.
-    pub fn may_use_model(&self, model: &str) -> bool {
-        self.models.as_ref().is_none_or(|models| models.matches(model))
-    }
-
-    /// Returns whether it may use this backend.
-    pub fn may_use_backend(&self, backend: &str) -> bool {
-        self.backends.as_ref().is_none_or(|backends| backends.matches(backend))
-    }
 }
 
 impl ShownKey {
@@ -379,18 +385,16 @@ impl ShownKey {
     /// # Errors
     /// It has expired or was revoked.
     pub fn check(&self) -> Result<(), KeyFault> {
-        if self.holder.is_revoked.load(Ordering::Acquire) {
-            return Err(KeyFault::Revoked);
-        }
         let now = Timestamp::now();
-        let minute = now.as_second() / 60;
-        if self.holder.last_used.load(Ordering::Relaxed) != minute {
-            self.holder.last_used.store(minute, Ordering::Relaxed);
-        }
-        match self.holder.expires {
-            Some(at) if at <= now && self.token.is_some() => Err(TokenFault::Expired.into()),
-            Some(at) if at <= now => Err(KeyFault::Expired { id: self.holder.id.clone(), at }),
-            _ => Ok(()),
+        self.holder.is_used(now);
+        match self.holder.validity.fault(now) {
+            None => Ok(()),
+            Some(Invalid::Revoked) => Err(KeyFault::Revoked),
+            Some(Invalid::Expired) if self.token.is_some() => Err(TokenFault::Expired.into()),
+            Some(Invalid::Expired) => {
+                let at = self.holder.validity.expires().unwrap_or(now);
+                Err(KeyFault::Expired { id: self.holder.id.clone(), at })
+            }
         }
     }
 }
@@ -403,7 +407,6 @@ impl fmt::Debug for ShownKey {
 
 #[cfg(test)]
 mod tests {
-    use super::super::auth_settings::AuthConfig;
     use super::*;
 
     /// A connection by which no caller is known.
@@ -497,15 +500,12 @@ mod tests {
         };
         let [gone, kept] =
             [&key, &other].map(|key| before.shown(&headers(key.reveal()), None, &NOWHERE).unwrap().unwrap());
-        let same = auth("required", &[("ci", key.reveal()), ("kept", other.reveal())]);
+        let after = |after: &Arc<Auth>| after.with_made(&Arc::default(), Some(&*before));
+        let same = after(&auth("required", &[("ci", key.reveal()), ("kept", other.reveal())]));
         assert!(same.revoke_others(&before).is_empty() && gone.check().is_ok());
-        let after = auth("required", &[("ci", other.reveal())]);
+        let after = after(&auth("required", &[("kept", other.reveal())]));
         assert_eq!(after.revoke_others(&before), [PrincipalId::new("key:ci")]);
-        assert_eq!(
-            (gone.check(), kept.check()),
-            (Err(KeyFault::Revoked), Ok(())),
-            "the digest counts, not the id"
-        );
+        assert_eq!((gone.check(), kept.check()), (Err(KeyFault::Revoked), Ok(())));
         assert!(auth("off", &[]).revoke_others(&after).is_empty());
     }
 

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64};
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -16,7 +15,7 @@ use super::connections::{AclConfig, CertificateConfig, Connections, NetworkConfi
 use super::jwt::JwtConfig;
 use super::key_text::{KeyDigest, PREFIX};
 use super::roles::{RoleConfig, Roles};
-use crate::ids::{Membership, PrincipalId};
+use crate::ids::{Membership, PrincipalId, Validity};
 use crate::model_patterns::{Matcher, Pattern, is_wild};
 use crate::settings::fault::Faults;
 
@@ -187,6 +186,7 @@ impl PrincipalConfig {
             Some(text) => expiry(text, &format!("{path}.expires"), faults).map(Some),
         };
         check_backends(&self.backends, path, backends, faults);
+        let written = [self.models.as_slice().into(), self.backends.as_slice().into()];
         let models = patterns(&self.models, &format!("{path}.models"), faults);
         let backends = patterns(&self.backends, &format!("{path}.backends"), faults);
         let holder = KeyHolder {
@@ -195,8 +195,9 @@ impl PrincipalConfig {
             models: models?,
             backends: backends?,
             expires: expires?,
-            is_revoked: AtomicBool::new(false),
-            last_used: AtomicI64::new(0),
+            validity: Validity::until(expires?),
+            last_used: Arc::default(),
+            written,
         };
         Some((digest?, holder))
     }

@@ -30,7 +30,9 @@ pub enum KeyFault {
     #[error("the key is not known to this gateway; ask its operators for another one")]
     Unknown,
     /// The key was revoked.
-    #[error("the key was revoked; ask the operators of this gateway for another one")]
+    #[error(
+        "the key was revoked, or what it permits was narrowed; ask the operators of this gateway what is permitted now"
+    )]
     Revoked,
     /// The key has expired.
     #[error("the key of {id} has expired on {at}; ask the operators of this gateway for another one")]

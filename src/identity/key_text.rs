@@ -8,6 +8,7 @@ use std::fmt;
 use std::io;
 
 use data_encoding::HEXLOWER_PERMISSIVE;
+use memchr::memmem;
 use ring::rand::{SecureRandom, SystemRandom};
 use sha2::{Digest, Sha256};
 
@@ -86,6 +87,21 @@ pub fn is_damaged(key: &[u8], prefix: &str) -> bool {
     !is_long_enough || !checksum(text).into_iter().map(|c| c as u8).eq(sum.iter().copied())
 }
 
+/// Returns the first key with this prefix that a text contains.
+pub fn find<'t>(text: &'t [u8], prefix: &str) -> Option<&'t [u8]> {
+    let whole = prefix.len() + RANDOM + CHECKSUM;
+    let keys = memmem::find_iter(text, prefix).filter_map(|at| text.get(at..at + whole));
+    keys.into_iter()
+        .find(|key| key[prefix.len()..].iter().all(u8::is_ascii_alphanumeric) && !is_damaged(key, prefix))
+}
+
+/// Returns whether a credential contains a key with this prefix, or what should be one.
+pub fn may_contain(text: &[u8], prefix: &str) -> bool {
+    let is_word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    memmem::find_iter(text, prefix).any(|at| at == 0 || !is_word(text[at - 1]))
+        || find(text, prefix).is_some()
+}
+
 fn checksum(text: &[u8]) -> [char; CHECKSUM] {
     let mut rest = crc32fast::hash(text);
     let mut digits = ['0'; CHECKSUM];
@@ -140,6 +156,25 @@ mod tests {
         assert_eq!(format!("{digest:?}"), "ba7816bf…");
         for wrong in ["", "ba78", &hex[1..], &format!("{hex}00"), "elida_x"] {
             assert_eq!(KeyDigest::parse(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_found_in_any_text_and_a_word_is_none() {
+        let key = generate("elida_").unwrap();
+        let key = key.reveal();
+        for text in
+            [key.to_owned(), format!("a{key}b"), format!("elida_ elida_{key}"), format!("x=\"{key}\"")]
+        {
+            assert_eq!(find(text.as_bytes(), "elida_"), Some(key.as_bytes()), "{text}");
+        }
+        for text in ["", "elida_", "elida_nightly-build", &key[1..], &key[..key.len() - 1]] {
+            assert_eq!(find(text.as_bytes(), "elida_"), None, "{text}");
+        }
+        for (text, may) in
+            [("elida_x", true), ("Bearer elida_x", true), ("sk-elida_x", false), ("sk.elida_", true)]
+        {
+            assert_eq!(may_contain(text.as_bytes(), "elida_"), may, "{text}");
         }
     }
 }

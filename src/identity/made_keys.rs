@@ -1,26 +1,24 @@
 //! Keys that operators make through the control API. Each is a document with a revision, stored before it is in force; a
 //! revoked one stays as a tombstone, so that its key is told from one that never was.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 
 use super::auth::{Auth, KeyHolder, MadeKeys};
 use super::auth_settings::PrincipalConfig;
+use super::key_documents::{Entry, REVOKED, generation, is_over, listed_entry, replace};
+pub use super::key_documents::{KeyDocument, ListedKey};
 use super::key_text::{self, KeyDigest};
-use crate::ids::PrincipalId;
-use crate::settings::fault::Faults;
+use crate::ids::{PrincipalId, SharedDocument};
 use crate::settings::secret::Secret;
 
 /// Most keys, tombstones included.
 const MAX_KEYS: usize = 100_000;
-/// How long a tombstone is kept.
-const TOMBSTONE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Characters of a key that lists show.
 const SHOWN: usize = 8;
 
@@ -31,25 +29,6 @@ pub trait KeyStorage: Send + Sync {
     /// # Errors
     /// Why it cannot be stored.
     fn put(&self, id: &str, revision: u64, document: &str) -> Result<(), String>;
-}
-
-/// A key as it is stored.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeyDocument {
-    /// What the configuration would say of it; the digest is that of the newest key.
-    pub principal: PrincipalConfig,
-    /// The first characters of the newest key.
-    pub shown: String,
-    /// A higher revision replaces a lower one.
-    pub revision: u64,
-    /// When the newest key was made.
-    pub created: Timestamp,
-    /// Digest of the key before a rotation, and until when it is valid.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub previous: Option<(String, Timestamp)>,
-    /// When it was revoked; `None` while it is in force.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub revoked: Option<Timestamp>,
 }
 
 /// Why a key was not made, rotated or revoked.
@@ -72,19 +51,6 @@ pub enum KeyError {
     Storage(String),
 }
 
-/// A key that operators may see: never the key itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListedKey {
-    /// What the configuration says or would say of it.
-    pub principal: PrincipalConfig,
-    /// The first characters of the key; `None` for a declared one.
-    pub shown: Option<String>,
-    /// When it was made; `None` for a declared one.
-    pub created: Option<Timestamp>,
-    /// The minute of its last use by this process; `None` before one.
-    pub last_used: Option<Timestamp>,
-}
-
 /// The keys made through the API.
 pub struct ClientKeys {
     table: Arc<ArcSwap<MadeKeys>>,
@@ -101,62 +67,15 @@ struct Declared {
     backends: Vec<String>,
 }
 
-struct Entry {
-    document: KeyDocument,
-    /// The keys in force: one, two during the grace of a rotation, none of a tombstone.
-    holders: Vec<(KeyDigest, Arc<KeyHolder>)>,
-}
-
-impl Entry {
-    /// Builds the keys of a document. `backends` are checked only if there are any.
-    fn of(document: KeyDocument, prefix: &str, backends: Option<&[String]>) -> Result<Self, String> {
-        let mut holders = Vec::new();
-        if document.revoked.is_none() {
-            let newest = compiled(document.principal.clone(), prefix, backends)?;
-            let own = newest.1.expires();
-            holders.push(newest);
-            if let Some((digest, until)) =
-                document.previous.clone().filter(|(_, until)| *until > Timestamp::now())
-            {
-                let expires = own.map_or(until, |own| own.min(until)).to_string();
-                let before = PrincipalConfig {
-                    key_sha256: digest,
-                    expires: Some(expires),
-                    ..document.principal.clone()
-                };
-                holders.push(compiled(before, prefix, None)?);
-            }
-        }
-        Ok(Self { document, holders })
-    }
-}
-
-fn compiled(
-    principal: PrincipalConfig,
-    prefix: &str,
-    backends: Option<&[String]>,
-) -> Result<(KeyDigest, Arc<KeyHolder>), String> {
-    let mut faults = Faults::default();
-    let all = principal.backends.clone();
-    let compiled = principal.compile("", prefix, backends.unwrap_or(&all), &mut faults);
-    match compiled.filter(|_| faults.is_empty()) {
-        Some((digest, holder)) => Ok((digest, Arc::new(holder))),
-        None => {
-            let faults: Vec<String> = faults.iter().map(|fault| fault.to_string()).collect();
-            Err(faults.iter().map(|fault| fault.trim_start_matches('.')).collect::<Vec<_>>().join("; "))
-        }
-    }
-}
-
 impl ClientKeys {
     /// Reads the stored documents. One that cannot be read is logged and is not in force.
     pub fn new(stored: Vec<String>, storage: Box<dyn KeyStorage>) -> Self {
         let mut entries = BTreeMap::new();
         for text in stored {
             let read = serde_json::from_str::<KeyDocument>(&text).map_err(|fault| fault.to_string());
-            match read.and_then(|document| Entry::of(document, "", None)) {
+            match read.and_then(|document| Entry::of(document, "", None, &[])) {
                 Ok(entry) if !is_over(&entry.document) => {
-                    entries.insert(entry.document.principal.id.clone(), entry);
+                    entries.insert(entry.document.principal.id.clone(), Entry { text, ..entry });
                 }
                 Ok(_) => {}
                 Err(fault) => tracing::error!(fault, "a stored key cannot be read and is not in force"),
@@ -220,14 +139,14 @@ impl ClientKeys {
             return Err(KeyError::Invalid("another principal has this key".to_owned()));
         }
         let document = KeyDocument {
-            revision: before.map_or(0, |entry| entry.document.revision) + 1,
+            revision: generation(before.map(|entry| &entry.document)),
             shown: shown(&key),
             created: Timestamp::now(),
             previous: None,
             revoked: None,
             principal: PrincipalConfig { key_sha256: digest.to_string(), ..principal },
         };
-        let entry = Entry::of(document, &declared.prefix, Some(declared.backends.as_slice()))
+        let entry = Entry::of(document, &declared.prefix, Some(declared.backends.as_slice()), &[])
             .map_err(KeyError::Invalid)?;
         let listed = self.put(&mut entries, entry)?;
         Ok((listed, key))
@@ -241,6 +160,7 @@ impl ClientKeys {
         self.check_declared(id)?;
         let prefix = self.declared.load().prefix.clone();
         let mut entries = self.entries.lock();
+        let old = entries.get(id).map(|entry| entry.holders.clone()).unwrap_or_default();
         let before = self.in_force(&entries, id)?;
         let key = generated(&prefix)?;
         let now = Timestamp::now();
@@ -256,7 +176,7 @@ impl ClientKeys {
             },
             revoked: None,
         };
-        let entry = Entry::of(document, &prefix, None).map_err(KeyError::Invalid)?;
+        let entry = Entry::of(document, &prefix, None, &old).map_err(KeyError::Invalid)?;
         let listed = self.put(&mut entries, entry)?;
         Ok((listed, key))
     }
@@ -269,9 +189,10 @@ impl ClientKeys {
         self.check_declared(id)?;
         let mut entries = self.entries.lock();
         let before = self.in_force(&entries, id)?.clone();
-        let document =
-            KeyDocument { revision: before.revision + 1, revoked: Some(Timestamp::now()), ..before };
-        self.put(&mut entries, Entry { document, holders: Vec::new() })?;
+        let revision = before.revision | REVOKED;
+        let document = KeyDocument { revision, revoked: Some(Timestamp::now()), ..before };
+        let entry = Entry::of(document, "", None, &[]).map_err(KeyError::Invalid)?;
+        self.put(&mut entries, entry)?;
         Ok(PrincipalId::new(format!("key:{id}")))
     }
 
@@ -306,17 +227,78 @@ impl ClientKeys {
 
     /// Stores an entry, then puts it in force in place of the one with its id, whose keys are revoked unless it has them.
     fn put(&self, entries: &mut BTreeMap<String, Entry>, entry: Entry) -> Result<ListedKey, KeyError> {
-        let id = entry.document.principal.id.clone();
-        let text =
-            serde_json::to_string(&entry.document).map_err(|fault| KeyError::Storage(fault.to_string()))?;
-        self.storage.put(&id, entry.document.revision, &text).map_err(KeyError::Storage)?;
+        let SharedDocument { id, revision, text } = entry.shared();
+        self.storage.put(&id, revision, &text).map_err(KeyError::Storage)?;
         let listed = listed_entry(&entry);
-        let kept: HashSet<KeyDigest> = entry.holders.iter().map(|(digest, _)| *digest).collect();
-        let before = entries.insert(id, entry);
+        let gone = replace(entries, entry);
         self.publish(entries);
-        let gone = before.into_iter().flat_map(|before| before.holders);
-        gone.filter(|(digest, _)| !kept.contains(digest)).for_each(|(_, holder)| holder.revoke());
+        gone.iter().for_each(|holder| holder.revoke());
         Ok(listed)
+    }
+
+    /// Returns the document of a key; `None` if no key has or had this id.
+    pub fn document(&self, id: &str) -> Option<SharedDocument> {
+        self.entries.lock().get(id).map(Entry::shared)
+    }
+
+    /// Returns all documents, also those of revoked keys, but those that are no longer needed.
+    pub fn documents(&self) -> Vec<SharedDocument> {
+        let entries = self.entries.lock();
+        entries.values().filter(|entry| !is_over(&entry.document)).map(Entry::shared).collect()
+    }
+
+    /// Returns whether a document is a tombstone that is no longer needed.
+    pub fn is_over(document: &str) -> bool {
+        serde_json::from_str(document).is_ok_and(|document| is_over(&document))
+    }
+
+    /// Takes documents of other processes, and revokes keys that are not in them any more. Returns those that were new here, for
+    /// [`ClientKeys::store`]; one that cannot be read is logged.
+    pub fn learn(&self, documents: &[String]) -> Vec<SharedDocument> {
+        let prefix = self.declared.load().prefix.clone();
+        let (mut learned, mut gone) = (Vec::new(), Vec::new());
+        let mut entries = self.entries.lock();
+        for text in documents {
+            let read = serde_json::from_str::<KeyDocument>(text).map_err(|fault| fault.to_string());
+            let built = read.and_then(|document| {
+                let known = entries.get(&document.principal.id);
+                let is_newer =
+                    |known: &Entry| (document.revision, text) > (known.document.revision, &known.text);
+                if !known.map_or(!is_over(&document), is_newer) {
+                    return Ok(None);
+                }
+                let old = known.map(|entry| entry.holders.clone()).unwrap_or_default();
+                // Backends of other instances may have other names.
+                Entry::of(document, &prefix, None, &old).map(Some)
+            });
+            match built {
+                Ok(Some(entry)) => {
+                    // As it was written: all instances compare the same text.
+                    let entry = Entry { text: text.clone(), ..entry };
+                    learned.push(entry.shared());
+                    gone.extend(replace(&mut entries, entry));
+                }
+                Ok(None) => {}
+                Err(fault) => {
+                    tracing::warn!(fault, "a key of another instance cannot be read and is not in force here")
+                }
+            }
+        }
+        if !learned.is_empty() {
+            self.publish(&entries);
+        }
+        gone.iter().for_each(|holder| holder.revoke());
+        learned
+    }
+
+    /// Stores documents that were learned. Blocks.
+    ///
+    /// # Errors
+    /// One cannot be stored.
+    pub fn store(&self, documents: &[SharedDocument]) -> Result<(), String> {
+        documents
+            .iter()
+            .try_for_each(|SharedDocument { id, revision, text }| self.storage.put(id, *revision, text))
     }
 
     fn publish(&self, entries: &BTreeMap<String, Entry>) {
@@ -330,20 +312,6 @@ impl ClientKeys {
         let revoked = digests.filter_map(|digest| KeyDigest::parse(digest));
         self.table.store(Arc::new(MadeKeys::new(holders, revoked.collect())));
     }
-}
-
-fn listed_entry(entry: &Entry) -> ListedKey {
-    ListedKey {
-        principal: entry.document.principal.clone(),
-        shown: Some(entry.document.shown.clone()),
-        created: Some(entry.document.created),
-        last_used: entry.holders.iter().filter_map(|(_, holder)| holder.last_used()).max(),
-    }
-}
-
-/// Returns whether a document is a tombstone that is no longer needed.
-fn is_over(document: &KeyDocument) -> bool {
-    document.revoked.is_some_and(|at| at.checked_add(TOMBSTONE).is_ok_and(|until| until < Timestamp::now()))
 }
 
 fn generated(prefix: &str) -> Result<Secret, KeyError> {
@@ -369,6 +337,7 @@ fn shown(key: &Secret) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::fault::Faults;
 
     /// Keeps documents in memory; fails while told so.
     #[derive(Clone, Default)]
@@ -390,7 +359,7 @@ mod tests {
             let keys = ClientKeys::new(self.0.lock().0.values().cloned().collect(), Box::new(self.clone()));
             let mut faults = Faults::default();
             let written: super::super::AuthConfig = serde_yaml::from_str("proxy: required").unwrap();
-            let auth = written.compile(&[], &mut faults).unwrap().with_made(keys.table());
+            let auth = written.compile(&[], &mut faults).unwrap().with_made(keys.table(), None);
             keys.declare(&auth, vec!["main".to_owned()]);
             (keys, auth)
         }
@@ -439,6 +408,37 @@ mod tests {
         assert!(keys.list().is_empty() && matches!(keys.revoke("ci"), Err(KeyError::Unknown(_))));
         let (_, again) = keys.create(principal("ci"), None).unwrap();
         assert_eq!(shows(&memory.keys().1, &again).unwrap(), "key:ci");
+    }
+
+    #[test]
+    fn instances_agree_whatever_the_order_in_which_they_learn_and_a_revocation_wins() {
+        use super::super::KeyFault;
+        let ((one, _), (two, auth)) = (Memory::default().keys(), Memory::default().keys());
+        let texts = |keys: &ClientKeys| -> Vec<String> {
+            keys.documents().into_iter().map(|document| document.text).collect()
+        };
+        let (_, first) = one.create(principal("ci"), None).unwrap();
+        assert_eq!(two.learn(&texts(&one)).len(), 1);
+        assert!(two.learn(&texts(&one)).is_empty(), "nothing is new");
+        one.revoke("ci").unwrap();
+        let (_, rotated) = two.rotate("ci", Duration::from_secs(60)).unwrap();
+        two.rotate("ci", Duration::from_secs(60)).unwrap();
+        let before = texts(&two);
+        assert!(one.learn(&before).is_empty(), "a revocation outlasts rotations");
+        assert_eq!(two.learn(&texts(&one)).len(), 1);
+        assert_eq!(texts(&one), texts(&two));
+        assert_eq!(shows(&auth, &first), Err(KeyFault::Revoked));
+        assert!(shows(&auth, &rotated).is_err());
+        two.create(principal("ci"), None).unwrap();
+        assert_eq!((one.learn(&texts(&two)).len(), one.list().len()), (1, 1), "a new key is newer");
+        // Both make one with the same name while they do not hear of each other.
+        one.create(principal("both"), None).unwrap();
+        two.create(principal("both"), None).unwrap();
+        let (of_one, of_two) = (texts(&one), texts(&two));
+        one.learn(&of_two);
+        two.learn(&of_one);
+        assert_eq!(texts(&one), texts(&two));
+        assert!(two.learn(&["{}".to_owned(), "junk".to_owned()]).is_empty());
     }
 
     #[test]

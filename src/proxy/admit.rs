@@ -45,6 +45,7 @@ pub(crate) async fn admit(
         path: redact_text(received.uri.path()).into_owned(),
         request_id: received.request_id.clone(),
         cut: received.handle.cut.clone(),
+        validity: Arc::clone(caller.validity(received)),
     };
     sessions.admit(who, leg).await.map_err(denied)
 }

@@ -166,6 +166,8 @@ pub(super) fn socket_end(kind: ErrorKind) -> Option<SocketEnd> {
         ErrorKind::ShuttingDown | ErrorKind::BackendTimeout => 1001,
         // Try again later (IANA's registry of close codes).
         ErrorKind::RateLimited => 1013,
+        // The caller needs another credential, which another attempt may bring.
+        ErrorKind::KeyRequired | ErrorKind::KeyExpired | ErrorKind::TokenExpired => 1008,
         _ => return None,
     };
     Some(SocketEnd { code, status: status(kind).as_u16() })

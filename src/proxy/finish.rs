@@ -10,7 +10,7 @@ use super::error_response::status;
 use super::request_ctx::{Outcome, RequestCtx, Stage};
 use super::state::ProxyState;
 use super::usage::{Priceable, count_tokens, priced};
-use super::{capture, govern, mcp, spending, trace, upgrade, verdict};
+use super::{capture, govern, identify, mcp, spending, trace, upgrade, verdict};
 use crate::capture::redact_text;
 use crate::error::ErrorKind;
 use crate::session::CutReason;
@@ -145,7 +145,7 @@ fn failure(stage: &Stage, outcome: &Outcome) -> Option<ErrorKind> {
         CutReason::AgentKilled => ErrorKind::AgentKilled,
         CutReason::TimedOut => ErrorKind::SessionTimedOut,
         CutReason::Shutdown => ErrorKind::ShuttingDown,
-        CutReason::KeyRevoked => ErrorKind::KeyRevoked,
+        CutReason::KeyRevoked => identify::no_longer_accepted(stage).kind,
     })
 }
 

@@ -7,10 +7,11 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName};
 
 use super::receive::Received;
+use super::request_ctx::Stage;
 use crate::error::{ErrorKind, Refusal};
 use crate::identity::client::Client;
 use crate::identity::{FoundSession, Key, KeyFault, Origin, Principal, ShownKey, TokenFault};
-use crate::ids::{ClientNetwork, PrincipalId};
+use crate::ids::{ClientNetwork, PrincipalId, Validity};
 use crate::protocol::dialects::credentials;
 use crate::protocol::request::ModelRequest;
 use crate::upstream::{balance, reporters};
@@ -54,12 +55,24 @@ impl Caller {
         self.key.as_ref().is_none_or(ShownKey::is_fresh)
     }
 
-    /// Checks that its key is still valid, which may change while its connection or request is open.
+    /// Checks that it is still accepted, which may change while its connection or request is open.
     ///
     /// # Errors
-    /// The key has expired or was revoked.
-    pub(super) fn check(&self) -> Result<(), Refusal> {
-        self.key.as_ref().map_or(Ok(()), |key| key.check().map_err(|fault| not_accepted(&fault)))
+    /// The key has expired or was revoked, or there is none and one is required since.
+    pub(super) fn check(&self, received: &Received) -> Result<(), Refusal> {
+        match &self.key {
+            Some(key) => key.check().map_err(|fault| not_accepted(&fault)),
+            None if self.validity(received).is_revoked() => Err(not_accepted(&KeyFault::Missing)),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns for how long it is accepted.
+    pub(super) fn validity<'c>(&'c self, received: &'c Received) -> &'c Arc<Validity> {
+        match &self.key {
+            Some(key) => key.holder().validity(),
+            None => received.handle.settings.auth.keyless(),
+        }
     }
 }
 
@@ -72,7 +85,7 @@ pub(crate) fn caller(received: &Received, headers: &HeaderMap, key: &Key) -> Res
     let auth = &received.handle.settings.auth;
     let last_one = last.find(headers, query, received.client, auth.generation());
     if let Some(caller) = last_one.filter(|caller| caller.is_fresh()) {
-        caller.check()?;
+        caller.check(received)?;
         return Ok(caller);
     }
     let origin = Origin { names: &received.handle.peer.names, address: received.client };
@@ -95,9 +108,15 @@ pub(crate) fn caller(received: &Received, headers: &HeaderMap, key: &Key) -> Res
         key: shown,
         keys: auth.generation(),
     });
-    caller.check()?;
+    caller.check(received)?;
     last.set(headers, query, &caller);
     Ok(caller)
+}
+
+/// Returns why the caller of an open request is no longer accepted.
+pub(super) fn no_longer_accepted(stage: &Stage) -> Refusal {
+    let checked = stage.identified().map_or(Ok(()), |who| who.caller.check(&who.received));
+    checked.err().unwrap_or_else(|| not_accepted(&KeyFault::Revoked))
 }
 
 /// Returns the refusal of a caller that is not accepted.

@@ -37,6 +37,7 @@ mod govern;
 mod head_fields;
 pub(crate) mod http_proxy;
 pub(crate) mod identify;
+mod key_places;
 pub(crate) mod last_caller;
 pub(crate) mod mcp;
 pub(crate) mod models;

@@ -39,11 +39,14 @@ impl Asked<'_> {
             let in_batch = self.call.batch.iter().flat_map(|batch| batch.names());
             let models = first.into_iter().chain(self.call.also.as_deref()).chain(in_batch);
             check_models(key, models)?;
+            self.check_others(key)?;
             let is_batch = self.call.batch.is_some() && self.received.dialect.batches_name_models();
-            let names_none = first.is_none() && !is_batch;
+            // What another API's member `model` means is not known.
+            let names_none = (first.is_none() || !self.is_read()) && !is_batch;
             if names_none && settings.kind().is_llm() && self.may_run_a_model() {
                 let message = format!(
-                    "the key of {} permits some models only, and the request names none; name one",
+                    "the key of {} permits some models only, and it cannot be told from the request which one works; send \
+                     a request of an API that names it",
                     holder.id()
                 );
                 return Err(Refusal::new(ErrorKind::ModelDenied, message));
@@ -62,6 +65,27 @@ impl Asked<'_> {
             return Err(Refusal::new(ErrorKind::NoUpstreamCredential, message));
         }
         Ok(())
+    }
+
+    /// Checks the models that work beside the first one or in place of it.
+    ///
+    /// # Errors
+    /// The key does not permit one of them, or there are more than are kept.
+    fn check_others(&self, key: &ShownKey) -> Result<(), Refusal> {
+        let Some(others) = &self.call.others else { return Ok(()) };
+        check_models(key, others.names())?;
+        match others.has_more() {
+            true => Err(model_denied(key, "behind the first 64 in the request")),
+            false => Ok(()),
+        }
+    }
+
+    /// Returns whether the member `model` of the request is known to name the model that works: not in an API that is not
+    /// read, and not where Ollama makes a model of another one.
+    fn is_read(&self) -> bool {
+        let path = self.received.uri.path().trim_end_matches('/');
+        let makes_model = ["/api/create", "/api/copy"].iter().any(|call| path.ends_with(call));
+        self.received.dialect.is_llm() && !makes_model
     }
 
     /// Returns whether the request carries a credential that is meant for its backend.

@@ -14,9 +14,9 @@ use super::downstream::{LEG_CUT, UPSTREAM_IDLE};
 use super::error_response::{INTERNAL_MESSAGE, challenge, error_body, head, socket_end, status_for};
 use super::oauth_metadata;
 use super::request_ctx::RequestCtx;
-use super::{govern, upgrade};
+use super::{govern, identify, upgrade};
 use crate::error::{ErrorKind, Refusal};
-use crate::identity::{Client, KeyFault};
+use crate::identity::Client;
 use crate::ids::REQUEST_ID;
 use crate::protocol::facts::error_body::ErrorBody;
 use crate::protocol::wire::framing::Framing;
@@ -88,7 +88,7 @@ fn cut_refusal(reason: CutReason, ctx: &RequestCtx) -> Refusal {
             };
             Refusal::new(ErrorKind::SessionTimedOut, message)
         }
-        CutReason::KeyRevoked => Refusal::new(ErrorKind::KeyRevoked, KeyFault::Revoked.to_string()),
+        CutReason::KeyRevoked => identify::no_longer_accepted(&ctx.stage),
         CutReason::Shutdown => Refusal::new(ErrorKind::ShuttingDown, "this gateway is shutting down"),
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Every step takes the part of the stage that it needs. When it rejects the request, the request stays in its stage.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{Extensions, HeaderMap};
@@ -11,14 +12,15 @@ use pingora_proxy::Session;
 use super::builtin::BuiltinAnswer;
 use super::error_response::Reject;
 use super::head_fields::HeadFields;
-use super::identify::SessionHint;
+use super::identify::{Caller, SessionHint};
+use super::key_places::KeyPlaces;
 use super::read::ReadRequest;
 use super::receive::Received;
 use super::request_ctx::{RequestCtx, Stage, reached};
 use super::trace_context::Trace;
 use super::{admit, builtin, dispatch, framing, identify, mcp, read, receive, unread, upgrade};
 use crate::capture::redact_text;
-use crate::identity::FoundSession;
+use crate::identity::{Auth, FoundSession};
 use crate::protocol::Dialect;
 
 impl RequestCtx {
@@ -52,9 +54,29 @@ impl RequestCtx {
     pub(super) fn identify(&mut self, headers: &HeaderMap) -> Result<SessionHint, Reject> {
         let received = reached(self.stage.received())?;
         upgrade::check_origin(received, headers)?;
-        let caller = identify::caller(received, headers, &self.app.principals)?;
+        let auth = Arc::clone(&received.handle.settings.auth);
+        let caller = match auth.is_off() {
+            true => identify::caller(received, headers, &self.app.principals)?,
+            false => self.identify_by_key(&auth, headers)?,
+        };
         self.stage.identify(caller)?;
-        Ok(identify::session_hint(reached(self.stage.received())?, headers)?)
+        let who = reached(self.stage.identified())?;
+        let hint = identify::session_hint(&who.received, headers)?;
+        if let SessionHint::Known(found) = &hint {
+            who.key_places().check_session(found)?;
+        }
+        Ok(hint)
+    }
+
+    /// Determines the caller where keys are read, and refuses keys that are where none belongs.
+    fn identify_by_key(&mut self, auth: &Auth, headers: &HeaderMap) -> Result<Arc<Caller>, Reject> {
+        let received = reached(self.stage.received_mut())?;
+        KeyPlaces { auth, shown: None }.check_target(received)?;
+        let caller = identify::caller(received, headers, &self.app.principals)?;
+        let places = KeyPlaces { auth, shown: caller.key.as_ref() };
+        places.check_target(received)?;
+        places.check_fields(headers)?;
+        Ok(caller)
     }
 
     /// Step 4: opens a leg in the session `found`.
@@ -68,7 +90,8 @@ impl RequestCtx {
         let open = self.app.open(who.received.socket).enter();
         self.stage.admit(leg, open)?;
         // A key that was revoked meanwhile: from here on a revocation cuts the leg.
-        Ok(reached(self.stage.identified())?.caller.check()?)
+        let who = reached(self.stage.identified())?;
+        Ok(who.caller.check(&who.received)?)
     }
 
     /// Step 3: reads the model request from path and body. Returns how long it waited for the body.
@@ -115,6 +138,7 @@ impl RequestCtx {
         if self.stage.leg().is_none() {
             let found =
                 identify::by_body(&who.received, &who.caller, &who.call, &head.headers, backend.as_str())?;
+            who.key_places().check_session(&found)?;
             self.admit(found).await?;
         }
         let routed = self.stage.routed_mut()?;

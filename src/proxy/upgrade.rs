@@ -91,11 +91,13 @@ pub(crate) fn on_client_bytes(
     let (known, refusal) = (&mut who.call.model, &mut outcome.refusal);
     let messages = socket.client().traffic().messages;
     socket.feed_client(chunk, |asked| match asked {
-        ClientMessage::Model(model) if table.blocks(model) => {
+        ClientMessage::Model(model) | ClientMessage::Beside(model) if table.blocks(model) => {
             let message = format!("the model {model} is blocked here (routing.blocked_models)");
             *refusal = Some(Box::new(Refusal::new(ErrorKind::PolicyBlocked, message)));
         }
-        ClientMessage::Model(model) if key.is_some_and(|key| !key.holder().may_use_model(model)) => {
+        ClientMessage::Model(model) | ClientMessage::Beside(model)
+            if key.is_some_and(|key| !key.holder().may_use_model(model)) =>
+        {
             *refusal = key.map(|key| Box::new(model_denied(key, model)));
         }
         ClientMessage::Model(model) if known.as_deref() != Some(model) => {
@@ -114,7 +116,7 @@ pub(crate) fn on_client_bytes(
                            send it uncompressed";
             *refusal = Some(Box::new(Refusal::new(ErrorKind::ModelDenied, message)));
         }
-        ClientMessage::Model(_) | ClientMessage::Unreadable => {}
+        ClientMessage::Model(_) | ClientMessage::Beside(_) | ClientMessage::Unreadable => {}
     });
     if let Some(spent) = spent.filter(|_| refusal.is_none() && socket.client().traffic().messages > messages)
     {

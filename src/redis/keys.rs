@@ -106,6 +106,11 @@ impl Keys {
         format!("{}principals", self.root)
     }
 
+    /// The hash of client keys.
+    pub fn client_keys(&self) -> String {
+        format!("{}keys", self.root)
+    }
+
     /// Since when the fleet has agreed on [`Keys::principals`]; in the same slot.
     pub fn agreed(&self) -> String {
         format!("{}agreed:{{{}}}", self.root, self.principals())

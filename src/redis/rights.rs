@@ -129,6 +129,7 @@ pub async fn check(link: &Link, keys: &Keys) -> Result<(), LinkError> {
             keys.sweeper(),
             keys.principals(),
             keys.agreed(),
+            keys.client_keys(),
         ] {
             let shown = key.replace(&uid.to_string(), "UID").replace(id, "ID");
             check.key(key, shown).await?;

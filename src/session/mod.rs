@@ -22,6 +22,7 @@ pub(crate) mod testing;
 pub mod views;
 
 pub use self::core::active_counts::Capacity;
+pub use self::core::client_keys::ClientKeyStore;
 pub use self::core::cut::{Cut, CutReason};
 pub use self::core::event::{Event, Listener, ServedLeg};
 pub use self::core::kill::{KillError, KillRequest, Killed, ResumeError, Resumed};

@@ -57,6 +57,7 @@ pub(crate) fn leg_start() -> LegStart {
         path: "/v1/messages".to_owned(),
         request_id: RequestId::new("r-1"),
         cut: Cut::new(),
+        validity: Arc::default(),
     }
 }
 

@@ -100,6 +100,8 @@ mod governance {
 mod callers {
     /// Client certificates, networks, and addresses at the door.
     pub mod connections;
+    /// What a key has opened ends with it; keys in other forms and places; models beside the first one.
+    pub mod ends;
     /// The worked example of `docs/identity.md`.
     pub mod example;
     /// Keys: where they are found, what they permit, how they are refused; none leaves.
@@ -148,6 +150,8 @@ mod routing {
 mod fleet {
     /// An agent is killed on one instance while it runs on another.
     pub mod agents;
+    /// Keys of callers that are made, rotated and revoked on one instance of several.
+    pub mod client_keys;
     /// Redis Cluster: keys on several masters, migrating slots, a lost master.
     pub mod cluster;
     /// Endpoints that MCP servers announce are known on all instances.

@@ -71,8 +71,6 @@ error_codes! {
     KeyExists = 409 "key_exists",
     /// The configuration declares the key; it is changed there.
     ManagedByFile = 409 "managed_by_file",
-    /// The instances of a fleet do not share keys that are made through the API.
-    KeysNotShared = 409 "keys_not_shared",
     /// The kill order is permanent.
     BlockPermanent = 409 "block_permanent",
     /// The request body is larger than 64 KiB.

@@ -117,6 +117,7 @@ mod tests {
             path: "/".into(),
             request_id: RequestId::fresh(),
             cut: Cut::new(),
+            validity: Arc::default(),
         };
         let _leg = manager.admit(arrival, start).await.unwrap();
         events.recv().await.unwrap()

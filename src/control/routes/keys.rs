@@ -28,7 +28,6 @@ pub(super) async fn create(
     Extension(reach): Extension<Reach>,
     ApiBody(body): ApiBody<NewKey>,
 ) -> Result<impl IntoResponse, Problem> {
-    check_alone(&state)?;
     let NewKey { id, tenant, groups, models, backends, expires, key } = body;
     let tenant = tenant.or_else(|| own_tenant(&reach));
     check_maker(&state, &reach, &id, tenant.as_deref(), &groups)?;
@@ -36,6 +35,7 @@ pub(super) async fn create(
     let principal =
         PrincipalConfig { id, tenant, groups, models, backends, expires, key_sha256: String::new() };
     let (listed, key) = on_disk(&state, move |keys| keys.create(principal, key)).await?;
+    share(&state, &listed.principal.id).await;
     tracing::info!(id = listed.principal.id, "a key is made");
     let change = Change { after: Some(digest(&listed)), ..Change::default() };
     let made = MadeKey { key: key.reveal().to_owned(), view: listed.into() };
@@ -59,11 +59,12 @@ pub(super) async fn rotate(
     Path(id): Path<String>,
     ApiBody(RotateBody { grace }): ApiBody<RotateBody>,
 ) -> Result<(Extension<Change>, Json<MadeKey>), Problem> {
-    check_alone(&state)?;
     let before = Some(digest(&within(&state, &reach, &id)?));
     let grace = grace.map(|grace| grace.limit().unwrap_or_default()).unwrap_or_default();
     let (listed, key) = on_disk(&state, move |keys| keys.rotate(&id, grace)).await?;
-    tracing::info!(id = listed.principal.id, ?grace, "a key is rotated");
+    let legs_cut = state.parts.manager.cut_invalid_legs();
+    share(&state, &listed.principal.id).await;
+    tracing::info!(id = listed.principal.id, ?grace, legs_cut, "a key is rotated");
     let change = Change { reason: None, before, after: Some(digest(&listed)) };
     Ok((Extension(change), Json(MadeKey { key: key.reveal().to_owned(), view: listed.into() })))
 }
@@ -74,11 +75,11 @@ pub(super) async fn revoke(
     Extension(reach): Extension<Reach>,
     Path(id): Path<String>,
 ) -> Result<(Extension<Change>, Json<RevokedKey>), Problem> {
-    check_alone(&state)?;
     let before = Some(digest(&within(&state, &reach, &id)?));
     let name = id.clone();
-    let principal = on_disk(&state, move |keys| keys.revoke(&name)).await?;
-    let legs_cut = state.parts.manager.cut_legs_of(&[principal]);
+    on_disk(&state, move |keys| keys.revoke(&name)).await?;
+    let legs_cut = state.parts.manager.cut_invalid_legs();
+    share(&state, &id).await;
     tracing::info!(id, legs_cut, "a key is revoked");
     Ok((Extension(Change { before, ..Change::default() }), Json(RevokedKey { id, legs_cut })))
 }
@@ -150,14 +151,15 @@ async fn on_disk<T: Send + 'static>(
     done.map_err(|_| Problem::internal("the change of a key failed; see the server log"))?.map_err(problem)
 }
 
-/// Instances of a fleet do not tell each other of keys: one that is revoked here would be valid elsewhere.
-fn check_alone(state: &ControlState) -> Result<(), Problem> {
-    if state.parts.manager.is_shared() {
-        let detail = "the instances of a fleet do not share keys that are made through the API; declare them in \
-                      auth.principals of each instance";
-        return Err(Problem::new(ErrorCode::KeysNotShared, detail));
+/// Tells the other processes of a change.
+async fn share(state: &ControlState, id: &str) {
+    let Some(document) = state.parts.keys.document(id) else { return };
+    if !state.parts.manager.share_client_key(document).await {
+        tracing::warn!(
+            id,
+            "the other instances do not know of the change of a key yet, because redis is unavailable"
+        );
     }
-    Ok(())
 }
 
 /// Returns the time of an expiry that is written as a duration; anything else as it is.

@@ -254,7 +254,7 @@ fn key_endpoints() -> Vec<Endpoint> {
             operation("createKey", "Makes a key, and shows it this once")
                 .body::<NewKey>()
                 .answer::<MadeKey>(201, "The key is in force.")
-                .errors(&[KeyExists, ManagedByFile, KeysNotShared, StateUnavailable, Internal]),
+                .errors(&[KeyExists, ManagedByFile, StateUnavailable, Internal]),
         ),
         on_post(
             "/control/keys/{id}/rotate",
@@ -262,14 +262,14 @@ fn key_endpoints() -> Vec<Endpoint> {
             operation("rotateKey", "Replaces a key by a new one, and shows it this once")
                 .body::<RotateBody>()
                 .ok::<MadeKey>("The new key is in force.")
-                .errors(&[KeyNotFound, ManagedByFile, KeysNotShared, StateUnavailable, Internal]),
+                .errors(&[KeyNotFound, ManagedByFile, StateUnavailable, Internal]),
         ),
         on_delete(
             "/control/keys/{id}",
             keys::revoke,
             operation("revokeKey", "Revokes a key, and cuts its open requests")
                 .ok::<RevokedKey>("The key is refused from now on.")
-                .errors(&[KeyNotFound, ManagedByFile, KeysNotShared, StateUnavailable, Internal]),
+                .errors(&[KeyNotFound, ManagedByFile, StateUnavailable, Internal]),
         ),
     ]
 }

@@ -14,15 +14,30 @@ use crate::protocol::wire::framing::Framing;
 use crate::protocol::wire::websocket::{FramePosition, FrameReader, Piece};
 
 /// Where a client's message names a model: `response.create` of the responses API, `session.update` of
-/// Realtime. Keys match whatever their case, as in a request's body.
-static MODELS: LazyLock<Arc<PathSet>> =
-    LazyLock::new(|| Arc::new(PathSet::ignoring_case(["model", "session.model", "response.model"])));
+/// Realtime. Behind [`BESIDE`] those that work beside it: they transcribe what is said, or belong to tools. Keys match whatever
+/// their case, as in a request's body.
+static MODELS: LazyLock<Arc<PathSet>> = LazyLock::new(|| {
+    Arc::new(PathSet::ignoring_case([
+        "model",
+        "session.model",
+        "response.model",
+        "session.audio.input.transcription.model",
+        "session.input_audio_transcription.model",
+        "tools[].model",
+        "session.tools[].model",
+        "response.tools[].model",
+    ]))
+});
+/// The first path of a model that works beside the one that answers.
+const BESIDE: usize = 3;
 
 /// Something a client's message says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientMessage<'a> {
     /// It names this model.
     Model(&'a str),
+    /// It names this model, which works beside the one that answers.
+    Beside(&'a str),
     /// It cannot be read: it is compressed, or no frames are.
     Unreadable,
 }
@@ -59,10 +74,10 @@ impl SocketTap {
             return self.client.feed(bytes, |_| {});
         };
         self.client.feed(bytes, |piece| match piece {
-            Piece::Data(part) => asked.feed(part, &mut |_, value| {
-                if let Value::Str(model) = value {
-                    on(ClientMessage::Model(&model));
-                }
+            Piece::Data(part) => asked.feed(part, &mut |path, value| match value {
+                Value::Str(model) if path < BESIDE => on(ClientMessage::Model(&model)),
+                Value::Str(model) => on(ClientMessage::Beside(&model)),
+                _ => {}
             }),
             Piece::Sealed => on(ClientMessage::Unreadable),
             Piece::End => asked.reset(),
@@ -152,6 +167,7 @@ mod tests {
         tap.feed_client(bytes, |asked| {
             seen.push(match asked {
                 ClientMessage::Model(model) => model.to_owned(),
+                ClientMessage::Beside(model) => format!("+{model}"),
                 ClientMessage::Unreadable => "?".to_owned(),
             });
         });

@@ -277,6 +277,11 @@ fn keep_parameters(target: &[u8], keep: impl Fn(&[u8]) -> bool) -> Cow<'_, [u8]>
     Cow::Owned(rest)
 }
 
+/// The query parameters that hold no credential, decoded.
+pub fn other_parameters(query: &str) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
+    form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| parameter(name).is_none())
+}
+
 fn is_parameter(pair: &[u8]) -> bool {
     form_urlencoded::parse(pair).next().is_some_and(|(name, _)| parameter(&name).is_some())
 }

@@ -16,6 +16,8 @@ pub struct ModelRequest {
     pub also: Option<Box<str>>,
     /// The models of the requests in a batch; `None` when there are none.
     pub batch: Option<Box<BatchModels>>,
+    /// Further models that a body may make work, where they are looked for: fallbacks, models of tools.
+    pub others: Option<Box<BatchModels>>,
     /// A JSON body says that it is about a file for a batch (`"purpose": "batch"`).
     pub is_for_batch: bool,
     /// Whether a streamed answer is asked for.

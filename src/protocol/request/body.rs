@@ -17,6 +17,10 @@ const PURPOSE: usize = 2;
 const TOOLS: usize = 3;
 const OWN_LEN: usize = TOOLS + tools_offered::PATHS.len();
 
+/// Where a body names models that work beside the first one or in place of it: OpenRouter's fallbacks and plugins, and tools
+/// that call a model of their own.
+const OTHERS: [&str; 4] = ["models[]", "tools[].model", "tools[].parameters.model", "plugins[].model"];
+
 /// The paths that [`RequestPaths::new`] puts before the caller's, where the member `model` names the model.
 fn own(model: &'static str) -> [&'static str; OWN_LEN] {
     [model, "stream", "purpose", tools_offered::PATHS[0], tools_offered::PATHS[1], tools_offered::PATHS[2]]
@@ -32,6 +36,8 @@ pub struct RequestPaths {
     with_rpc: Arc<PathSet>,
     /// The hints' paths.
     hints: Arc<[String]>,
+    /// How many paths of further models stand behind the hints of a model call.
+    others: usize,
 }
 
 impl RequestPaths {
@@ -41,20 +47,28 @@ impl RequestPaths {
     /// Keys match whatever their ASCII case: Ollama, written in Go, obeys `Model` too, and a model
     /// that it would obey must be the one that is routed and checked.
     pub fn new(extra: &[String]) -> Self {
-        let paths = |model| own(model).into_iter().chain(extra.iter().map(String::as_str));
-        let with_rpc = PathSet::ignoring_case(paths(MODEL_KEY).chain(json_rpc::PATHS));
+        Self::with_others(extra, false)
+    }
+
+    /// The same; with `others`, further models of a body are looked for, too.
+    pub fn with_others(extra: &[String], others: bool) -> Self {
+        let others: &[&str] = if others { &OTHERS } else { &[] };
+        let shared = |model| own(model).into_iter().chain(extra.iter().map(String::as_str));
+        let paths = |model| shared(model).chain(others.iter().copied());
+        let with_rpc = PathSet::ignoring_case(shared(MODEL_KEY).chain(json_rpc::PATHS));
         let is_other =
             |dialect: &Dialect| dialect.body_model() != MODEL_KEY || !dialect.batch_models().is_empty();
-        let others = Dialect::all().filter(is_other);
+        let special = Dialect::all().filter(is_other);
         let set = |dialect: Dialect| {
             let batch = dialect.batch_models().iter().copied();
             Arc::new(PathSet::ignoring_case(paths(dialect.body_model()).chain(batch)))
         };
         Self {
             set: Arc::new(PathSet::ignoring_case(paths(MODEL_KEY))),
-            by_dialect: others.map(|dialect| (dialect, set(dialect))).collect(),
+            by_dialect: special.map(|dialect| (dialect, set(dialect))).collect(),
             with_rpc: Arc::new(with_rpc.and_keys(&json_rpc::VERSION_KEYS).in_elements()),
             hints: extra.into(),
+            others: others.len(),
         }
     }
 
@@ -77,8 +91,10 @@ struct Found {
     request: ModelRequest,
     /// `model` was there with a number, true, false or null.
     model_is_no_text: bool,
-    /// The paths behind the hints are those of JSON-RPC, not of a batch.
+    /// The paths behind the hints are those of JSON-RPC, not of further models and a batch.
     has_rpc: bool,
+    /// How many paths of further models there are.
+    others: usize,
 }
 
 impl RequestScan {
@@ -102,7 +118,7 @@ impl RequestScan {
         let request = ModelRequest { hints: vec![None; paths.hints.len()].into(), ..ModelRequest::default() };
         Self {
             scanner: Scanner::new(Arc::clone(set)),
-            found: Found { request, model_is_no_text: false, has_rpc },
+            found: Found { request, model_is_no_text: false, has_rpc, others: paths.others },
         }
     }
 
@@ -145,7 +161,10 @@ impl Found {
                 }
                 None if !self.has_rpc => {
                     if let Value::Str(name) = value {
-                        self.request.batch.get_or_insert_default().add(&name);
+                        let is_batch = other - OWN_LEN - self.request.hints.len() >= self.others;
+                        let models =
+                            if is_batch { &mut self.request.batch } else { &mut self.request.others };
+                        models.get_or_insert_default().add(&name);
                     }
                 }
                 None => {

@@ -19,7 +19,7 @@ pub enum CutReason {
     TimedOut,
     /// This instance is shutting down.
     Shutdown,
-    /// The key of its caller was revoked.
+    /// Its caller is no longer accepted: its key was revoked or has expired, or one is required now.
     KeyRevoked,
 }
 
@@ -40,8 +40,8 @@ impl Cut {
         Arc::default()
     }
 
-    /// Cuts the leg. The first reason wins; later calls change nothing.
-    pub fn cut(&self, reason: CutReason) {
+    /// Cuts the leg. The first reason wins; later calls change nothing. Returns whether this one is the first.
+    pub fn cut(&self, reason: CutReason) -> bool {
         let code = match reason {
             CutReason::Killed => 1,
             CutReason::TimedOut => 2,
@@ -50,10 +50,12 @@ impl Cut {
             CutReason::KeyRevoked => 5,
         };
         self.at.get_or_init(Instant::now);
-        if self.reason.compare_exchange(0, code, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+        let is_first = self.reason.compare_exchange(0, code, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if is_first {
             self.soft.wake();
             self.hard.wake();
         }
+        is_first
     }
 
     /// The reason, once the leg is cut.

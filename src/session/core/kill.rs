@@ -14,7 +14,7 @@ use super::manager::Manager;
 use super::replication::OrderReach;
 use super::session::Session;
 use crate::clock::{Moment, millis};
-use crate::ids::{AgentId, KeyId, PrincipalId, Scope, SessionId, SessionKey, Uid};
+use crate::ids::{AgentId, KeyId, Scope, SessionId, SessionKey, Uid};
 use crate::session::settings::Block;
 use crate::session::store::StoreError;
 use crate::session::views::agent_view::{AgentView, MAIN_AGENT};
@@ -260,7 +260,9 @@ impl Manager {
         for session in self.sessions_under(order) {
             legs_cut += if order.agent.is_some() {
                 let cuts = session.order_agent(order);
-                cuts.iter().for_each(|cut| cut.cut(CutReason::AgentKilled));
+                for cut in &cuts {
+                    cut.cut(CutReason::AgentKilled);
+                }
                 cuts.len()
             } else {
                 self.end(&session, EndReason::Killed, Some(order.clone()), |_, _| true).unwrap_or(0)
@@ -272,12 +274,11 @@ impl Manager {
         (found, legs_cut)
     }
 
-    /// Cuts the open legs of the sessions that these principals opened; the sessions go on. Returns how many.
-    pub fn cut_legs_of(&self, principals: &[PrincipalId]) -> usize {
-        let of_them = |session: &Arc<Session>| {
-            principals.contains(session.principal()).then(|| session.cut_legs(CutReason::KeyRevoked))
-        };
-        self.active.collect(of_them).into_iter().sum()
+    /// Cuts the open legs whose callers are no longer accepted; their sessions go on. Returns how many.
+    pub fn cut_invalid_legs(&self) -> usize {
+        let now = Timestamp::now();
+        let cut = |session: &Arc<Session>| Some(session.cut_invalid_legs(now)).filter(|legs| *legs > 0);
+        self.active.collect(cut).into_iter().sum()
     }
 
     /// The active sessions that an order applies to: one, unless the scope of the order was made with another

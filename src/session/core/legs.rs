@@ -2,6 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
+use jiff::Timestamp;
+
 use super::cut::CutReason;
 use super::request::LegStart;
 use super::session::{Closed, Inner, NotOpened, OpenLeg, Session};
@@ -37,6 +39,7 @@ impl Session {
             started: now,
             offered: Box::default(),
             cut: start.cut,
+            validity: start.validity,
             agent,
             line: RequestLine::begun(
                 start.kind,
@@ -51,11 +54,11 @@ impl Session {
         Ok(())
     }
 
-    /// Cuts the open legs. Returns how many.
-    pub(super) fn cut_legs(&self, reason: CutReason) -> usize {
+    /// Cuts the open legs whose callers are no longer accepted. Returns how many.
+    pub(super) fn cut_invalid_legs(&self, now: Timestamp) -> usize {
         let inner = self.inner();
-        inner.legs.iter().for_each(|leg| leg.cut.cut(reason));
-        inner.legs.len()
+        let invalid = inner.legs.iter().filter(|leg| leg.validity.fault(now).is_some());
+        invalid.filter(|leg| leg.cut.cut(CutReason::KeyRevoked)).count()
     }
 
     /// Records where an open leg is sent.

@@ -3,14 +3,15 @@
 
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::broadcast;
 
 use super::active_counts::ActiveCounts;
+use super::client_keys::ClientKeyStore;
 use super::cut::CutReason;
 use super::event::{Event, Listener, ServedLeg};
 use super::kill_orders::KillOrders;
@@ -61,6 +62,7 @@ pub struct Manager {
     pub(super) closed: AtomicBool,
     legs: AtomicU64,
     backend_urls: ArcSwap<HashMap<BackendName, Arc<str>>>,
+    pub(super) client_keys: OnceLock<Arc<dyn ClientKeyStore>>,
 }
 
 impl std::fmt::Debug for Manager {
@@ -107,6 +109,7 @@ impl Manager {
             closed: AtomicBool::new(false),
             legs: AtomicU64::new(0),
             backend_urls: ArcSwap::default(),
+            client_keys: OnceLock::new(),
         })
     }
 

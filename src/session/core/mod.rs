@@ -6,6 +6,7 @@
 pub mod active_counts;
 mod admit;
 pub mod agents;
+pub mod client_keys;
 pub mod cut;
 pub mod event;
 pub mod kill;

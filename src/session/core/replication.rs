@@ -15,7 +15,7 @@ use super::lookup::SessionRef;
 use super::manager::Manager;
 use super::request::{Denied, SessionRequest};
 use super::session::{Previous, Session};
-use crate::ids::Uid;
+use crate::ids::{SharedDocument, Uid};
 use crate::session::settings::Settings;
 use crate::session::views::kill_order::KillOrder;
 use crate::session::views::record::Record;
@@ -60,6 +60,9 @@ pub(in crate::session) trait Replication: Send + Sync {
 
     /// Applies new settings.
     fn reconfigure(&self, settings: &Settings);
+
+    /// Sends the document of a client key that was changed here. Returns false if Redis does not have it yet.
+    async fn share_client_key(&self, core: &Manager, document: SharedDocument) -> bool;
 
     /// Publishes an event to the other instances.
     fn on_event(&self, event: &Arc<Event>);
@@ -139,6 +142,10 @@ impl Replication for Local {
     }
 
     fn reconfigure(&self, _: &Settings) {}
+
+    async fn share_client_key(&self, _: &Manager, _: SharedDocument) -> bool {
+        true
+    }
 
     fn on_event(&self, _: &Arc<Event>) {}
 

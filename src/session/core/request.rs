@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cut::Cut;
-use crate::ids::{Membership, PrincipalId, RequestId, SessionKey};
+use crate::ids::{Membership, PrincipalId, RequestId, SessionKey, Validity};
 use crate::session::store::StoreError;
 use crate::session::views::kill_order::KillOrder;
 use crate::session::views::request_line::LegKind;
@@ -46,6 +46,8 @@ pub struct LegStart {
     pub request_id: RequestId,
     /// The slot that a kill cuts.
     pub cut: Arc<Cut>,
+    /// For how long its caller is accepted, who may be another one than the session's.
+    pub validity: Arc<Validity>,
 }
 
 /// A limit on active sessions.

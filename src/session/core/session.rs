@@ -13,7 +13,7 @@ use super::packed_requests::PackedRequest;
 use super::request::{LegStart, SessionRequest};
 use super::totals::SessionTotals;
 use crate::clock::Moment;
-use crate::ids::{LegId, Membership, PrincipalId, Scope, SessionKey, Uid};
+use crate::ids::{LegId, Membership, PrincipalId, Scope, SessionKey, Uid, Validity};
 use crate::session::views::kill_order::KillOrder;
 use crate::session::views::request_line::RequestLine;
 use crate::session::views::state::{EndReason, Identity, SessionKind, SessionState};
@@ -71,6 +71,7 @@ pub(in crate::session) struct OpenLeg {
     /// Names of the tools that its request offers.
     pub(in crate::session) offered: Box<[Box<str>]>,
     pub(in crate::session) cut: Arc<Cut>,
+    pub(in crate::session) validity: Arc<Validity>,
     pub(in crate::session) agent: AgentIndex,
 }
 

@@ -26,6 +26,7 @@ use crate::session::views::kill_order::KillOrder;
 use crate::session::views::session_view::SessionView;
 
 pub(in crate::session) use self::channel::PeerChannel;
+pub(super) use self::channel::PeerNews;
 
 /// How long a query waits for a peer.
 const ANSWER: Duration = Duration::from_millis(250);
@@ -144,6 +145,11 @@ impl Manager {
                     self.send(&PeerRequest::Lift { key, agent, rev }, Some(&line));
                     line.answer(id, &PeerResponse::Lifted);
                 }
+                PeerRequest::Keys(news) => {
+                    self.hear_peer(&news);
+                    self.send(&PeerRequest::Keys(news), Some(&line));
+                    line.answer(id, &PeerResponse::Heard);
+                }
                 question @ (PeerRequest::Orders | PeerRequest::Find { .. } | PeerRequest::List { .. }) => {
                     let (manager, line) = (Arc::clone(&self), Arc::clone(&line));
                     tokio::spawn(async move {
@@ -175,7 +181,7 @@ impl Manager {
                 let Page { sessions, next_cursor, .. } = self.list_for(&filter, Some(asker)).await;
                 PeerResponse::Page { sessions, more: next_cursor.is_some() }
             }
-            PeerRequest::Kill(_) | PeerRequest::Lift { .. } => PeerResponse::Unknown,
+            PeerRequest::Kill(_) | PeerRequest::Lift { .. } | PeerRequest::Keys(_) => PeerResponse::Unknown,
         }
     }
 
@@ -194,6 +200,13 @@ impl Manager {
                 &PeerRequest::Lift { key: order.key(), agent: order.agent.clone(), rev: order.rev },
                 None,
             );
+        }
+    }
+
+    /// Tells the peers news of client keys.
+    pub(super) fn tell_peers(&self, news: PeerNews) {
+        if self.has_upgrade_peers() {
+            self.send(&PeerRequest::Keys(news), None);
         }
     }
 

@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use super::replicator::{Replicator, SyncTask};
 use super::share_schedule::FlushScope;
 use crate::clock::Clock;
-use crate::ids::Uid;
+use crate::ids::{SharedDocument, Uid};
 use crate::session::core::event::{Event, Listener};
 use crate::session::core::lookup::SessionRef;
 use crate::session::core::manager::Manager;
@@ -47,6 +47,10 @@ impl Replication for Replicator {
 
     fn reconfigure(&self, settings: &Settings) {
         self.apply_settings(settings);
+    }
+
+    async fn share_client_key(&self, core: &Manager, document: SharedDocument) -> bool {
+        self.send_client_key(core, document).await
     }
 
     fn on_event(&self, event: &Arc<Event>) {

@@ -57,7 +57,9 @@ async fn receive(
                 continue;
             }
             Signal::Announcement(instance, announcement) => {
-                if instance != replicator.store.instance() {
+                if instance != replicator.store.instance()
+                    && !Replicator::hear_client_key(manager, &announcement)
+                {
                     replicator.announcements.learn(&announcement);
                 }
                 continue;

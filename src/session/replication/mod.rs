@@ -10,9 +10,11 @@
 //!   the store has lost, [`name_resolution`] resolves names that were killed while the store was unavailable.
 //! * [`shares`] closes shares, [`share_writer`] decides when shares are written, [`ends`] writes ends,
 //!   [`orphans`] closes shares of dead instances, [`replay_log`] keeps what a promoted replica may lack.
+//! * [`client_keys`] exchanges the keys of clients.
 //! * [`event_publisher`] publishes events, [`announcements`] what the proxy announces, [`store_health`] reports problems of the store.
 
 mod announcements;
+mod client_keys;
 mod comparison;
 mod core_interface;
 mod ends;

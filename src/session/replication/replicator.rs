@@ -55,6 +55,8 @@ pub struct Replicator {
     pub(super) tasks: Mutex<Option<mpsc::Receiver<SyncTask>>>,
     pub(super) feed: EventQueue,
     pub(super) announcements: Announcements,
+    /// The stamp of the client keys in Redis that this instance has; `None` if they must be compared.
+    pub(super) client_keys_seen: Mutex<Option<String>>,
     /// The last write of each share.
     pub(super) flushed: tokio::sync::Mutex<HashMap<u32, Flushed>>,
     /// Shares that are being closed.
@@ -110,6 +112,7 @@ impl Replicator {
             tasks: Mutex::new(Some(tasks)),
             feed: EventQueue::new(),
             announcements: Announcements::new(),
+            client_keys_seen: Mutex::default(),
             closing_shares: Mutex::default(),
             flushed: tokio::sync::Mutex::default(),
             lifted: Mutex::default(),

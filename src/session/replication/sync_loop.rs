@@ -132,12 +132,14 @@ impl SyncLoop {
             || is_lost && self.restored_at.is_none_or(|restored| restored.elapsed() >= RESTORE)
         {
             self.reload_orders().await?;
+            replicator.exchange_client_keys(&manager).await?;
             return self.rewrite_all().await;
         }
         if replicator.has_missed_messages() {
             self.reload_orders().await?;
         }
         self.send_pending().await?;
+        replicator.sync_client_keys(&manager).await?;
         let (seen_ms, is_all) = replicator.apply_changes_since(&manager, self.seen_ms).await?;
         self.seen_ms = seen_ms;
         if !is_all {
@@ -182,6 +184,7 @@ impl SyncLoop {
         replicator.synced.store(true, std::sync::atomic::Ordering::Release);
         replicator.store.refresh_heartbeat().await?;
         replicator.claim_key(&manager).await?;
+        replicator.exchange_client_keys(&manager).await?;
         self.rewrite_all().await?;
         replicator.store.link().up();
         manager.publish(Event::StoreBack);

@@ -2,6 +2,7 @@
 //! Sets of incarnations hold `UID {"session_id":…,"scope":…}`, which sort by uid, newest last, and name the
 //! keys of the incarnation.
 
+mod client_keys;
 mod documents;
 mod life;
 mod listing;

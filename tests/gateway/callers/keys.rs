@@ -25,7 +25,7 @@ pub fn key() -> String {
 }
 
 /// `auth:` with these principals: an id, its key, and further members.
-fn auth(proxy: &str, principals: &[(&str, &str, &str)]) -> String {
+pub fn auth(proxy: &str, principals: &[(&str, &str, &str)]) -> String {
     let mut yaml = format!("auth:\n  proxy: {proxy}\n  principals:\n");
     for (id, key, more) in principals {
         yaml += &format!("    - {{ id: {id}, key_sha256: '{}', {more} }}\n", sha256(key.as_bytes()));
@@ -34,7 +34,7 @@ fn auth(proxy: &str, principals: &[(&str, &str, &str)]) -> String {
 }
 
 /// `backends:` of type openai that get the gateway's own key: a name, a URL, and further members. The first is the default.
-fn injected(backends: &[(&str, &str, &str)]) -> String {
+pub fn injected(backends: &[(&str, &str, &str)]) -> String {
     let mut yaml = String::from("backends:\n");
     for (at, (name, url, more)) in backends.iter().enumerate() {
         let keys = format!("auth: {{ mode: inject, api_key: {HOUSE} }}, {more}");
@@ -43,16 +43,16 @@ fn injected(backends: &[(&str, &str, &str)]) -> String {
     yaml
 }
 
-fn contains(head: &Head, text: &str) -> bool {
+pub fn contains(head: &Head, text: &str) -> bool {
     head.line.contains(text) || head.fields.iter().any(|(_, value)| value.contains(text))
 }
 
 /// A chat with this model.
-fn chat(model: &str) -> Call {
+pub fn chat(model: &str) -> Call {
     Call::post("/v1/chat/completions").json(&json!({"model": model, "messages": []}))
 }
 
-fn with_key(call: Call, key: &str) -> Call {
+pub fn with_key(call: Call, key: &str) -> Call {
     call.header("authorization", &format!("Bearer {key}"))
 }
 

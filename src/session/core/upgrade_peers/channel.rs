@@ -40,6 +40,18 @@ pub(super) enum PeerRequest {
     Kill(SentOrder),
     /// Lifts the order with this revision and all before it.
     Lift { key: SessionKey, agent: Option<AgentId>, rev: u64 },
+    /// News of client keys.
+    Keys(PeerNews),
+}
+
+/// News of client keys.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::session::core) enum PeerNews {
+    /// What the configuration says of them.
+    Declared(String),
+    /// Documents of keys that were changed.
+    Documents(Vec<String>),
 }
 
 /// The response of a peer.
@@ -62,6 +74,8 @@ pub(super) enum PeerResponse {
         legs_cut: usize,
     },
     Lifted,
+    /// The keys are taken note of.
+    Heard,
     /// The peer does not know the request.
     Unknown,
 }
