@@ -11,11 +11,14 @@ use uuid::Uuid;
 
 use super::event_sink::EventSink;
 use super::kill_recovery::KillRecovery;
+use super::spending::SpendingFile;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::history::Archive;
+use crate::history::state::State;
 use crate::identity::Key;
 use crate::ids::BackendName;
+use crate::limits::fleet::FleetBudgets;
 use crate::limits::ledger::Ledger;
 use crate::protocol::dialects::output_limit;
 use crate::protocol::request::RequestPaths;
@@ -23,6 +26,7 @@ use crate::proxy::awaited::AwaitedAnswers;
 use crate::proxy::endpoints::Endpoints;
 use crate::proxy::runtime_settings::{RuntimeSettings, SharedSettings};
 use crate::proxy::state::ProxyState;
+use crate::redis::budgets::BudgetStore;
 use crate::redis::{self, Keys, Link};
 use crate::session::replication::{OwnKey, Replicator};
 use crate::session::store::{MemoryStore, RedisStore};
@@ -57,6 +61,10 @@ pub(super) struct Components {
     pub(super) principals: Key,
     /// What was spent of budgets.
     pub(super) ledger: Arc<Ledger>,
+    /// Keeps the ledger in a file; `None` in a fleet.
+    pub(super) spending: Option<Arc<SpendingFile>>,
+    /// Shares the ledger with other instances; `None` without a fleet.
+    pub(super) fleet_budgets: Option<Arc<FleetBudgets>>,
 }
 
 impl Components {
@@ -82,9 +90,19 @@ impl Components {
             exporter: exporter.clone(),
         });
         let names = super::principal_key::load(config);
-        let replicator = match config.session.redis() {
-            Some(redis) => Some(replicator(redis, names.shared)?),
-            None => None,
+        let state = Arc::new(State::new(&config.data_dir));
+        let (replicator, ledger, spending, fleet_budgets) = match config.session.redis() {
+            Some(redis) => {
+                let (replicator, store) = shared(redis, names.shared)?;
+                let ledger = Arc::new(Ledger::of_fleet());
+                let budgets = Arc::new(FleetBudgets::new(Arc::clone(&ledger), store));
+                (Some(replicator), ledger, None, Some(budgets))
+            }
+            None => {
+                let ledger = Arc::new(Ledger::of_file());
+                let file = SpendingFile::open(state, Arc::clone(&ledger), &config.data_dir)?;
+                (None, ledger, Some(file), None)
+            }
         };
         let sessions = match &replicator {
             None => {
@@ -102,7 +120,6 @@ impl Components {
         }
         watch_capacity(&metrics, &sessions);
         let principals = names.key;
-        let ledger = Arc::<Ledger>::default();
         watch_budgets(&metrics, &live, &ledger);
         Ok((
             Self {
@@ -118,6 +135,8 @@ impl Components {
                 clock,
                 principals,
                 ledger,
+                spending,
+                fleet_budgets,
             },
             guard,
         ))
@@ -143,6 +162,7 @@ impl Components {
             history: self.history.clone(),
             endpoints,
             ledger: Arc::clone(&self.ledger),
+            fleet_budgets: self.fleet_budgets.clone(),
             awaited: AwaitedAnswers::default(),
             connector: Connector::new(None),
         })
@@ -219,12 +239,13 @@ pub(crate) fn runtime_settings(
     })
 }
 
-/// Shares the sessions of this process through Redis.
-fn replicator(settings: &redis::Settings, key: Option<OwnKey>) -> anyhow::Result<Arc<Replicator>> {
+/// Shares the sessions and the budgets of this process through Redis.
+fn shared(settings: &redis::Settings, key: Option<OwnKey>) -> anyhow::Result<(Arc<Replicator>, BudgetStore)> {
     let link = Link::new(settings).context("session.redis cannot be used")?;
     let instance = Uuid::new_v4().simple().to_string();
+    let budgets = BudgetStore::new(Arc::clone(&link), Keys::new(settings), instance.clone());
     let store = RedisStore::new(link, Keys::new(settings), instance);
-    Ok(Arc::new(Replicator::new(Arc::new(store), key)))
+    Ok((Arc::new(Replicator::new(Arc::new(store), key)), budgets))
 }
 
 fn watch_fleet(metrics: &Metrics, sessions: &Arc<Manager>, replicator: Arc<Replicator>) {

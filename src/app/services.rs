@@ -30,6 +30,7 @@ use super::signals::Signals;
 use super::upgrade::Upgrade;
 use crate::config::{Config, Sources};
 use crate::control::service::{ControlService, Parts, Runtime};
+use crate::limits::fleet::FleetBudgets;
 use crate::proxy::downstream::{self, ConnectionPermits, Downstream, UnparsedRequests};
 use crate::proxy::gateway::Gateway;
 use crate::proxy::http_proxy::http_proxy;
@@ -122,7 +123,9 @@ pub(super) fn serve(
 fn add_background_services(server: &mut Server, shared: &Components) {
     let sessions = || Arc::clone(&shared.sessions);
     if let Some(replicator) = shared.replicator.clone() {
-        server.add_service(background_service("fleet", Replicating { sessions: sessions(), replicator }));
+        let budgets = shared.fleet_budgets.clone();
+        let fleet = Replicating { sessions: sessions(), replicator, budgets };
+        server.add_service(background_service("fleet", fleet));
     }
     server.add_service(background_service("housekeeping", Housekeeping { sessions: sessions() }));
     let probes = HealthChecks { live: Arc::clone(&shared.live), connector: Arc::new(Connector::new(None)) };
@@ -228,15 +231,20 @@ async fn wait_for_kill_orders(replicator: &Replicator) {
     }
 }
 
-/// Replicates sessions through Redis.
+/// Replicates sessions and budgets through Redis.
 struct Replicating {
     sessions: Arc<Manager>,
     replicator: Arc<Replicator>,
+    budgets: Option<Arc<FleetBudgets>>,
 }
 
 #[async_trait]
 impl BackgroundService for Replicating {
     async fn start(&self, shutdown: ShutdownWatch) {
+        if let Some(budgets) = self.budgets.clone() {
+            let shutdown = shutdown.clone();
+            tokio::spawn(async move { budgets.run(shutdown).await });
+        }
         replication::serve(Arc::clone(&self.sessions), Arc::clone(&self.replicator), shutdown).await;
     }
 }

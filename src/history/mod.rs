@@ -20,6 +20,8 @@ pub mod archive;
 pub mod proof;
 pub mod read;
 pub mod settings;
+mod spending;
+pub mod state;
 mod write;
 
 #[cfg(test)]

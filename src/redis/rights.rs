@@ -129,6 +129,10 @@ pub async fn check(link: &Link, keys: &Keys) -> Result<(), LinkError> {
             keys.sweeper(),
             keys.principals(),
             keys.agreed(),
+            keys.budget_instances(),
+            keys.budget_changes(),
+            format!("{}NAME", keys.budget_accounts()),
+            format!("{}INSTANCE", keys.budget_holdings()),
         ] {
             let shown = key.replace(&uid.to_string(), "UID").replace(id, "ID");
             check.key(key, shown).await?;
