@@ -96,7 +96,7 @@ enum Command {
     /// Records of ended sessions: export them, or verify an exported file
     #[command(subcommand)]
     Cdr(cdr::CdrCommand),
-    /// Make keys for callers (auth.principals), and the digests of keys
+    /// Keys for callers: make, list, rotate and revoke them in a running gateway, or make them for its configuration
     #[command(subcommand)]
     Key(key::KeyCommand),
     /// Ask a running gateway whether it is ready: exit code 0 or 1, for containers
@@ -190,7 +190,7 @@ pub fn main() -> ExitCode {
         }
         Command::Kills(arguments) => commands::kills(&arguments).map_err(failed),
         Command::Cdr(command) => cdr::cdr(command).map_err(failed),
-        Command::Key(command) => key::key(&command).map_err(failed),
+        Command::Key(command) => key::key(command).map_err(failed),
         Command::Healthcheck(arguments) => health::check(&arguments).map_err(failed),
         Command::Schema(arguments) => {
             let schema = match arguments.of {

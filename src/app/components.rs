@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::history::Archive;
 use crate::history::state::State;
-use crate::identity::Key;
+use crate::identity::{ClientKeys, Key, MadeKeys};
 use crate::ids::BackendName;
 use crate::limits::fleet::FleetBudgets;
 use crate::limits::ledger::Ledger;
@@ -27,7 +27,7 @@ use crate::proxy::endpoints::Endpoints;
 use crate::proxy::runtime_settings::{RuntimeSettings, SharedSettings};
 use crate::proxy::state::ProxyState;
 use crate::redis::budgets::BudgetStore;
-use crate::redis::{self, Keys, Link};
+use crate::redis::{Keys, Link};
 use crate::session::replication::{OwnKey, Replicator};
 use crate::session::store::{MemoryStore, RedisStore};
 use crate::session::{Capacity, Limit, Manager};
@@ -59,6 +59,8 @@ pub(super) struct Components {
     pub(super) clock: Clock,
     /// Derives principals from credentials.
     pub(super) principals: Key,
+    /// Keys that operators make through the API.
+    pub(super) keys: Arc<ClientKeys>,
     /// What was spent of budgets.
     pub(super) ledger: Arc<Ledger>,
     /// Keeps the ledger in a file; `None` in a fleet.
@@ -78,7 +80,10 @@ impl Components {
         let metrics = Metrics::new().context("cannot register the metrics")?;
         metrics.watch_log(&log);
         super::panics::report(Arc::clone(&log), Arc::clone(&metrics));
-        let live: SharedSettings = Arc::new(ArcSwap::from_pointee(runtime_settings(config, &metrics, None)?));
+        let state = Arc::new(State::new(&config.data_dir));
+        let keys = super::made_keys::open(config, &state);
+        let settings = runtime_settings(config, &metrics, None, keys.table())?;
+        let live: SharedSettings = Arc::new(ArcSwap::from_pointee(settings));
         let clock = Clock::system();
         let readiness = Arc::<Readiness>::default();
         let history = history(config, &metrics, &readiness);
@@ -90,20 +95,8 @@ impl Components {
             exporter: exporter.clone(),
         });
         let names = super::principal_key::load(config);
-        let state = Arc::new(State::new(&config.data_dir));
-        let (replicator, ledger, spending, fleet_budgets) = match config.session.redis() {
-            Some(redis) => {
-                let (replicator, store) = shared(redis, names.shared)?;
-                let ledger = Arc::new(Ledger::of_fleet());
-                let budgets = Arc::new(FleetBudgets::new(Arc::clone(&ledger), store));
-                (Some(replicator), ledger, None, Some(budgets))
-            }
-            None => {
-                let ledger = Arc::new(Ledger::of_file());
-                let file = SpendingFile::open(state, Arc::clone(&ledger), &config.data_dir)?;
-                (None, ledger, Some(file), None)
-            }
-        };
+        let Sharing { replicator, ledger, spending, fleet_budgets } =
+            Sharing::of(config, names.shared, state)?;
         let sessions = match &replicator {
             None => {
                 let store = Arc::new(MemoryStore::default());
@@ -134,6 +127,7 @@ impl Components {
                 exporter,
                 clock,
                 principals,
+                keys,
                 ledger,
                 spending,
                 fleet_budgets,
@@ -181,6 +175,7 @@ impl Components {
 
 /// Builds the settings of requests from a compiled configuration. A backend of `before` whose settings are unchanged is
 /// kept with its health, its load and its connections, and so are the levels of limits that count the same.
+/// `made` are the keys that the API makes.
 ///
 /// # Errors
 /// A backend's CA file holds no usable certificate.
@@ -188,6 +183,7 @@ pub(crate) fn runtime_settings(
     config: &Config,
     metrics: &Metrics,
     before: Option<&RuntimeSettings>,
+    made: &Arc<ArcSwap<MadeKeys>>,
 ) -> Result<RuntimeSettings, Faults> {
     let mut faults = Faults::default();
     let mut backends = Vec::with_capacity(config.backends.len());
@@ -224,7 +220,7 @@ pub(crate) fn runtime_settings(
             Some(before) => config.limits.with_levels_of(&before.caller_limits),
             None => config.limits.clone(),
         },
-        auth: Arc::clone(&config.auth),
+        auth: config.auth.with_made(made),
         identity: config.identity.clone(),
         budgets: config.budgets.clone(),
         tls: config.server.tls().cloned(),
@@ -239,13 +235,31 @@ pub(crate) fn runtime_settings(
     })
 }
 
-/// Shares the sessions and the budgets of this process through Redis.
-fn shared(settings: &redis::Settings, key: Option<OwnKey>) -> anyhow::Result<(Arc<Replicator>, BudgetStore)> {
-    let link = Link::new(settings).context("session.redis cannot be used")?;
-    let instance = Uuid::new_v4().simple().to_string();
-    let budgets = BudgetStore::new(Arc::clone(&link), Keys::new(settings), instance.clone());
-    let store = RedisStore::new(link, Keys::new(settings), instance);
-    Ok((Arc::new(Replicator::new(Arc::new(store), key)), budgets))
+/// How sessions and budgets are shared or kept.
+struct Sharing {
+    replicator: Option<Arc<Replicator>>,
+    ledger: Arc<Ledger>,
+    spending: Option<Arc<SpendingFile>>,
+    fleet_budgets: Option<Arc<FleetBudgets>>,
+}
+
+impl Sharing {
+    /// Through Redis, or else in this process and in `state`.
+    fn of(config: &Config, key: Option<OwnKey>, state: Arc<State>) -> anyhow::Result<Self> {
+        let Some(settings) = config.session.redis() else {
+            let ledger = Arc::new(Ledger::of_file());
+            let spending = Some(SpendingFile::open(state, Arc::clone(&ledger), &config.data_dir)?);
+            return Ok(Self { replicator: None, ledger, spending, fleet_budgets: None });
+        };
+        let link = Link::new(settings).context("session.redis cannot be used")?;
+        let instance = Uuid::new_v4().simple().to_string();
+        let ledger = Arc::new(Ledger::of_fleet());
+        let budgets = BudgetStore::new(Arc::clone(&link), Keys::new(settings), instance.clone());
+        let fleet_budgets = Some(Arc::new(FleetBudgets::new(Arc::clone(&ledger), budgets)));
+        let store = RedisStore::new(link, Keys::new(settings), instance);
+        let replicator = Some(Arc::new(Replicator::new(Arc::new(store), key)));
+        Ok(Self { replicator, ledger, spending: None, fleet_budgets })
+    }
 }
 
 fn watch_fleet(metrics: &Metrics, sessions: &Arc<Manager>, replicator: Arc<Replicator>) {

@@ -20,6 +20,7 @@ mod fd_passing;
 mod health_checks;
 mod kill_recovery;
 mod listeners;
+mod made_keys;
 mod panics;
 mod principal_key;
 mod reload;

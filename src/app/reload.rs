@@ -10,6 +10,7 @@ use tracing::{error, info, warn};
 
 use super::components::{Components, addresses, runtime_settings};
 use super::descriptors::Plan;
+use super::made_keys;
 use crate::clock::millis;
 use crate::config::{Config, Sources, changed_restart_keys, in_force};
 use crate::control;
@@ -67,7 +68,8 @@ impl Reload {
     fn swap(&self) -> Result<ReloadReport, Faults> {
         let config = self.sources.load()?;
         let before = self.shared.live.load_full();
-        let settings = runtime_settings(&config, &self.shared.metrics, Some(&before))?;
+        let settings =
+            runtime_settings(&config, &self.shared.metrics, Some(&before), self.shared.keys.table())?;
         log_warnings(&config);
         Plan::after_reload(&config).log();
         let restart = changed_restart_keys(&self.started, &config);
@@ -79,6 +81,7 @@ impl Reload {
         }
         let revoked = settings.auth.revoke_others(&before.auth);
         self.shared.live.store(Arc::new(settings));
+        made_keys::declare(&self.shared.keys, &config);
         if !revoked.is_empty() {
             let legs_cut = self.shared.sessions.cut_legs_of(&revoked);
             info!(principals = ?revoked, legs_cut, "keys are revoked");

@@ -162,6 +162,7 @@ fn control_service(
         readiness: Arc::clone(&shared.readiness),
         settings: Arc::clone(&reload.control),
         runtime,
+        keys: Arc::clone(&shared.keys),
         history: shared.history.clone(),
         store: reload.current.load().session.store().name(),
         max_connections,

@@ -127,6 +127,13 @@ impl Client {
         self.answer(request.send(serde_json::to_string(body)?))
     }
 
+    /// `DELETE` of a path.
+    pub(super) fn delete(&self, path: &[&str]) -> anyhow::Result<Answer> {
+        let url = self.url(path, &())?;
+        let request = self.authorised(self.agent.delete(url.as_str()));
+        self.answer(request.call())
+    }
+
     /// `GET` of a path whatever the status: the status, and the body when it is JSON.
     pub(super) fn probe(&self, path: &[&str]) -> anyhow::Result<(u16, Option<Answer>)> {
         let url = self.url(path, &())?;

@@ -134,7 +134,7 @@ pub(super) struct ResumeArgs {
     plain: PlainArgs,
 }
 
-fn read_span(text: &str) -> Result<DurationText, String> {
+pub(super) fn read_span(text: &str) -> Result<DurationText, String> {
     match humantime::parse_duration(text) {
         Ok(duration) if !duration.is_zero() => Ok(DurationText(duration)),
         _ => Err("write a time with its unit, such as 30m or 24h".into()),

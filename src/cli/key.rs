@@ -1,4 +1,4 @@
-//! `elida key`: makes keys for callers, and the digests that the configuration holds of them.
+//! `elida key`: makes, lists, rotates and revokes keys of a running gateway, and makes keys for a configuration file.
 
 use std::io::{self, IsTerminal, Read};
 
@@ -6,8 +6,13 @@ use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::client::Client;
+use super::commands::{PlainArgs, read_span, show};
+use super::table::{plain as plain_text, table};
 use super::{complain, print};
+use crate::control::api::keys::{KeyList, KeyView, MadeKey, ManagedBy, NewKey, RevokedKey, RotateBody};
 use crate::identity::key_text::{self, KeyDigest};
+use crate::settings::units::DurationText;
 
 /// Longest key that is read, in bytes.
 const MAX_KEY: u64 = 4096;
@@ -15,10 +20,66 @@ const MAX_KEY: u64 = 4096;
 /// Commands for keys.
 #[derive(Debug, Subcommand)]
 pub(super) enum KeyCommand {
-    /// Print a new key and the digest for auth.principals; the key is kept nowhere
+    /// Make a key in a running gateway and print it, the only time it is shown
+    Create(CreateArgs),
+    /// List the keys of a running gateway, without the keys themselves
+    List(PlainArgs),
+    /// Replace a key by a new one and print it
+    Rotate(RotateArgs),
+    /// Revoke a key: cut its open requests and refuse what follows
+    Revoke(RevokeArgs),
+    /// Read a key of another gateway from standard input and accept it from now on
+    Import(CreateArgs),
+    /// Print a new key and its digest for auth.principals; the key is kept nowhere
     Generate(GenerateArgs),
     /// Read a key from standard input and print its digest for auth.principals
     Digest,
+}
+
+/// Arguments of `elida key create` and `import`.
+#[derive(Args, Debug)]
+pub(super) struct CreateArgs {
+    /// The name; records and metrics show it as key:ID
+    #[arg(long)]
+    id: String,
+    /// The tenant
+    #[arg(long)]
+    tenant: Option<String>,
+    /// A group; may be repeated
+    #[arg(long = "group", value_name = "GROUP")]
+    groups: Vec<String>,
+    /// Patterns of the models that it may use, with commas; all without it
+    #[arg(long, value_name = "PATTERNS", value_delimiter = ',')]
+    models: Vec<String>,
+    /// Patterns of the backends that it may use, with commas; all without it
+    #[arg(long, value_name = "PATTERNS", value_delimiter = ',')]
+    backends: Vec<String>,
+    /// How long it is valid (90d), or until when: a day (2027-01-31) or a time (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    expires: Option<String>,
+    #[command(flatten)]
+    plain: PlainArgs,
+}
+
+/// Arguments of `elida key rotate`.
+#[derive(Args, Debug)]
+pub(super) struct RotateArgs {
+    /// Id of the key
+    id: String,
+    /// For how long the old key stays valid beside the new one
+    #[arg(long, value_name = "TIME", value_parser = read_span)]
+    grace: Option<DurationText>,
+    #[command(flatten)]
+    plain: PlainArgs,
+}
+
+/// Arguments of `elida key revoke`.
+#[derive(Args, Debug)]
+pub(super) struct RevokeArgs {
+    /// Id of the key
+    id: String,
+    #[command(flatten)]
+    plain: PlainArgs,
 }
 
 /// Arguments of `elida key generate`.
@@ -35,29 +96,102 @@ pub(super) struct GenerateArgs {
 /// Runs the command.
 ///
 /// # Errors
-/// There are no random numbers, or standard input holds no key.
-pub(super) fn key(command: &KeyCommand) -> anyhow::Result<()> {
+/// The gateway refuses or cannot be reached, there are no random numbers, or standard input holds no key.
+pub(super) fn key(command: KeyCommand) -> anyhow::Result<()> {
     match command {
-        KeyCommand::Generate(arguments) => {
-            let key = key_text::generate(&arguments.prefix)?;
-            let digest = KeyDigest::of(key.reveal().as_bytes()).to_string();
-            print(&match arguments.json {
-                true => format!("{}\n", json!({"key": key.reveal(), "key_sha256": digest})),
-                false => format!("key:        {}\nkey_sha256: {digest}\n", key.reveal()),
-            });
+        KeyCommand::Create(arguments) => create(arguments, None),
+        KeyCommand::Import(arguments) => create(arguments, Some(read()?)),
+        KeyCommand::List(arguments) => list(&arguments),
+        KeyCommand::Rotate(RotateArgs { id, grace, plain }) => {
+            let path = ["control", "keys", &id, "rotate"];
+            let answer = Client::new(&plain.control)?.post(&path, &(), &RotateBody { grace })?;
+            show(&plain, answer, made)
         }
+        KeyCommand::Revoke(RevokeArgs { id, plain }) => {
+            let answer = Client::new(&plain.control)?.delete(&["control", "keys", &id])?;
+            show(&plain, answer, |revoked: &RevokedKey| {
+                format!("{} is revoked; open requests cut: {}\n", plain_text(&revoked.id), revoked.legs_cut)
+            })
+        }
+        KeyCommand::Generate(arguments) => generate(&arguments),
         KeyCommand::Digest => {
-            if io::stdin().is_terminal() {
-                complain("Paste the key, then press Enter and Ctrl-D.");
-            }
             print(&format!("{}\n", KeyDigest::of(read()?.as_bytes())));
+            Ok(())
         }
     }
+}
+
+fn create(arguments: CreateArgs, key: Option<String>) -> anyhow::Result<()> {
+    let CreateArgs { id, tenant, groups, models, backends, expires, plain } = arguments;
+    let is_import = key.is_some();
+    let mut body = serde_json::to_value(NewKey { id, tenant, groups, models, backends, expires, key: None })?;
+    if let Some(key) = key {
+        // A secret serializes as a mask.
+        body["key"] = key.into();
+    }
+    let answer = Client::new(&plain.control)?.post(&["control", "keys"], &(), &body)?;
+    match is_import {
+        true => show(&plain, answer, |made: &MadeKey| format!("{} is accepted\n", plain_text(&made.view.id))),
+        false => show(&plain, answer, made),
+    }
+}
+
+/// Returns a key alone, for scripts.
+fn made(made: &MadeKey) -> String {
+    format!("{}\n", plain_text(&made.key))
+}
+
+fn list(plain: &PlainArgs) -> anyhow::Result<()> {
+    let answer = Client::new(&plain.control)?.get(&["control", "keys"], &())?;
+    show(plain, answer, |list: &KeyList| match list.keys.is_empty() {
+        true => "no keys\n".to_owned(),
+        false => table(&key_rows(&list.keys), &[]),
+    })
+}
+
+/// Returns a heading and one row for each key.
+fn key_rows(keys: &[KeyView]) -> Vec<Vec<String>> {
+    let heading = ["ID", "KEY", "FROM", "TENANT", "GROUPS", "MODELS", "BACKENDS", "EXPIRES", "LAST USED"];
+    let mut rows = vec![heading.map(String::from).to_vec()];
+    let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { plain_text(&text) };
+    let time = |at: Option<jiff::Timestamp>| at.map(|at| at.to_string()).unwrap_or_default();
+    for key in keys {
+        let shown = key.shown.as_ref().map(|shown| format!("{shown}…")).unwrap_or_default();
+        let from = match key.managed_by {
+            ManagedBy::File => "file",
+            ManagedBy::Api => "api",
+        };
+        let cells = [
+            key.id.clone(),
+            shown,
+            from.to_owned(),
+            key.tenant.clone().unwrap_or_default(),
+            key.groups.join(","),
+            key.models.join(","),
+            key.backends.join(","),
+            key.expires.clone().unwrap_or_default(),
+            time(key.last_used),
+        ];
+        rows.push(cells.into_iter().map(or_dash).collect());
+    }
+    rows
+}
+
+fn generate(arguments: &GenerateArgs) -> anyhow::Result<()> {
+    let key = key_text::generate(&arguments.prefix)?;
+    let digest = KeyDigest::of(key.reveal().as_bytes()).to_string();
+    print(&match arguments.json {
+        true => format!("{}\n", json!({"key": key.reveal(), "key_sha256": digest})),
+        false => format!("key:        {}\nkey_sha256: {digest}\n", key.reveal()),
+    });
     Ok(())
 }
 
 /// Reads a key from standard input, without its line end.
 fn read() -> anyhow::Result<String> {
+    if io::stdin().is_terminal() {
+        complain("Paste the key, then press Enter and Ctrl-D.");
+    }
     let mut text = String::new();
     io::stdin().take(MAX_KEY + 1).read_to_string(&mut text).context("standard input holds no text")?;
     let key = text.trim();

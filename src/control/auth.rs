@@ -27,7 +27,7 @@ use super::settings::Settings;
 use crate::ids::RequestId;
 
 /// `Access-Control-Allow-Methods` of an allowed origin.
-const CORS_METHODS: HeaderValue = HeaderValue::from_static("GET, POST");
+const CORS_METHODS: HeaderValue = HeaderValue::from_static("GET, POST, DELETE");
 /// `Access-Control-Allow-Headers` of an allowed origin.
 const CORS_HEADERS: HeaderValue = HeaderValue::from_static("authorization, content-type");
 /// `Access-Control-Max-Age`: seconds for which a browser may cache the answer to a preflight request.

@@ -34,6 +34,8 @@ pub(super) struct Operation {
     summary: &'static str,
     tag: &'static str,
     access: Access,
+    /// What `{id}` in the path is.
+    names: &'static str,
     query: Option<SchemaOf>,
     body: Option<SchemaOf>,
     responses: Vec<Answer>,
@@ -54,7 +56,14 @@ impl Operation {
     /// Describes an endpoint that needs the token; `summary` is one sentence.
     pub(super) fn new(tag: &'static str, id: &'static str, summary: &'static str) -> Self {
         let (query, body, responses, errors) = (None, None, Vec::new(), [].as_slice());
-        Self { id, summary, tag, access: Access::Token, query, body, responses, errors }
+        let names = "The id or the uid of a session.";
+        Self { id, summary, tag, access: Access::Token, names, query, body, responses, errors }
+    }
+
+    /// `{id}` in the path is the id of a key.
+    pub(super) fn names_key(mut self) -> Self {
+        self.names = "The id of a key.";
+        self
     }
 
     /// The endpoint needs no token.
@@ -109,7 +118,7 @@ impl Operation {
         let mut parameters: Vec<Value> = path
             .contains("{id}")
             .then(|| {
-                let description = "The id or the uid of a session.";
+                let description = self.names;
                 json!({"name": "id", "in": "path", "required": true, "description": description,
                        "schema": {"type": "string"}})
             })

@@ -24,6 +24,7 @@ use super::listen::{ControlListener, Peer};
 use super::settings::Settings;
 use super::{auth, routes};
 use crate::history::Archive;
+use crate::identity::ClientKeys;
 use crate::limits::budgets::BudgetAccount;
 use crate::session::Manager;
 use crate::settings::fault::Faults;
@@ -70,6 +71,8 @@ pub struct Parts {
     pub settings: Arc<ArcSwap<Settings>>,
     /// Configuration and backends of the running program.
     pub runtime: Arc<dyn Runtime>,
+    /// The keys of callers.
+    pub keys: Arc<ClientKeys>,
     /// The history; `None` when it is disabled or cannot be used.
     pub history: Option<Arc<Archive>>,
     /// Name of the session store: `memory` or `redis`.

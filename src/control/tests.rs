@@ -16,6 +16,7 @@ use super::openapi::document;
 use super::service::{ControlService, Parts, ReloadReport, Runtime};
 use super::settings::{AuthConfig, ControlConfig, CorsConfig, Settings};
 use crate::clock::Clock;
+use crate::identity::{ClientKeys, KeyStorage};
 use crate::ids::{PrincipalId, RequestId, Scope, SessionId, SessionKey};
 use crate::limits::budgets::BudgetAccount;
 use crate::session::store::MemoryStore;
@@ -119,6 +120,17 @@ fn with_origin() -> ControlConfig {
     ControlConfig { cors, ..with_token() }
 }
 
+/// Keys that cannot be stored.
+fn no_keys() -> Arc<ClientKeys> {
+    struct Nowhere;
+    impl KeyStorage for Nowhere {
+        fn put(&self, _: &str, _: u64, _: &str) -> Result<(), String> {
+            Err("nowhere".to_owned())
+        }
+    }
+    Arc::new(ClientKeys::new(Vec::new(), Box::new(Nowhere)))
+}
+
 impl TestServer {
     fn open() -> Self {
         Self::with(ControlConfig::default())
@@ -137,6 +149,7 @@ impl TestServer {
             readiness: Arc::clone(&readiness),
             settings: Arc::clone(&settings),
             runtime: Arc::new(Program { faults: None }),
+            keys: no_keys(),
             history: None,
             store: "memory",
             max_connections: 256,
@@ -478,6 +491,7 @@ fn control_config_reload_tells_every_fault() {
         readiness: Arc::default(),
         settings: Arc::clone(&settings),
         runtime: Arc::new(Program { faults: Some(faults) }),
+        keys: no_keys(),
         history: None,
         store: "memory",
         max_connections: 256,
@@ -618,7 +632,7 @@ fn control_cors() {
     let ask = "\r\nOrigin: https://ops.example\r\nAccess-Control-Request-Method: POST";
     let preflight = server.call("OPTIONS", "/control/sessions/x/kill", ask, "");
     assert_eq!(preflight.status, 204, "a browser sends no token with a preflight");
-    assert_eq!(preflight.header("access-control-allow-methods"), "GET, POST");
+    assert_eq!(preflight.header("access-control-allow-methods"), "GET, POST, DELETE");
     assert!(preflight.header("access-control-allow-headers").contains("authorization"));
     let unauthorized = server.call("GET", "/control/stats", "\r\nOrigin: https://ops.example", "");
     assert_eq!(unauthorized.status, 401, "an origin is no credential");

@@ -3,16 +3,17 @@
 //! Keys are looked up by the digest of what a request shows, in a map that a reload replaces as a whole. A credential that
 //! begins like a key and is not known is refused: it never counts as a credential of the provider, to which it would be sent.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
+use arc_swap::ArcSwap;
 use http::HeaderMap;
 use jiff::Timestamp;
 use subtle::ConstantTimeEq;
 
-use super::auth_settings::Demand;
+use super::auth_settings::{Demand, PrincipalConfig};
 use super::key_text::{self, KeyDigest};
 use super::principal::{MAX_CREDENTIALS, TooMany};
 use crate::ids::{Membership, PrincipalId};
@@ -27,8 +28,31 @@ static GENERATION: AtomicU64 = AtomicU64::new(1);
 pub struct Auth {
     demand: Demand,
     prefix: String,
+    /// As written.
+    principals: Vec<PrincipalConfig>,
     holders: HashMap<KeyDigest, Arc<KeyHolder>>,
     generation: u64,
+    made: Arc<ArcSwap<MadeKeys>>,
+}
+
+/// The keys that were made through the API.
+#[derive(Debug, Default)]
+pub struct MadeKeys {
+    holders: HashMap<KeyDigest, Arc<KeyHolder>>,
+    /// Digests of revoked keys.
+    revoked: HashSet<KeyDigest>,
+    generation: u64,
+}
+
+impl MadeKeys {
+    pub(super) fn new(holders: HashMap<KeyDigest, Arc<KeyHolder>>, revoked: HashSet<KeyDigest>) -> Self {
+        Self { holders, revoked, generation: GENERATION.fetch_add(1, Ordering::Relaxed) }
+    }
+
+    /// Returns whether a key with this digest is or was in force.
+    pub(super) fn is_known(&self, digest: &KeyDigest) -> bool {
+        self.holders.contains_key(digest) || self.revoked.contains(digest)
+    }
 }
 
 /// A caller with a key, and what it may do.
@@ -43,6 +67,8 @@ pub struct KeyHolder {
     pub(super) expires: Option<Timestamp>,
     /// Set once, when the key is no longer among those in force.
     pub(super) is_revoked: AtomicBool,
+    /// The minute of its last use since 1970; 0 before one.
+    pub(super) last_used: AtomicI64,
 }
 
 /// The key that a request shows.
@@ -89,10 +115,36 @@ pub enum KeyFault {
 }
 
 impl Auth {
-    pub(super) fn new(demand: Demand, prefix: String, holders: HashMap<KeyDigest, Arc<KeyHolder>>) -> Self {
+    pub(super) fn new(
+        demand: Demand,
+        prefix: String,
+        principals: Vec<PrincipalConfig>,
+        holders: HashMap<KeyDigest, Arc<KeyHolder>>,
+    ) -> Self {
         // Without keys a caller does not depend on these settings.
         let generation = if demand == Demand::Off { 0 } else { GENERATION.fetch_add(1, Ordering::Relaxed) };
-        Self { demand, prefix, holders, generation }
+        Self { demand, prefix, principals, holders, generation, made: Arc::default() }
+    }
+
+    /// Returns the same with the keys that were made through the API.
+    pub fn with_made(&self, made: &Arc<ArcSwap<MadeKeys>>) -> Arc<Self> {
+        let (prefix, principals, holders) =
+            (self.prefix.clone(), self.principals.clone(), self.holders.clone());
+        let Self { demand, generation, .. } = *self;
+        Arc::new(Self { demand, prefix, principals, holders, generation, made: Arc::clone(made) })
+    }
+
+    pub(super) fn principals(&self) -> &[PrincipalConfig] {
+        &self.principals
+    }
+
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Returns who holds the declared key with this digest.
+    pub(super) fn declared(&self, digest: &KeyDigest) -> Option<Arc<KeyHolder>> {
+        self.holders.get(digest).cloned()
     }
 
     /// Returns whether keys are not read.
@@ -105,9 +157,9 @@ impl Auth {
         self.demand == Demand::Required
     }
 
-    /// Returns a number that differs from that of every other set of keys of this process; 0 while keys are not read.
-    pub fn generation(&self) -> u64 {
-        self.generation
+    /// Returns numbers that no other set of keys of this process has; 0 while keys are not read.
+    pub fn generation(&self) -> (u64, u64) {
+        (self.generation, if self.is_off() { 0 } else { self.made.load().generation })
     }
 
     /// Returns the key that a request shows; `None` without one, when none is required. Whether it has expired is for
@@ -126,7 +178,8 @@ impl Auth {
         let mut shown = None;
         for text in &found {
             let holder = self.holder(text);
-            if holder.is_none() && !text.starts_with(self.prefix.as_bytes()) {
+            let is_ours = || text.starts_with(self.prefix.as_bytes()) || self.was_imported(text);
+            if holder.is_none() && !is_ours() {
                 continue;
             }
             if shown.replace((holder, &**text)).is_some() {
@@ -134,8 +187,9 @@ impl Auth {
             }
         }
         match shown {
-            Some((Some(holder), text)) => {
-                Ok(Some(ShownKey { holder: Arc::clone(holder), text: text.into() }))
+            Some((Some(holder), text)) => Ok(Some(ShownKey { holder, text: text.into() })),
+            Some((None, text)) if self.made.load().revoked.contains(&KeyDigest::of(text)) => {
+                Err(KeyFault::Revoked)
             }
             Some((None, text)) if key_text::is_damaged(text, &self.prefix) => Err(KeyFault::Damaged),
             Some((None, _)) => Err(KeyFault::Unknown),
@@ -152,20 +206,46 @@ impl Auth {
         }
         let gone = before.holders.iter().filter(|(digest, _)| !self.holders.contains_key(digest));
         gone.map(|(_, holder)| {
-            holder.is_revoked.store(true, Ordering::Release);
+            holder.revoke();
             holder.id.clone()
         })
         .collect()
     }
 
-    fn holder(&self, text: &[u8]) -> Option<&Arc<KeyHolder>> {
+    /// Returns whether this was a key, though it does not begin like one: it was imported, and is revoked.
+    fn was_imported(&self, text: &[u8]) -> bool {
+        let made = self.made.load();
+        !made.revoked.is_empty() && made.revoked.contains(&KeyDigest::of(text))
+    }
+
+    fn holder(&self, text: &[u8]) -> Option<Arc<KeyHolder>> {
         let digest = KeyDigest::of(text);
-        let (known, holder) = self.holders.get_key_value(&digest)?;
-        bool::from(known.as_bytes().ct_eq(digest.as_bytes())).then_some(holder)
+        find(&self.holders, &digest).or_else(|| find(&self.made.load().holders, &digest))
     }
 }
 
+/// Returns the holder of the key with this digest.
+fn find(holders: &HashMap<KeyDigest, Arc<KeyHolder>>, digest: &KeyDigest) -> Option<Arc<KeyHolder>> {
+    let (known, holder) = holders.get_key_value(digest)?;
+    bool::from(known.as_bytes().ct_eq(digest.as_bytes())).then(|| Arc::clone(holder))
+}
+
 impl KeyHolder {
+    pub(super) fn expires(&self) -> Option<Timestamp> {
+        self.expires
+    }
+
+    /// Revokes the key wherever it was shown.
+    pub(super) fn revoke(&self) {
+        self.is_revoked.store(true, Ordering::Release);
+    }
+
+    /// Returns the minute of its last use; `None` before one.
+    pub(super) fn last_used(&self) -> Option<Timestamp> {
+        let minute = Some(self.last_used.load(Ordering::Relaxed)).filter(|minute| *minute != 0);
+        Timestamp::from_second(minute? * 60).ok()
+    }
+
     /// Returns its principal, `key:ID`.
     pub fn id(&self) -> &PrincipalId {
         &self.id
@@ -216,8 +296,13 @@ impl ShownKey {
         if self.holder.is_revoked.load(Ordering::Acquire) {
             return Err(KeyFault::Revoked);
         }
+        let now = Timestamp::now();
+        let minute = now.as_second() / 60;
+        if self.holder.last_used.load(Ordering::Relaxed) != minute {
+            self.holder.last_used.store(minute, Ordering::Relaxed);
+        }
         match self.holder.expires {
-            Some(at) if at <= Timestamp::now() => Err(KeyFault::Expired { id: self.holder.id.clone(), at }),
+            Some(at) if at <= now => Err(KeyFault::Expired { id: self.holder.id.clone(), at }),
             _ => Ok(()),
         }
     }
@@ -309,7 +394,7 @@ mod tests {
         let key = key_text::generate("elida_").unwrap();
         let auth = auth("off", &[("ci", key.reveal())]);
         assert_eq!(shown(&auth, &[("x-api-key", key.reveal())], ""), Ok(None));
-        assert_eq!(auth.generation(), 0);
+        assert_eq!(auth.generation(), (0, 0));
     }
 
     #[test]

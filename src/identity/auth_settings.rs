@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicI64};
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -62,7 +62,7 @@ impl Default for KeysConfig {
 }
 
 /// A caller with a key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PrincipalConfig {
     /// The name; records and metrics show it as `key:ID`.
@@ -91,6 +91,7 @@ impl AuthConfig {
     pub fn compile(self, backends: &[String], faults: &mut Faults) -> Option<Arc<Auth>> {
         let mut is_valid = check_prefix(&self.keys.prefix, faults);
         self.warn(faults);
+        let written = self.principals.clone();
         let mut holders = HashMap::new();
         let mut ids: HashMap<String, usize> = HashMap::new();
         for (at, principal) in self.principals.into_iter().enumerate() {
@@ -113,7 +114,7 @@ impl AuthConfig {
                 }
             }
         }
-        is_valid.then(|| Arc::new(Auth::new(self.proxy, self.keys.prefix, holders)))
+        is_valid.then(|| Arc::new(Auth::new(self.proxy, self.keys.prefix, written, holders)))
     }
 
     fn warn(&self, faults: &mut Faults) {
@@ -123,12 +124,8 @@ impl AuthConfig {
                 faults.warn("auth.principals", message, "write auth.proxy: required, or optional");
             }
             (Demand::Required, true) => {
-                let message = "required, but there is no key: every request is refused";
-                faults.warn(
-                    "auth.proxy",
-                    message,
-                    "make one with elida key generate, and add it to auth.principals",
-                );
+                let message = "required, and auth.principals is empty: only keys that elida key create made are accepted";
+                faults.warn("auth.proxy", message, "make one with elida key create, or add principals");
             }
             (Demand::Off | Demand::Optional, true) | (Demand::Optional | Demand::Required, false) => {}
         }
@@ -136,7 +133,8 @@ impl AuthConfig {
 }
 
 impl PrincipalConfig {
-    fn compile(
+    /// Compiles a principal at this path of the configuration; `backends` are the names of the configured ones.
+    pub(super) fn compile(
         self,
         path: &str,
         prefix: &str,
@@ -166,6 +164,7 @@ impl PrincipalConfig {
             backends: backends?,
             expires: expires?,
             is_revoked: AtomicBool::new(false),
+            last_used: AtomicI64::new(0),
         };
         Some((digest?, holder))
     }

@@ -3,7 +3,7 @@
 //! Duty: [`principal`] turns credentials into a name that does not reveal them; [`chain`] finds the session id among
 //! the hints of many clients; [`client`] recognises programs. These results are labels, not authority: with
 //! `session.scope: principal` an id is valid only together with the principal that sent it. [`auth`] is authority: it
-//! finds the caller's own key ([`key_text`]) among the keys of [`auth_settings`], and what its holder may do.
+//! finds the caller's own key ([`key_text`]) among the keys of [`auth_settings`] and [`made_keys`], and what its holder may do.
 //!
 //! Neighbours: `proxy` asks for the session by header, then by body, then for the fallback. Nothing here knows the
 //! state of sessions. Invariant: every id returned is printable ASCII of at most 256 bytes.
@@ -13,12 +13,14 @@ pub mod auth_settings;
 pub mod chain;
 pub mod client;
 pub mod key_text;
+pub mod made_keys;
 pub mod principal;
 pub mod settings;
 
-pub use auth::{Auth, KeyFault, KeyHolder, ShownKey};
+pub use auth::{Auth, KeyFault, KeyHolder, MadeKeys, ShownKey};
 pub use auth_settings::AuthConfig;
 pub use chain::{Conflict, FoundSession};
 pub use client::Client;
+pub use made_keys::{ClientKeys, KeyStorage};
 pub use principal::{Kept, Key, Principal};
 pub use settings::{IdentityConfig, Settings};

@@ -29,7 +29,7 @@ pub(crate) struct Caller {
     /// The set of keys among which that was looked up ([`Auth::generation`]).
     ///
     /// [`Auth::generation`]: crate::identity::Auth::generation
-    pub(crate) keys: u64,
+    pub(crate) keys: (u64, u64),
 }
 
 /// Whether the caller depends on this field: nothing else in a head does, except the query.

@@ -33,7 +33,7 @@ impl LastCaller {
         headers: &HeaderMap,
         query: Option<&str>,
         address: IpAddr,
-        keys: u64,
+        keys: (u64, u64),
     ) -> Option<Arc<Caller>> {
         // The streams of an HTTP/2 connection run side by side: none of them waits here.
         let known = self.0.try_lock()?;
@@ -90,7 +90,7 @@ mod tests {
             client: Client { name: Some(Cow::Borrowed("curl")), version: None },
             address: HOME,
             key: None,
-            keys: 0,
+            keys: (0, 0),
         })
     }
 
@@ -107,7 +107,8 @@ mod tests {
         let last = LastCaller::default();
         let sent = [("host", "a"), ("authorization", "Bearer sk-123456789"), ("user-agent", "curl/8")];
         let found = |pairs: &[(&'static str, &str)], query: Option<&str>, address: IpAddr| {
-            last.find(&headers(pairs), query, address, 0).map(|caller| caller.principal.as_str().to_owned())
+            last.find(&headers(pairs), query, address, (0, 0))
+                .map(|caller| caller.principal.as_str().to_owned())
         };
         assert_eq!(found(&sent, None, HOME), None);
         last.set(&headers(&sent), None, &caller("cred:1"));
@@ -134,7 +135,7 @@ mod tests {
         assert_eq!(found(&sent, Some("key=sk-2"), HOME), None);
         assert_eq!(found(&sent, None, "10.0.0.1".parse().unwrap()), None);
 
-        assert!(last.find(&headers(&sent), None, HOME, 1).is_none(), "other keys are in force");
+        assert!(last.find(&headers(&sent), None, HOME, (1, 0)).is_none(), "other keys are in force");
 
         last.set(&headers(&[sent[2]]), Some("key=a"), &caller("cred:2"));
         assert_eq!(found(&[sent[2]], Some("key=a"), HOME).as_deref(), Some("cred:2"));
@@ -147,6 +148,6 @@ mod tests {
         let long = "x".repeat(KEPT_MAX);
         let cookies = headers(&[("cookie", &long)]);
         last.set(&cookies, None, &caller("cred:1"));
-        assert!(last.find(&cookies, None, HOME, 0).is_none());
+        assert!(last.find(&cookies, None, HOME, (0, 0)).is_none());
     }
 }

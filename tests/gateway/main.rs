@@ -106,6 +106,8 @@ mod callers {
     pub mod example;
     /// Keys: where they are found, what they permit, how they are refused; none leaves.
     pub mod keys;
+    /// Keys made by the control API and the command line.
+    pub mod made;
     /// Claude Code and the SDK of OpenAI with a key.
     pub mod programs;
 }

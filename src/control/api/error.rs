@@ -47,6 +47,8 @@ error_codes! {
     NotFound = 404 "not_found",
     /// No session has this id or uid.
     SessionNotFound = 404 "session_not_found",
+    /// No key has this id.
+    KeyNotFound = 404 "key_not_found",
     /// The history has no record of this session.
     RecordNotFound = 404 "record_not_found",
     /// The history is disabled, or its file cannot be used.
@@ -63,6 +65,12 @@ error_codes! {
     SessionAmbiguous = 409 "session_ambiguous",
     /// The session has already ended, in `state`; `"force": true` blocks its id anyway.
     SessionEnded = 409 "session_ended",
+    /// A key with this id exists.
+    KeyExists = 409 "key_exists",
+    /// The configuration declares the key; it is changed there.
+    ManagedByFile = 409 "managed_by_file",
+    /// The instances of a fleet do not share keys that are made through the API.
+    KeysNotShared = 409 "keys_not_shared",
     /// The kill order is permanent.
     BlockPermanent = 409 "block_permanent",
     /// The request body is larger than 64 KiB.
@@ -77,6 +85,8 @@ error_codes! {
     Internal = 500 "internal",
     /// The session store did not accept the order.
     StoreUnavailable = 503 "store_unavailable",
+    /// `state.db` cannot be written; nothing was changed.
+    StateUnavailable = 503 "state_unavailable",
     /// The history cannot be read; see the server log.
     HistoryUnavailable = 503 "history_unavailable",
     /// The history did not answer within 30 s.

@@ -11,6 +11,7 @@ pub mod error;
 pub mod events;
 pub mod health;
 pub mod history;
+pub mod keys;
 pub mod kills;
 pub mod params;
 pub mod sessions;

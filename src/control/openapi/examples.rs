@@ -54,7 +54,8 @@ fn called(command: &str) -> (&str, String, Option<Value>) {
     let (_, target) = target.unwrap_or_else(|| panic!("no target: {command}"));
     let body = command.split_once("-d '").map(|(_, rest)| rest.split('\'').next().unwrap());
     let body = body.map(|body| serde_json::from_str(body).unwrap_or_else(|fault| panic!("{body}: {fault}")));
-    (if command.contains("-X POST") { "POST" } else { "GET" }, target.to_owned(), body)
+    let method = ["POST", "DELETE"].into_iter().find(|method| command.contains(&format!("-X {method}")));
+    (method.unwrap_or("GET"), target.to_owned(), body)
 }
 
 fn check(document: &Value, schema: &Value, example: &Value, place: &str) {
@@ -132,7 +133,9 @@ fn every_json_example_is_an_answer_of_its_operation() {
                 _ => {
                     let (method, paths) = named(&heading).unwrap_or_else(|| panic!("{heading}: {text}"));
                     let operation = &document["paths"][paths[0]][method.to_lowercase()];
-                    operation["responses"]["200"]["content"]["application/json"]["schema"].clone()
+                    let responses = &operation["responses"];
+                    let answer = responses.get("200").unwrap_or(&responses["201"]);
+                    answer["content"]["application/json"]["schema"].clone()
                 }
             };
             assert!(schema.is_object(), "{heading}: no schema for {example}");

@@ -6,6 +6,7 @@ mod events;
 mod export;
 mod health;
 mod history;
+mod keys;
 mod kills;
 mod metrics;
 mod schema;

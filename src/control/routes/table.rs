@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::handler::Handler;
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 use http::Method;
 use serde_json::{Map, Value};
 
@@ -16,25 +16,30 @@ use super::super::api::history::{
     CapturePage, CapturesQuery, EventPage, EventsQuery, ExportQuery, HistoryQuery, RequestsQuery, Series,
     SeriesQuery, UsageQuery, UsageReport,
 };
+use super::super::api::keys::{KeyList, MadeKey, NewKey, RevokedKey, RotateBody};
 use super::super::api::kills::{KillBody, KillList, KillReply, ResumeBody};
 use super::super::api::params::SessionQuery;
 use super::super::api::sessions::{SessionPage, SessionsQuery};
 use super::super::openapi::Operation;
 use super::super::service::ControlState;
-use super::{budgets, config, events, export, health, history, kills, metrics, schema, sessions, stats};
+use super::{
+    budgets, config, events, export, health, history, keys, kills, metrics, schema, sessions, stats,
+};
 use crate::history::read::legs::LegPage;
 use crate::history::read::reader::{RecordDetail, RecordPage};
 use crate::session::{Resumed, SessionView, Stats};
 
 /// Groups of endpoints.
-pub(in crate::control) const TAGS: [(&str, &str); 4] = [
+pub(in crate::control) const TAGS: [(&str, &str); 5] = [
     (SESSIONS, "Active and ended sessions, kills and the live feed."),
     (HISTORY, "Records of ended sessions, their requests and sums."),
+    (KEYS, "Keys for callers of the proxy."),
     (INSTANCE, "Configuration, backends, totals and metrics of this instance."),
     (PROBES, "Probes for orchestrators; they need no token."),
 ];
 const SESSIONS: &str = "sessions";
 const HISTORY: &str = "history";
+const KEYS: &str = "keys";
 const INSTANCE: &str = "instance";
 const PROBES: &str = "probes";
 
@@ -53,6 +58,7 @@ pub(in crate::control) fn endpoints() -> impl Iterator<Item = Endpoint> {
         kill_endpoints(),
         history_endpoints(),
         record_endpoints(),
+        key_endpoints(),
         instance_endpoints(),
         probes(),
     ];
@@ -78,6 +84,14 @@ fn on_post<T: 'static>(
     operation: Operation,
 ) -> Endpoint {
     Endpoint { path, method: Method::POST, operation, route: post(handler) }
+}
+
+fn on_delete<T: 'static>(
+    path: &'static str,
+    handler: impl Handler<T, Arc<ControlState>>,
+    operation: Operation,
+) -> Endpoint {
+    Endpoint { path, method: Method::DELETE, operation, route: delete(handler) }
 }
 
 fn session_endpoints() -> Vec<Endpoint> {
@@ -224,6 +238,41 @@ fn record_endpoints() -> Vec<Endpoint> {
                 .query::<RequestsQuery>()
                 .ok::<LegPage>("A page of requests.")
                 .errors(history::ERRORS_OF_REQUESTS),
+        ),
+    ]
+}
+
+fn key_endpoints() -> Vec<Endpoint> {
+    let operation = |id, summary| Operation::new(KEYS, id, summary).names_key();
+    vec![
+        on_get(
+            "/control/keys",
+            keys::list,
+            operation("listKeys", "Lists the keys of callers, without the keys themselves")
+                .ok::<KeyList>("The keys."),
+        ),
+        on_post(
+            "/control/keys",
+            keys::create,
+            operation("createKey", "Makes a key, and shows it this once")
+                .body::<NewKey>()
+                .answer::<MadeKey>(201, "The key is in force.")
+                .errors(&[KeyExists, ManagedByFile, KeysNotShared, StateUnavailable, Internal]),
+        ),
+        on_post(
+            "/control/keys/{id}/rotate",
+            keys::rotate,
+            operation("rotateKey", "Replaces a key by a new one, and shows it this once")
+                .body::<RotateBody>()
+                .ok::<MadeKey>("The new key is in force.")
+                .errors(&[KeyNotFound, ManagedByFile, KeysNotShared, StateUnavailable, Internal]),
+        ),
+        on_delete(
+            "/control/keys/{id}",
+            keys::revoke,
+            operation("revokeKey", "Revokes a key, and cuts its open requests")
+                .ok::<RevokedKey>("The key is refused from now on.")
+                .errors(&[KeyNotFound, ManagedByFile, KeysNotShared, StateUnavailable, Internal]),
         ),
     ]
 }

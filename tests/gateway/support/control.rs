@@ -60,6 +60,12 @@ impl Control {
         answer
     }
 
+    pub async fn delete(&mut self, target: &str) -> Message {
+        let answer = Call::new("DELETE", target).send_over(&mut self.wire, self.address).await;
+        is_documented("DELETE", target, &answer);
+        answer
+    }
+
     /// Kills a session for the reason `runaway`.
     pub async fn kill(&mut self, id: &str) -> Killed {
         let sent = Instant::now();

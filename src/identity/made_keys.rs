@@ -1,0 +1,470 @@
+//! Keys that operators make through the control API. Each is a document with a revision, stored before it is in force; a
+//! revoked one stays as a tombstone, so that its key is told from one that never was.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use super::auth::{Auth, KeyHolder, MadeKeys};
+use super::auth_settings::PrincipalConfig;
+use super::key_text::{self, KeyDigest};
+use crate::ids::PrincipalId;
+use crate::settings::fault::Faults;
+use crate::settings::secret::Secret;
+
+/// Most keys, tombstones included.
+const MAX_KEYS: usize = 100_000;
+/// How long a tombstone is kept.
+const TOMBSTONE: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Characters of a key that lists show.
+const SHOWN: usize = 8;
+
+/// Where key documents are stored.
+pub trait KeyStorage: Send + Sync {
+    /// Stores a document; returns after it is on disk.
+    ///
+    /// # Errors
+    /// Why it cannot be stored.
+    fn put(&self, id: &str, revision: u64, document: &str) -> Result<(), String>;
+}
+
+/// A key as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyDocument {
+    /// What the configuration would say of it; the digest is that of the newest key.
+    pub principal: PrincipalConfig,
+    /// The first characters of the newest key.
+    pub shown: String,
+    /// A higher revision replaces a lower one.
+    pub revision: u64,
+    /// When the newest key was made.
+    pub created: Timestamp,
+    /// Digest of the key before a rotation, and until when it is valid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<(String, Timestamp)>,
+    /// When it was revoked; `None` while it is in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<Timestamp>,
+}
+
+/// Why a key was not made, rotated or revoked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// The request is not valid.
+    #[error("{0}")]
+    Invalid(String),
+    /// Another key has this id.
+    #[error("there is a key with the id '{0}'; revoke it first, rotate it, or choose another id")]
+    Exists(String),
+    /// The file declares it.
+    #[error("the configuration declares '{0}' (auth.principals): change it there, and reload")]
+    ManagedByFile(String),
+    /// No key has this id.
+    #[error("no key has the id '{0}'")]
+    Unknown(String),
+    /// The document cannot be stored, so nothing was changed.
+    #[error("the key cannot be stored, so nothing was changed: {0}")]
+    Storage(String),
+}
+
+/// A key that operators may see: never the key itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedKey {
+    /// What the configuration says or would say of it.
+    pub principal: PrincipalConfig,
+    /// The first characters of the key; `None` for a declared one.
+    pub shown: Option<String>,
+    /// When it was made; `None` for a declared one.
+    pub created: Option<Timestamp>,
+    /// The minute of its last use by this process; `None` before one.
+    pub last_used: Option<Timestamp>,
+}
+
+/// The keys made through the API.
+pub struct ClientKeys {
+    table: Arc<ArcSwap<MadeKeys>>,
+    entries: Mutex<BTreeMap<String, Entry>>,
+    declared: ArcSwap<Declared>,
+    storage: Box<dyn KeyStorage>,
+}
+
+/// What the configuration says.
+#[derive(Debug, Default)]
+struct Declared {
+    prefix: String,
+    principals: Vec<(PrincipalConfig, Option<Arc<KeyHolder>>)>,
+    backends: Vec<String>,
+}
+
+struct Entry {
+    document: KeyDocument,
+    /// The keys in force: one, two during the grace of a rotation, none of a tombstone.
+    holders: Vec<(KeyDigest, Arc<KeyHolder>)>,
+}
+
+impl Entry {
+    /// Builds the keys of a document. `backends` are checked only if there are any.
+    fn of(document: KeyDocument, prefix: &str, backends: Option<&[String]>) -> Result<Self, String> {
+        let mut holders = Vec::new();
+        if document.revoked.is_none() {
+            let newest = compiled(document.principal.clone(), prefix, backends)?;
+            let own = newest.1.expires();
+            holders.push(newest);
+            if let Some((digest, until)) =
+                document.previous.clone().filter(|(_, until)| *until > Timestamp::now())
+            {
+                let expires = own.map_or(until, |own| own.min(until)).to_string();
+                let before = PrincipalConfig {
+                    key_sha256: digest,
+                    expires: Some(expires),
+                    ..document.principal.clone()
+                };
+                holders.push(compiled(before, prefix, None)?);
+            }
+        }
+        Ok(Self { document, holders })
+    }
+}
+
+fn compiled(
+    principal: PrincipalConfig,
+    prefix: &str,
+    backends: Option<&[String]>,
+) -> Result<(KeyDigest, Arc<KeyHolder>), String> {
+    let mut faults = Faults::default();
+    let all = principal.backends.clone();
+    let compiled = principal.compile("", prefix, backends.unwrap_or(&all), &mut faults);
+    match compiled.filter(|_| faults.is_empty()) {
+        Some((digest, holder)) => Ok((digest, Arc::new(holder))),
+        None => {
+            let faults: Vec<String> = faults.iter().map(|fault| fault.to_string()).collect();
+            Err(faults.iter().map(|fault| fault.trim_start_matches('.')).collect::<Vec<_>>().join("; "))
+        }
+    }
+}
+
+impl ClientKeys {
+    /// Reads the stored documents. One that cannot be read is logged and is not in force.
+    pub fn new(stored: Vec<String>, storage: Box<dyn KeyStorage>) -> Self {
+        let mut entries = BTreeMap::new();
+        for text in stored {
+            let read = serde_json::from_str::<KeyDocument>(&text).map_err(|fault| fault.to_string());
+            match read.and_then(|document| Entry::of(document, "", None)) {
+                Ok(entry) if !is_over(&entry.document) => {
+                    entries.insert(entry.document.principal.id.clone(), entry);
+                }
+                Ok(_) => {}
+                Err(fault) => tracing::error!(fault, "a stored key cannot be read and is not in force"),
+            }
+        }
+        let keys = Self {
+            table: Arc::default(),
+            entries: Mutex::new(entries),
+            declared: ArcSwap::default(),
+            storage,
+        };
+        keys.publish(&keys.entries.lock());
+        keys
+    }
+
+    /// The keys in force, for [`Auth::with_made`].
+    pub fn table(&self) -> &Arc<ArcSwap<MadeKeys>> {
+        &self.table
+    }
+
+    /// Tells what the configuration declares, which this never changes.
+    pub fn declare(&self, auth: &Auth, backends: Vec<String>) {
+        let principals = auth.principals().iter().map(|principal| {
+            let holder = KeyDigest::parse(&principal.key_sha256).and_then(|digest| auth.declared(&digest));
+            (principal.clone(), holder)
+        });
+        let principals = principals.collect();
+        self.declared.store(Arc::new(Declared { prefix: auth.prefix().to_owned(), principals, backends }));
+    }
+
+    /// Makes a key and returns it, the only time it is shown. `imported` is a key of another gateway to be used instead.
+    ///
+    /// # Errors
+    /// The id is taken, a member is not valid, or the key cannot be stored.
+    pub fn create(
+        &self,
+        principal: PrincipalConfig,
+        imported: Option<Secret>,
+    ) -> Result<(ListedKey, Secret), KeyError> {
+        let declared = self.declared.load();
+        self.check_declared(&principal.id)?;
+        let mut entries = self.entries.lock();
+        let before = entries.get(&principal.id);
+        if before.is_some_and(|entry| entry.document.revoked.is_none()) {
+            return Err(KeyError::Exists(principal.id));
+        }
+        if before.is_none() && entries.len() >= MAX_KEYS {
+            return Err(KeyError::Invalid(format!("there are {MAX_KEYS} keys, which is the most")));
+        }
+        let key = match imported {
+            Some(key) => checked(key)?,
+            None => generated(&declared.prefix)?,
+        };
+        let digest = KeyDigest::of(key.reveal().as_bytes());
+        if self.table.load().is_known(&digest)
+            || declared
+                .principals
+                .iter()
+                .any(|(principal, _)| KeyDigest::parse(&principal.key_sha256) == Some(digest))
+        {
+            return Err(KeyError::Invalid("another principal has this key".to_owned()));
+        }
+        let document = KeyDocument {
+            revision: before.map_or(0, |entry| entry.document.revision) + 1,
+            shown: shown(&key),
+            created: Timestamp::now(),
+            previous: None,
+            revoked: None,
+            principal: PrincipalConfig { key_sha256: digest.to_string(), ..principal },
+        };
+        let entry = Entry::of(document, &declared.prefix, Some(declared.backends.as_slice()))
+            .map_err(KeyError::Invalid)?;
+        let listed = self.put(&mut entries, entry)?;
+        Ok((listed, key))
+    }
+
+    /// Replaces a key by a new one and returns it; the old one stays valid for `grace`.
+    ///
+    /// # Errors
+    /// No key has this id, the file declares it, or it cannot be stored.
+    pub fn rotate(&self, id: &str, grace: Duration) -> Result<(ListedKey, Secret), KeyError> {
+        self.check_declared(id)?;
+        let prefix = self.declared.load().prefix.clone();
+        let mut entries = self.entries.lock();
+        let before = self.in_force(&entries, id)?;
+        let key = generated(&prefix)?;
+        let now = Timestamp::now();
+        let until = now.checked_add(grace).map_err(|_| KeyError::Invalid("grace is too long".to_owned()))?;
+        let document = KeyDocument {
+            revision: before.revision + 1,
+            shown: shown(&key),
+            created: now,
+            previous: (!grace.is_zero()).then(|| (before.principal.key_sha256.clone(), until)),
+            principal: PrincipalConfig {
+                key_sha256: KeyDigest::of(key.reveal().as_bytes()).to_string(),
+                ..before.principal.clone()
+            },
+            revoked: None,
+        };
+        let entry = Entry::of(document, &prefix, None).map_err(KeyError::Invalid)?;
+        let listed = self.put(&mut entries, entry)?;
+        Ok((listed, key))
+    }
+
+    /// Revokes a key. Returns its principal, whose open requests the caller cuts.
+    ///
+    /// # Errors
+    /// No key has this id, the file declares it, or it cannot be stored.
+    pub fn revoke(&self, id: &str) -> Result<PrincipalId, KeyError> {
+        self.check_declared(id)?;
+        let mut entries = self.entries.lock();
+        let before = self.in_force(&entries, id)?.clone();
+        let document =
+            KeyDocument { revision: before.revision + 1, revoked: Some(Timestamp::now()), ..before };
+        self.put(&mut entries, Entry { document, holders: Vec::new() })?;
+        Ok(PrincipalId::new(format!("key:{id}")))
+    }
+
+    /// Returns the declared keys and those of the API that are in force, each list by id.
+    pub fn list(&self) -> Vec<ListedKey> {
+        let declared = self.declared.load();
+        let from_file = declared.principals.iter().map(|(principal, holder)| ListedKey {
+            principal: principal.clone(),
+            shown: None,
+            created: None,
+            last_used: holder.as_ref().and_then(|holder| holder.last_used()),
+        });
+        let mut listed: Vec<ListedKey> = from_file.collect();
+        let entries = self.entries.lock();
+        listed.extend(entries.values().filter(|entry| entry.document.revoked.is_none()).map(listed_entry));
+        listed
+    }
+
+    fn check_declared(&self, id: &str) -> Result<(), KeyError> {
+        let is_declared = self.declared.load().principals.iter().any(|(principal, _)| principal.id == id);
+        if is_declared { Err(KeyError::ManagedByFile(id.to_owned())) } else { Ok(()) }
+    }
+
+    fn in_force<'e>(
+        &self,
+        entries: &'e BTreeMap<String, Entry>,
+        id: &str,
+    ) -> Result<&'e KeyDocument, KeyError> {
+        let entry = entries.get(id).filter(|entry| entry.document.revoked.is_none());
+        entry.map(|entry| &entry.document).ok_or_else(|| KeyError::Unknown(id.to_owned()))
+    }
+
+    /// Stores an entry, then puts it in force in place of the one with its id, whose keys are revoked unless it has them.
+    fn put(&self, entries: &mut BTreeMap<String, Entry>, entry: Entry) -> Result<ListedKey, KeyError> {
+        let id = entry.document.principal.id.clone();
+        let text =
+            serde_json::to_string(&entry.document).map_err(|fault| KeyError::Storage(fault.to_string()))?;
+        self.storage.put(&id, entry.document.revision, &text).map_err(KeyError::Storage)?;
+        let listed = listed_entry(&entry);
+        let kept: HashSet<KeyDigest> = entry.holders.iter().map(|(digest, _)| *digest).collect();
+        let before = entries.insert(id, entry);
+        self.publish(entries);
+        let gone = before.into_iter().flat_map(|before| before.holders);
+        gone.filter(|(digest, _)| !kept.contains(digest)).for_each(|(_, holder)| holder.revoke());
+        Ok(listed)
+    }
+
+    fn publish(&self, entries: &BTreeMap<String, Entry>) {
+        let holders: HashMap<_, _> =
+            entries.values().flat_map(|entry| entry.holders.iter().cloned()).collect();
+        let tombstones = entries.values().filter(|entry| entry.document.revoked.is_some());
+        let digests = tombstones.flat_map(|Entry { document, .. }| {
+            let before = document.previous.as_ref().map(|(digest, _)| digest);
+            std::iter::once(&document.principal.key_sha256).chain(before)
+        });
+        let revoked = digests.filter_map(|digest| KeyDigest::parse(digest));
+        self.table.store(Arc::new(MadeKeys::new(holders, revoked.collect())));
+    }
+}
+
+fn listed_entry(entry: &Entry) -> ListedKey {
+    ListedKey {
+        principal: entry.document.principal.clone(),
+        shown: Some(entry.document.shown.clone()),
+        created: Some(entry.document.created),
+        last_used: entry.holders.iter().filter_map(|(_, holder)| holder.last_used()).max(),
+    }
+}
+
+/// Returns whether a document is a tombstone that is no longer needed.
+fn is_over(document: &KeyDocument) -> bool {
+    document.revoked.is_some_and(|at| at.checked_add(TOMBSTONE).is_ok_and(|until| until < Timestamp::now()))
+}
+
+fn generated(prefix: &str) -> Result<Secret, KeyError> {
+    key_text::generate(prefix).map_err(|fault| KeyError::Storage(fault.to_string()))
+}
+
+/// Checks a key of another gateway.
+fn checked(key: Secret) -> Result<Secret, KeyError> {
+    let text = key.reveal();
+    if text.len() < key_text::MIN_LENGTH || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let least = key_text::MIN_LENGTH;
+        return Err(KeyError::Invalid(format!(
+            "an imported key needs at least {least} characters without spaces; with fewer it could be guessed"
+        )));
+    }
+    Ok(key)
+}
+
+fn shown(key: &Secret) -> String {
+    key.reveal().chars().take(SHOWN).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Keeps documents in memory; fails while told so.
+    #[derive(Clone, Default)]
+    struct Memory(Arc<Mutex<(BTreeMap<String, String>, bool)>>);
+
+    impl KeyStorage for Memory {
+        fn put(&self, id: &str, _: u64, document: &str) -> Result<(), String> {
+            let mut held = self.0.lock();
+            if held.1 {
+                return Err("the disk is full".to_owned());
+            }
+            held.0.insert(id.to_owned(), document.to_owned());
+            Ok(())
+        }
+    }
+
+    impl Memory {
+        fn keys(&self) -> (ClientKeys, Arc<Auth>) {
+            let keys = ClientKeys::new(self.0.lock().0.values().cloned().collect(), Box::new(self.clone()));
+            let mut faults = Faults::default();
+            let written: super::super::AuthConfig = serde_yaml::from_str("proxy: required").unwrap();
+            let auth = written.compile(&[], &mut faults).unwrap().with_made(keys.table());
+            keys.declare(&auth, vec!["main".to_owned()]);
+            (keys, auth)
+        }
+    }
+
+    fn principal(id: &str) -> PrincipalConfig {
+        PrincipalConfig { id: id.to_owned(), ..PrincipalConfig::default() }
+    }
+
+    fn shows(auth: &Auth, key: &Secret) -> Result<String, super::super::KeyFault> {
+        let headers =
+            std::iter::once((http::HeaderName::from_static("x-api-key"), key.reveal().parse().unwrap()));
+        let shown = auth.shown(&headers.collect(), None)?.expect("a key");
+        shown.check().map(|()| shown.holder().id().to_string())
+    }
+
+    #[test]
+    fn keys_survive_a_restart_and_revoked_ones_stay_revoked() {
+        use super::super::KeyFault;
+        let memory = Memory::default();
+        let (keys, auth) = memory.keys();
+        let (listed, first) = keys.create(principal("ci"), None).unwrap();
+        assert_eq!(listed.shown.as_deref(), first.reveal().get(..8));
+        assert_eq!(shows(&auth, &first).unwrap(), "key:ci");
+        assert!(matches!(keys.create(principal("ci"), None), Err(KeyError::Exists(_))));
+        let (_, second) = keys.rotate("ci", Duration::from_secs(60)).unwrap();
+        let (_, third) = keys.rotate("ci", Duration::from_secs(60)).unwrap();
+        let check = |auth: &Auth| {
+            assert_eq!(shows(auth, &first), Err(KeyFault::Unknown), "two rotations ago");
+            assert_eq!(
+                (shows(auth, &second).unwrap(), shows(auth, &third).unwrap()),
+                ("key:ci".into(), "key:ci".into())
+            );
+        };
+        check(&auth);
+        check(&memory.keys().1);
+        assert!(!format!("{:?}", memory.0.lock().0).contains(third.reveal()), "only digests are stored");
+        assert_eq!(keys.revoke("ci").unwrap().as_str(), "key:ci");
+        for auth in [&auth, &memory.keys().1] {
+            assert_eq!(
+                (shows(auth, &third), shows(auth, &second)),
+                (Err(KeyFault::Revoked), Err(KeyFault::Revoked))
+            );
+        }
+        assert!(keys.list().is_empty() && matches!(keys.revoke("ci"), Err(KeyError::Unknown(_))));
+        let (_, again) = keys.create(principal("ci"), None).unwrap();
+        assert_eq!(shows(&memory.keys().1, &again).unwrap(), "key:ci");
+    }
+
+    #[test]
+    fn what_cannot_be_stored_changes_nothing() {
+        let memory = Memory::default();
+        let (keys, auth) = memory.keys();
+        let (_, key) = keys.create(principal("ci"), None).unwrap();
+        memory.0.lock().1 = true;
+        assert!(matches!(keys.create(principal("other"), None), Err(KeyError::Storage(_))));
+        assert!(matches!(keys.revoke("ci"), Err(KeyError::Storage(_))));
+        assert!(matches!(keys.rotate("ci", Duration::ZERO), Err(KeyError::Storage(_))));
+        assert_eq!(shows(&auth, &key).unwrap(), "key:ci");
+        assert_eq!(keys.list().len(), 1);
+    }
+
+    #[test]
+    fn faults_name_the_member_and_no_key() {
+        let (keys, _) = Memory::default().keys();
+        let fault = |principal, key: Option<&str>| {
+            keys.create(principal, key.map(Secret::new)).unwrap_err().to_string()
+        };
+        assert!(fault(principal("a b"), None).contains("id: 'a b' is not a name"));
+        let other = PrincipalConfig { backends: vec!["else".to_owned()], ..principal("ci") };
+        assert!(fault(other, None).contains("no backend has the name 'else'"));
+        assert!(fault(principal("ci"), Some("short-key")).contains("at least 32 characters"));
+        let key = "k".repeat(32);
+        assert!(keys.create(principal("ci"), Some(Secret::new(&*key))).is_ok());
+        assert!(fault(principal("two"), Some(&key)).contains("another principal has this key"));
+    }
+}
