@@ -230,7 +230,7 @@ impl Budgets {
                     |budget: &&Arc<Budget>| budget.name == key.budget && budget.limit.unit == key.unit;
                 let budget = self.0.iter().find(is_it)?;
                 let show = |amount: u64| budget.limit.unit.shown(amount);
-                let held = account.held.saturating_add(account.held_by_others);
+                let held = account.held.saturating_sub(account.asking).saturating_add(account.held_by_others);
                 let left = budget.limit.amount.saturating_sub(account.spent()).saturating_sub(held);
                 Some(BudgetAccount {
                     budget: budget.name.to_string(),

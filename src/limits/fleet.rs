@@ -92,8 +92,8 @@ impl FleetBudgets {
             Err(NotReserved::Short(short)) => return Err(short),
             Err(NotReserved::NeedsGrant(claims)) => claims,
         };
-        // Held already, so that no other request is admitted from what this one needs; dropped if the client leaves.
-        let held = self.ledger.hold(claims);
+        // Released if the client leaves meanwhile.
+        let mut held = self.ledger.hold_asking(claims);
         let accounts = self.ledger.accounts_of(held.claims());
         let asked: Vec<_> =
             held.claims().iter().zip(accounts).map(|(claim, account)| (claim, account)).collect();
@@ -107,7 +107,10 @@ impl FleetBudgets {
         let keyed: Vec<_> = asked.iter().map(|(claim, account)| (&claim.key, *account)).collect();
         let outcome = self.book(&mut turn, Mode::Ask, &keyed, &entries).await;
         let short = match outcome {
-            Ok(Outcome::Booked(_)) => return Ok(held),
+            Ok(Outcome::Booked(_)) => {
+                held.asked();
+                return Ok(held);
+            }
             Ok(Outcome::Spent(place, spent)) => short(held.claims(), place, Shortage::Spent, spent),
             Ok(Outcome::Held(place, spent)) => short(held.claims(), place, Shortage::Held, spent),
             Err(_) => unknown(held.claims()),

@@ -73,6 +73,8 @@ pub struct Account {
     pub others: u64,
     /// What open requests of this process may still cost.
     pub held: u64,
+    /// How much of that the store of the fleet is asked for at present.
+    pub asking: u64,
     /// What other instances hold.
     pub held_by_others: u64,
     /// What open requests cost at least.
@@ -218,9 +220,12 @@ impl Ledger {
         })
     }
 
-    /// Holds the need of every claim, whether there is room or not.
-    pub(super) fn hold(self: &Arc<Self>, claims: Vec<Claim>) -> Reservation {
-        self.hold_in(self.accounts.lock(), claims)
+    /// Holds the need of every claim while more is asked for, so that no other request is admitted from what they need.
+    pub(super) fn hold_asking(self: &Arc<Self>, claims: Vec<Claim>) -> Reservation {
+        let mut held = self.hold_in(self.accounts.lock(), claims);
+        held.is_asking = true;
+        held.for_accounts(|account, claim| account.asking += claim.need);
+        held
     }
 
     fn hold_in(self: &Arc<Self>, mut accounts: MutexGuard<'_, Accounts>, claims: Vec<Claim>) -> Reservation {
@@ -237,7 +242,7 @@ impl Ledger {
             }
         }
         drop(accounts);
-        Reservation { ledger: Arc::clone(self), claims }
+        Reservation { ledger: Arc::clone(self), claims, is_asking: false }
     }
 
     /// Returns all accounts.
@@ -289,6 +294,8 @@ pub struct Reservation {
     ledger: Arc<Ledger>,
     /// Empty once settled.
     claims: Vec<Claim>,
+    /// Whether the store of the fleet was not asked yet.
+    is_asking: bool,
 }
 
 impl Reservation {
@@ -302,6 +309,7 @@ impl Reservation {
     /// Releases what is held, and spends what `cost` returns for each claim. A second one changes nothing. Returns the
     /// budgets whose soft limits are passed by this.
     pub fn settle(&mut self, cost: impl Fn(&Claim) -> u64) -> Vec<AccountKey> {
+        self.asked();
         let claims = std::mem::take(&mut self.claims);
         self.ledger.book(&claims, cost, true)
     }
@@ -323,11 +331,23 @@ impl Reservation {
 
     /// Releases what is held of a request that was not forwarded.
     pub(super) fn undo(mut self) {
-        let claims = std::mem::take(&mut self.claims);
+        self.asked();
+        self.for_accounts(Account::release);
+        self.claims.clear();
+    }
+
+    /// The store has answered.
+    pub(super) fn asked(&mut self) {
+        if std::mem::take(&mut self.is_asking) {
+            self.for_accounts(|account, claim| account.asking = account.asking.saturating_sub(claim.need));
+        }
+    }
+
+    fn for_accounts(&self, change: impl Fn(&mut Account, &Claim)) {
         let mut accounts = self.ledger.accounts.lock();
-        for claim in &claims {
+        for claim in &self.claims {
             if let Some(account) = accounts.by_key.get_mut(&claim.key) {
-                account.release(claim);
+                change(account, claim);
             }
         }
     }
