@@ -34,6 +34,7 @@ use crate::limits::fleet::FleetBudgets;
 use crate::proxy::downstream::{self, ConnectionPermits, Downstream, UnparsedRequests};
 use crate::proxy::gateway::Gateway;
 use crate::proxy::http_proxy::http_proxy;
+use crate::proxy::runtime_settings::SharedSettings;
 use crate::session::Manager;
 use crate::session::replication::{self, Replicator};
 use crate::telemetry::readiness::Readiness;
@@ -124,7 +125,8 @@ fn add_background_services(server: &mut Server, shared: &Components) {
     let sessions = || Arc::clone(&shared.sessions);
     if let Some(replicator) = shared.replicator.clone() {
         let budgets = shared.fleet_budgets.clone();
-        let fleet = Replicating { sessions: sessions(), replicator, budgets };
+        let live = Arc::clone(&shared.live);
+        let fleet = Replicating { sessions: sessions(), replicator, budgets, live };
         server.add_service(background_service("fleet", fleet));
     }
     server.add_service(background_service("housekeeping", Housekeeping { sessions: sessions() }));
@@ -237,14 +239,15 @@ struct Replicating {
     sessions: Arc<Manager>,
     replicator: Arc<Replicator>,
     budgets: Option<Arc<FleetBudgets>>,
+    live: SharedSettings,
 }
 
 #[async_trait]
 impl BackgroundService for Replicating {
     async fn start(&self, shutdown: ShutdownWatch) {
         if let Some(budgets) = self.budgets.clone() {
-            let shutdown = shutdown.clone();
-            tokio::spawn(async move { budgets.run(shutdown).await });
+            let (shutdown, live) = (shutdown.clone(), Arc::clone(&self.live));
+            tokio::spawn(async move { budgets.run(shutdown, || !live.load().budgets.is_empty()).await });
         }
         replication::serve(Arc::clone(&self.sessions), Arc::clone(&self.replicator), shutdown).await;
     }

@@ -95,8 +95,7 @@ impl FleetBudgets {
         // Released if the client leaves meanwhile.
         let mut held = self.ledger.hold_asking(claims);
         let accounts = self.ledger.accounts_of(held.claims());
-        let asked: Vec<_> =
-            held.claims().iter().zip(accounts).map(|(claim, account)| (claim, account)).collect();
+        let asked: Vec<_> = held.claims().iter().zip(accounts).collect();
         let entries = asked.iter().map(|(claim, account)| Entry {
             need: claim.need,
             limit: claim.limit,
@@ -150,8 +149,8 @@ impl FleetBudgets {
         Ok(answer.outcome)
     }
 
-    /// Reports until `stop` is true.
-    pub async fn run(&self, mut stop: watch::Receiver<bool>) {
+    /// Reports until `stop` is true, once there are budgets.
+    pub async fn run(&self, mut stop: watch::Receiver<bool>, has_budgets: impl Fn() -> bool) {
         let mut next_beat = Instant::now();
         loop {
             let is_beat = Instant::now() >= next_beat;
@@ -160,8 +159,10 @@ impl FleetBudgets {
             }
             if self.store.is_up() {
                 let mut turn = self.turn.lock().await;
-                // What could not be stored is stored later.
-                let _ = self.report(&mut turn, is_beat).await;
+                if turn.is_registered || has_budgets() {
+                    // What could not be stored is stored later.
+                    let _ = self.report(&mut turn, is_beat).await;
+                }
             }
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => return,
@@ -178,7 +179,11 @@ impl FleetBudgets {
             turn.granted.retain(|key| self.ledger.shrink(key, u64::MAX));
             self.store_changed(&mut turn, Mode::Leave).await
         };
-        if self.store.is_up() && !matches!(tokio::time::timeout(LEAVING, last).await, Ok(Ok(()))) {
+        let is_registered = self.turn.lock().await.is_registered;
+        if is_registered
+            && self.store.is_up()
+            && !matches!(tokio::time::timeout(LEAVING, last).await, Ok(Ok(())))
+        {
             warn!("redis does not answer: what this instance spent last of budgets may be missing there");
         }
     }

@@ -6,7 +6,7 @@ use super::budgets::{accounts, chat, code, settled, tokens};
 use crate::fleet::shared::{fleet_with, store_is_up};
 use crate::support::redis::Redis;
 use crate::support::wire::Unframed;
-use crate::support::{Backend, Demo, Gateway, within};
+use crate::support::{Demo, Gateway, within};
 
 async fn account(gateway: &Gateway, budget: &str) -> Value {
     let accounts = accounts(gateway).await;
