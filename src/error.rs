@@ -52,6 +52,12 @@ pub enum ErrorKind {
     KeyRevoked,
     /// The key has expired.
     KeyExpired,
+    /// The token is no good, or not for this gateway.
+    TokenInvalid,
+    /// The token has expired.
+    TokenExpired,
+    /// The keys of the token's issuer are not known yet, or no longer.
+    IssuerUnavailable,
     /// The key does not permit the model.
     ModelDenied,
     /// The key does not permit the backend.
@@ -118,6 +124,9 @@ impl ErrorKind {
             Self::KeyUnknown => "key_unknown",
             Self::KeyRevoked => "key_revoked",
             Self::KeyExpired => "key_expired",
+            Self::TokenInvalid => "token_invalid",
+            Self::TokenExpired => "token_expired",
+            Self::IssuerUnavailable => "issuer_unavailable",
             Self::ModelDenied => "model_denied",
             Self::BackendDenied => "backend_denied",
             Self::NoUpstreamCredential => "no_upstream_credential",

@@ -18,6 +18,7 @@ mod drain;
 mod event_sink;
 mod fd_passing;
 mod health_checks;
+mod issuers;
 mod kill_recovery;
 mod listeners;
 mod made_keys;

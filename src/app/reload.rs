@@ -79,6 +79,7 @@ impl Reload {
                 self.shared.metrics.forget_backend(name.as_str());
             }
         }
+        settings.auth.take_over(&before.auth);
         let revoked = settings.auth.revoke_others(&before.auth);
         self.shared.live.store(Arc::new(settings));
         made_keys::declare(&self.shared.keys, &config);

@@ -22,6 +22,7 @@ use super::descriptors::Plan;
 use super::drain::Drain;
 use super::fd_passing::ReadySignal;
 use super::health_checks::HealthChecks;
+use super::issuers::{Issuers, wait_for_keys};
 use super::kill_recovery::KillRecovery;
 use super::listeners::Listeners;
 use super::reload::{Reload, log_warnings};
@@ -74,8 +75,7 @@ pub(super) fn serve(
     let (met, is_met) = watch::channel(predecessor.is_none());
     let (draining, drained) = watch::channel(false);
     let (closing, closed) = watch::channel(false);
-    let threads = config.server.threads();
-    let mut server = server(threads, plan.idle());
+    let mut server = server(config.server.threads(), plan.idle());
 
     let gateway = http_proxy(&server.configuration, Gateway::new(shared.proxy_state()))?;
     let downstream = Downstream::new(
@@ -88,6 +88,7 @@ pub(super) fn serve(
         begin: Mutex::new(Some((proxy, drained))),
         is_met,
         downstream,
+        live: Arc::clone(&shared.live),
         readiness: Arc::clone(&shared.readiness),
         ready,
         sessions: Arc::clone(&shared.sessions),
@@ -95,7 +96,7 @@ pub(super) fn serve(
         kills: shared.kills.clone(),
     };
     let mut proxy = background_service("proxy", proxy);
-    proxy.threads = Some(threads);
+    proxy.threads = Some(config.server.threads());
     server.add_service(proxy);
 
     add_background_services(&mut server, &shared);
@@ -132,6 +133,8 @@ fn add_background_services(server: &mut Server, shared: &Components) {
     server.add_service(background_service("housekeeping", Housekeeping { sessions: sessions() }));
     let probes = HealthChecks { live: Arc::clone(&shared.live), connector: Arc::new(Connector::new(None)) };
     server.add_service(background_service("probes", probes));
+    let issuers = Issuers { live: Arc::clone(&shared.live), metrics: Arc::clone(&shared.metrics) };
+    server.add_service(background_service("issuers", issuers));
 }
 
 /// Creates Pingora's server, which provides a runtime for each service. It keeps `idle` connections to backends open.
@@ -178,6 +181,7 @@ struct Proxy {
     /// Becomes true when the kill orders of the predecessor are known.
     is_met: watch::Receiver<bool>,
     downstream: Arc<Downstream<Gateway>>,
+    live: SharedSettings,
     readiness: Arc<Readiness>,
     ready: ReadySignal,
     sessions: Arc<Manager>,
@@ -195,6 +199,7 @@ impl BackgroundService for Proxy {
                 if let Some(replicator) = &self.replicator {
                     wait_for_kill_orders(replicator).await;
                 }
+                wait_for_keys(&self.live).await;
                 // An error means that the control API has ended and this process is about to.
                 let _ = self.is_met.clone().wait_for(|met| *met).await;
                 self.readiness.ready();

@@ -118,7 +118,7 @@ pub(super) fn compile(
     let session = written.session.session.compile(faults);
     let identity = written.session.identity.compile(faults);
     let rules: Vec<BackendRule> = written.backends.0.iter().map(rule).collect();
-    let auth = written.auth.compile(&names(&rules), faults);
+    let auth = compile_auth(written.auth, &rules, server.as_ref(), faults);
     let backends = compile_backends(written.backends, proxies, shorthand, faults);
     let routing = compile_routing(written.routing, &rules, shorthand, faults);
     let (caller_limits, budgets) = limits::settings::compile_all(written.limits, written.budgets, faults);
@@ -166,6 +166,22 @@ pub(super) fn compile(
 fn knows_clients(server: Option<&proxy::settings::Settings>, auth: Option<&identity::Auth>) -> bool {
     let by_certificate = server.and_then(|server| server.tls()).is_some_and(|tls| tls.knows_clients());
     by_certificate || auth.is_some_and(identity::Auth::is_required)
+}
+
+/// Callers are known by their certificates only if these are verified.
+fn compile_auth(
+    written: identity::AuthConfig,
+    rules: &[BackendRule],
+    server: Option<&proxy::settings::Settings>,
+    faults: &mut Faults,
+) -> Option<Arc<identity::Auth>> {
+    let auth = written.compile(&names(rules), faults);
+    let verifies = server.is_none_or(|server| server.tls().is_some_and(proxy::tls::Tls::knows_clients));
+    if !verifies && auth.as_ref().is_some_and(|auth| auth.reads_certificates()) {
+        let message = "no client shows a certificate, because the listener verifies none";
+        faults.warn("auth.mtls", message, "set server.tls.enabled and server.tls.client_ca, or remove it");
+    }
+    auth
 }
 
 fn names(rules: &[BackendRule]) -> Vec<String> {

@@ -1,4 +1,4 @@
-//! Client keys: which one a request shows, and what its holder may do.
+//! Client keys and tokens: which one a request shows, and what its holder may do.
 //!
 //! Keys are looked up by the digest of what a request shows, in a map that a reload replaces as a whole. A credential that
 //! begins like a key and is not known is refused: it never counts as a credential of the provider, to which it would be sent.
@@ -14,6 +14,9 @@ use jiff::Timestamp;
 use subtle::ConstantTimeEq;
 
 use super::auth_settings::{Demand, PrincipalConfig};
+use super::connections::{Acl, Connections, Origin};
+use super::jwt::{Jwt, Seen, TokenFault, VerifiedToken};
+use super::key_fault::KeyFault;
 use super::key_text::{self, KeyDigest};
 use super::principal::{MAX_CREDENTIALS, TooMany};
 use crate::ids::{Membership, PrincipalId};
@@ -33,6 +36,16 @@ pub struct Auth {
     holders: HashMap<KeyDigest, Arc<KeyHolder>>,
     generation: u64,
     made: Arc<ArcSwap<MadeKeys>>,
+    others: Arc<Others>,
+}
+
+/// What the configuration says of callers beside their keys.
+#[derive(Debug, Default)]
+pub(super) struct Others {
+    /// `None` if no token is accepted.
+    pub(super) jwt: Option<Arc<Jwt>>,
+    pub(super) connections: Connections,
+    pub(super) acl: Acl,
 }
 
 /// The keys that were made through the API.
@@ -55,7 +68,7 @@ impl MadeKeys {
     }
 }
 
-/// A caller with a key, and what it may do.
+/// A caller with a key or a token, and what it may do.
 #[derive(Debug)]
 pub struct KeyHolder {
     pub(super) id: PrincipalId,
@@ -71,47 +84,22 @@ pub struct KeyHolder {
     pub(super) last_used: AtomicI64,
 }
 
-/// The key that a request shows.
+/// The key or token that a request shows, or its caller without one.
 #[derive(Clone)]
 pub struct ShownKey {
     holder: Arc<KeyHolder>,
-    text: Box<[u8]>,
+    /// `None` for a caller that is known by its connection.
+    text: Option<Box<[u8]>>,
+    /// `None` for anything but a token.
+    token: Option<Arc<VerifiedToken>>,
 }
 
-/// Why a caller is not accepted. The texts are for the caller: they name no key.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum KeyFault {
-    /// The request has more credentials than are looked up.
-    #[error(transparent)]
-    TooMany(#[from] TooMany),
-    /// The request shows two keys.
-    #[error("the request carries two different keys of this gateway; send one")]
-    Several,
-    /// The request shows no key, and one is required.
-    #[error(
-        "this gateway requires a key of its own; send it where your client sends its API key (Authorization, x-api-key), \
-         or in the header x-elida-key"
-    )]
-    Missing,
-    /// The key has a wrong checksum.
-    #[error(
-        "the key is damaged: its last characters, a checksum, do not fit the rest; copy the whole key again"
-    )]
-    Damaged,
-    /// The key is not known.
-    #[error("the key is not known to this gateway; ask its operators for another one")]
-    Unknown,
-    /// The key was revoked.
-    #[error("the key was revoked; ask the operators of this gateway for another one")]
-    Revoked,
-    /// The key has expired.
-    #[error("the key of {id} has expired on {at}; ask the operators of this gateway for another one")]
-    Expired {
-        /// Its holder.
-        id: PrincipalId,
-        /// When it expired.
-        at: Timestamp,
-    },
+/// What a credential of a request is.
+enum Found {
+    Key(Arc<KeyHolder>),
+    /// It begins like a key and is not known, or was one.
+    NoKey,
+    Token(Result<Arc<VerifiedToken>, TokenFault>),
 }
 
 impl Auth {
@@ -120,10 +108,12 @@ impl Auth {
         prefix: String,
         principals: Vec<PrincipalConfig>,
         holders: HashMap<KeyDigest, Arc<KeyHolder>>,
+        others: Others,
     ) -> Self {
         // Without keys a caller does not depend on these settings.
         let generation = if demand == Demand::Off { 0 } else { GENERATION.fetch_add(1, Ordering::Relaxed) };
-        Self { demand, prefix, principals, holders, generation, made: Arc::default() }
+        let (made, others) = (Arc::default(), Arc::new(others));
+        Self { demand, prefix, principals, holders, generation, made, others }
     }
 
     /// Returns the same with the keys that were made through the API.
@@ -131,7 +121,30 @@ impl Auth {
         let (prefix, principals, holders) =
             (self.prefix.clone(), self.principals.clone(), self.holders.clone());
         let Self { demand, generation, .. } = *self;
-        Arc::new(Self { demand, prefix, principals, holders, generation, made: Arc::clone(made) })
+        let (made, others) = (Arc::clone(made), Arc::clone(&self.others));
+        Arc::new(Self { demand, prefix, principals, holders, generation, made, others })
+    }
+
+    /// Returns the issuers of tokens; `None` if no token is accepted.
+    pub fn jwt(&self) -> Option<&Jwt> {
+        self.others.jwt.as_deref()
+    }
+
+    /// Returns whose connections are accepted.
+    pub fn acl(&self) -> &Acl {
+        &self.others.acl
+    }
+
+    /// Returns whether callers are known by their certificate.
+    pub fn reads_certificates(&self) -> bool {
+        self.others.connections.reads_certificates()
+    }
+
+    /// Takes what `before` has fetched of the same issuers.
+    pub fn take_over(&self, before: &Self) {
+        if let (Some(jwt), Some(before)) = (&self.others.jwt, &before.others.jwt) {
+            jwt.take_over(before);
+        }
     }
 
     pub(super) fn principals(&self) -> &[PrincipalConfig] {
@@ -162,12 +175,17 @@ impl Auth {
         (self.generation, if self.is_off() { 0 } else { self.made.load().generation })
     }
 
-    /// Returns the key that a request shows; `None` without one, when none is required. Whether it has expired is for
-    /// [`ShownKey::check`] to say.
+    /// Returns the key or token that a request shows, else the caller that its certificate or address names; `None` without
+    /// any, when none is required. Whether a key has expired is for [`ShownKey::check`] to say.
     ///
     /// # Errors
-    /// The key is not known or damaged, there are two, or there is none although one is required.
-    pub fn shown(&self, headers: &HeaderMap, query: Option<&str>) -> Result<Option<ShownKey>, KeyFault> {
+    /// The key is not known or damaged, the token is no good, there are two, or there is none although one is required.
+    pub fn shown(
+        &self,
+        headers: &HeaderMap,
+        query: Option<&str>,
+        origin: &Origin<'_>,
+    ) -> Result<Option<ShownKey>, KeyFault> {
         if self.is_off() {
             return Ok(None);
         }
@@ -175,27 +193,45 @@ impl Auth {
         if found.len() > MAX_CREDENTIALS {
             return Err(TooMany(found.len()).into());
         }
-        let mut shown = None;
+        let (mut shown, mut is_foreign) = (None, false);
         for text in &found {
-            let holder = self.holder(text);
-            let is_ours = || text.starts_with(self.prefix.as_bytes()) || self.was_imported(text);
-            if holder.is_none() && !is_ours() {
-                continue;
-            }
-            if shown.replace((holder, &**text)).is_some() {
+            let found = match self.holder(text) {
+                Some(holder) => Found::Key(holder),
+                None if text.starts_with(self.prefix.as_bytes()) || self.was_imported(text) => Found::NoKey,
+                None => match self.others.jwt.as_ref().map_or(Seen::Other, |jwt| jwt.look(text)) {
+                    Seen::Ours(token) => Found::Token(token),
+                    Seen::Foreign => {
+                        is_foreign = true;
+                        continue;
+                    }
+                    Seen::Other => continue,
+                },
+            };
+            if shown.replace((found, &**text)).is_some() {
                 return Err(KeyFault::Several);
             }
         }
         match shown {
-            Some((Some(holder), text)) => Ok(Some(ShownKey { holder, text: text.into() })),
-            Some((None, text)) if self.made.load().revoked.contains(&KeyDigest::of(text)) => {
-                Err(KeyFault::Revoked)
+            Some((Found::Key(holder), text)) => {
+                Ok(Some(ShownKey { holder, text: Some(text.into()), token: None }))
             }
-            Some((None, text)) if key_text::is_damaged(text, &self.prefix) => Err(KeyFault::Damaged),
-            Some((None, _)) => Err(KeyFault::Unknown),
-            None if self.is_required() => Err(KeyFault::Missing),
-            None => Ok(None),
+            Some((Found::Token(token), text)) => Ok(Some(ShownKey::of_token(token?, text))),
+            Some((Found::NoKey, text)) => Err(self.no_key(text)),
+            None => match self.others.connections.holder(origin) {
+                Some(holder) => Ok(Some(ShownKey { holder, text: None, token: None })),
+                None if self.is_required() && is_foreign => Err(TokenFault::Issuer.into()),
+                None if self.is_required() => Err(KeyFault::Missing),
+                None => Ok(None),
+            },
         }
+    }
+
+    /// Returns why what begins like a key is none.
+    fn no_key(&self, text: &[u8]) -> KeyFault {
+        if self.made.load().revoked.contains(&KeyDigest::of(text)) {
+            return KeyFault::Revoked;
+        }
+        if key_text::is_damaged(text, &self.prefix) { KeyFault::Damaged } else { KeyFault::Unknown }
     }
 
     /// Revokes those keys of `before` that are not among these. Returns their holders, whose open requests the caller cuts:
@@ -231,6 +267,16 @@ fn find(holders: &HashMap<KeyDigest, Arc<KeyHolder>>, digest: &KeyDigest) -> Opt
 }
 
 impl KeyHolder {
+    /// Returns a caller that may use all models and backends.
+    pub(super) fn unlimited(
+        id: PrincipalId,
+        membership: Option<Arc<Membership>>,
+        expires: Option<Timestamp>,
+    ) -> Self {
+        let (is_revoked, last_used) = (AtomicBool::new(false), AtomicI64::new(0));
+        Self { id, membership, models: None, backends: None, expires, is_revoked, last_used }
+    }
+
     pub(super) fn expires(&self) -> Option<Timestamp> {
         self.expires
     }
@@ -246,7 +292,7 @@ impl KeyHolder {
         Timestamp::from_second(minute? * 60).ok()
     }
 
-    /// Returns its principal, `key:ID`.
+    /// Returns its principal: `key:ID`, `user:SUBJECT@ISSUER`, `cert:NAME` or `network:ID`.
     pub fn id(&self) -> &PrincipalId {
         &self.id
     }
@@ -273,19 +319,29 @@ impl KeyHolder {
 }
 
 impl ShownKey {
+    fn of_token(token: Arc<VerifiedToken>, text: &[u8]) -> Self {
+        let holder = KeyHolder::unlimited(token.id.clone(), token.membership.clone(), Some(token.expires));
+        Self { holder: Arc::new(holder), text: Some(text.into()), token: Some(token) }
+    }
+
+    /// Returns whether it need not be looked up again: a token is verified once a minute.
+    pub fn is_fresh(&self) -> bool {
+        self.token.as_ref().is_none_or(|token| token.is_fresh())
+    }
+
     /// Returns who holds the key.
     pub fn holder(&self) -> &KeyHolder {
         &self.holder
     }
 
-    /// Returns the key itself, to find it in a request.
-    pub fn text(&self) -> &[u8] {
-        &self.text
+    /// Returns the key itself, to find it in a request; `None` if its caller is known by its connection.
+    pub fn text(&self) -> Option<&[u8]> {
+        self.text.as_deref()
     }
 
     /// Returns whether a field's value contains the key.
     pub fn is_in(&self, value: &[u8]) -> bool {
-        contains(value, &self.text)
+        self.text.as_deref().is_some_and(|text| contains(value, text))
     }
 
     /// Checks that the key is still valid.
@@ -302,6 +358,7 @@ impl ShownKey {
             self.holder.last_used.store(minute, Ordering::Relaxed);
         }
         match self.holder.expires {
+            Some(at) if at <= now && self.token.is_some() => Err(TokenFault::Expired.into()),
             Some(at) if at <= now => Err(KeyFault::Expired { id: self.holder.id.clone(), at }),
             _ => Ok(()),
         }
@@ -318,6 +375,10 @@ impl fmt::Debug for ShownKey {
 mod tests {
     use super::super::auth_settings::AuthConfig;
     use super::*;
+
+    /// A connection by which no caller is known.
+    const NOWHERE: Origin<'static> =
+        Origin { names: &[], address: std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST) };
     use crate::settings::fault::Faults;
 
     fn auth(proxy: &str, keys: &[(&str, &str)]) -> Arc<Auth> {
@@ -333,7 +394,7 @@ mod tests {
     fn shown(auth: &Auth, pairs: &[(&'static str, &str)], query: &str) -> Result<Option<String>, KeyFault> {
         let headers =
             pairs.iter().map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap()));
-        let shown = auth.shown(&headers.collect(), Some(query))?;
+        let shown = auth.shown(&headers.collect(), Some(query), &NOWHERE)?;
         Ok(shown.map(|shown| shown.holder().id().to_string()))
     }
 
@@ -405,7 +466,7 @@ mod tests {
             std::iter::once((http::HeaderName::from_static("x-api-key"), key.parse().unwrap())).collect()
         };
         let [gone, kept] =
-            [&key, &other].map(|key| before.shown(&headers(key.reveal()), None).unwrap().unwrap());
+            [&key, &other].map(|key| before.shown(&headers(key.reveal()), None, &NOWHERE).unwrap().unwrap());
         let same = auth("required", &[("ci", key.reveal()), ("kept", other.reveal())]);
         assert!(same.revoke_others(&before).is_empty() && gone.check().is_ok());
         let after = auth("required", &[("ci", other.reveal())]);
@@ -424,7 +485,7 @@ mod tests {
         let auth = auth("required", &[("ci", key.reveal())]);
         let headers =
             std::iter::once((http::HeaderName::from_static("x-api-key"), key.reveal().parse().unwrap()));
-        let shown = auth.shown(&headers.collect(), None).unwrap();
+        let shown = auth.shown(&headers.collect(), None, &NOWHERE).unwrap();
         let printed = format!("{auth:?} {shown:?}");
         assert!(!printed.contains(key.reveal()) && printed.contains("key:ci"), "{printed}");
     }

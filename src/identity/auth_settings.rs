@@ -11,7 +11,9 @@ use jiff::tz::TimeZone;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::auth::{Auth, KeyHolder};
+use super::auth::{Auth, KeyHolder, Others};
+use super::connections::{AclConfig, CertificateConfig, Connections, NetworkConfig};
+use super::jwt::JwtConfig;
 use super::key_text::{KeyDigest, PREFIX};
 use crate::ids::{Membership, PrincipalId};
 use crate::model_patterns::{Matcher, Pattern, is_wild};
@@ -39,12 +41,24 @@ pub enum Demand {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuthConfig {
-    /// Whether callers of the proxy show a key of this gateway.
+    /// Whether callers of the proxy show a key of this gateway or a token.
     pub proxy: Demand,
     /// The form of keys.
     pub keys: KeysConfig,
     /// The callers and the digests of their keys.
     pub principals: Vec<PrincipalConfig>,
+    /// Whose tokens are accepted (JWT, RFC 7519).
+    #[serde(skip_serializing_if = "JwtConfig::is_empty")]
+    pub jwt: JwtConfig,
+    /// Callers that are known by their client certificate (`server.tls.client_ca`); of several entries that fit, the first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mtls: Vec<CertificateConfig>,
+    /// Callers that are known by their address; of several entries that fit, the smallest network.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<NetworkConfig>,
+    /// Whose connections are accepted.
+    #[serde(skip_serializing_if = "AclConfig::is_empty")]
+    pub acl: AclConfig,
 }
 
 /// The form of keys.
@@ -114,20 +128,40 @@ impl AuthConfig {
                 }
             }
         }
-        is_valid.then(|| Arc::new(Auth::new(self.proxy, self.keys.prefix, written, holders)))
+        let jwt = self.jwt.compile(faults);
+        let connections = Connections::compile(self.mtls, self.networks, faults);
+        let acl = self.acl.compile(faults);
+        let others = Others { jwt: jwt?, connections: connections?, acl: acl? };
+        is_valid.then(|| Arc::new(Auth::new(self.proxy, self.keys.prefix, written, holders, others)))
     }
 
     fn warn(&self, faults: &mut Faults) {
+        let others = [
+            ("auth.jwt", self.jwt.is_empty()),
+            ("auth.mtls", self.mtls.is_empty()),
+            ("auth.networks", self.networks.is_empty()),
+        ];
+        let mut written = others.iter().filter(|(_, is_empty)| !is_empty).peekable();
+        let has_others = written.peek().is_some();
+        if self.proxy == Demand::Off {
+            for (path, _) in written {
+                faults.warn(
+                    *path,
+                    "it has no effect, because auth.proxy is off",
+                    "write auth.proxy: required, or optional",
+                );
+            }
+        }
         match (self.proxy, self.principals.is_empty()) {
             (Demand::Off, false) => {
                 let message = "the keys are not read, because auth.proxy is off";
                 faults.warn("auth.principals", message, "write auth.proxy: required, or optional");
             }
-            (Demand::Required, true) => {
+            (Demand::Required, true) if !has_others => {
                 let message = "required, and auth.principals is empty: only keys that elida key create made are accepted";
                 faults.warn("auth.proxy", message, "make one with elida key create, or add principals");
             }
-            (Demand::Off | Demand::Optional, true) | (Demand::Optional | Demand::Required, false) => {}
+            (_, true) | (Demand::Optional | Demand::Required, false) => {}
         }
     }
 }
@@ -143,13 +177,7 @@ impl PrincipalConfig {
     ) -> Option<(KeyDigest, KeyHolder)> {
         let id = name(&self.id, &format!("{path}.id"), faults);
         let digest = digest(&self.key_sha256, &format!("{path}.key_sha256"), prefix, faults);
-        let tenant = match self.tenant {
-            None => Some(None),
-            Some(tenant) => name(&tenant, &format!("{path}.tenant"), faults).map(Some),
-        };
-        let groups = self.groups.iter().enumerate();
-        let groups: Option<Box<[Arc<str>]>> =
-            groups.map(|(at, group)| name(group, &format!("{path}.groups[{at}]"), faults)).collect();
+        let membership = membership(self.tenant.as_deref(), &self.groups, path, faults);
         let expires = match &self.expires {
             None => Some(None),
             Some(text) => expiry(text, &format!("{path}.expires"), faults).map(Some),
@@ -159,7 +187,7 @@ impl PrincipalConfig {
         let backends = patterns(&self.backends, &format!("{path}.backends"), faults);
         let holder = KeyHolder {
             id: PrincipalId::new(format!("key:{}", id?)),
-            membership: Membership::of(tenant?, groups?),
+            membership: membership?,
             models: models?,
             backends: backends?,
             expires: expires?,
@@ -180,8 +208,26 @@ fn check_prefix(prefix: &str, faults: &mut Faults) -> bool {
     is_valid
 }
 
+/// Returns tenant and groups; `Some(None)` without either.
+pub(super) fn membership(
+    tenant: Option<&str>,
+    groups: &[String],
+    path: &str,
+    faults: &mut Faults,
+) -> Option<Option<Arc<Membership>>> {
+    let tenant = match tenant {
+        None => Some(None),
+        Some(tenant) => name(tenant, &format!("{path}.tenant"), faults).map(Some),
+    };
+    let groups = groups.iter().enumerate();
+    let groups: Vec<Option<Arc<str>>> =
+        groups.map(|(at, group)| name(group, &format!("{path}.groups[{at}]"), faults)).collect();
+    let (tenant, groups) = (tenant?, groups.into_iter().collect::<Option<Box<[_]>>>()?);
+    Some(Membership::of(tenant, groups))
+}
+
 /// Returns the name of a principal, tenant or group.
-fn name(text: &str, path: &str, faults: &mut Faults) -> Option<Arc<str>> {
+pub(super) fn name(text: &str, path: &str, faults: &mut Faults) -> Option<Arc<str>> {
     let is_valid = !text.is_empty()
         && text.len() <= MAX_NAME
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'@'));

@@ -401,9 +401,10 @@ mod tests {
     }
 
     fn shows(auth: &Auth, key: &Secret) -> Result<String, super::super::KeyFault> {
+        let origin = super::super::Origin { names: &[], address: std::net::Ipv4Addr::LOCALHOST.into() };
         let headers =
             std::iter::once((http::HeaderName::from_static("x-api-key"), key.reveal().parse().unwrap()));
-        let shown = auth.shown(&headers.collect(), None)?.expect("a key");
+        let shown = auth.shown(&headers.collect(), None, &origin)?.expect("a key");
         shown.check().map(|()| shown.holder().id().to_string())
     }
 

@@ -3,7 +3,8 @@
 //! Duty: [`principal`] turns credentials into a name that does not reveal them; [`chain`] finds the session id among
 //! the hints of many clients; [`client`] recognises programs. These results are labels, not authority: with
 //! `session.scope: principal` an id is valid only together with the principal that sent it. [`auth`] is authority: it
-//! finds the caller's own key ([`key_text`]) among the keys of [`auth_settings`] and [`made_keys`], and what its holder may do.
+//! finds the caller's own key ([`key_text`]) among the keys of [`auth_settings`] and [`made_keys`], or its token ([`jwt`]),
+//! or knows it by its connection ([`connections`]), and what it may do.
 //!
 //! Neighbours: `proxy` asks for the session by header, then by body, then for the fallback. Nothing here knows the
 //! state of sessions. Invariant: every id returned is printable ASCII of at most 256 bytes.
@@ -12,15 +13,21 @@ pub mod auth;
 pub mod auth_settings;
 pub mod chain;
 pub mod client;
+pub mod connections;
+pub mod jwt;
+pub mod key_fault;
 pub mod key_text;
 pub mod made_keys;
 pub mod principal;
 pub mod settings;
 
-pub use auth::{Auth, KeyFault, KeyHolder, MadeKeys, ShownKey};
+pub use auth::{Auth, KeyHolder, MadeKeys, ShownKey};
 pub use auth_settings::AuthConfig;
 pub use chain::{Conflict, FoundSession};
 pub use client::Client;
+pub use connections::Origin;
+pub use jwt::TokenFault;
+pub use key_fault::KeyFault;
 pub use made_keys::{ClientKeys, KeyStorage};
 pub use principal::{Kept, Key, Principal};
 pub use settings::{IdentityConfig, Settings};

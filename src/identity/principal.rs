@@ -188,6 +188,21 @@ impl Kept {
     }
 }
 
+/// Longest name of a principal that is shown as it is, in bytes; a longer one is replaced by a digest.
+const MAX_NAME: usize = 128;
+/// Bytes of the digest of a name that cannot be shown.
+const DIGEST: usize = 16;
+
+/// Returns a subject of a token or a name of a certificate as the id of a principal shows it: printable ASCII. `#`, which
+/// begins the digest of any other, is not among what is shown, so none can be taken for another.
+pub(super) fn shown(name: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-@|:+=/~".contains(&byte);
+    match name.len() <= MAX_NAME && name.bytes().all(is_plain) {
+        true => name.to_owned(),
+        false => format!("#{}", HEXLOWER.encode(&Sha256::digest(name)[..DIGEST])),
+    }
+}
+
 /// Returns 32 random bytes of the operating system, by way of the UUID generator: each UUID has at least 32 fresh random
 /// bits, and the digest covers 512 of them.
 fn random() -> [u8; KEY_BYTES] {

@@ -3,12 +3,13 @@
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use pingora_core::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
 use super::govern;
+use super::oauth_metadata;
 use super::receive::Received;
 use super::request_ctx::RequestCtx;
 use crate::telemetry::readiness::Readiness;
@@ -27,7 +28,11 @@ impl BuiltinAnswer {
 }
 
 /// Returns the answer to a request for one of these endpoints; `None` for other requests.
-pub(crate) fn answer_to(received: &Received, readiness: &Readiness) -> Option<BuiltinAnswer> {
+pub(crate) fn answer_to(
+    received: &Received,
+    headers: &HeaderMap,
+    readiness: &Readiness,
+) -> Option<BuiltinAnswer> {
     let is_read = matches!(received.method, Method::GET | Method::HEAD);
     match received.uri.path() {
         // Claude Code sends this when it starts, to check that the server is there.
@@ -36,7 +41,7 @@ pub(crate) fn answer_to(received: &Received, readiness: &Readiness) -> Option<Bu
         }
         "/health/liveness" | "/health/startup" if is_read => Some(health(Ok(()))),
         "/health" | "/health/readiness" if is_read => Some(health(readiness.check())),
-        _ => None,
+        _ => oauth_metadata::metadata(received, headers).map(BuiltinAnswer::json),
     }
 }
 

@@ -64,9 +64,12 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
             StatusCode::REQUEST_TIMEOUT
         }
         ErrorKind::NoRoute => StatusCode::NOT_FOUND,
-        ErrorKind::KeyRequired | ErrorKind::KeyUnknown | ErrorKind::KeyRevoked | ErrorKind::KeyExpired => {
-            StatusCode::UNAUTHORIZED
-        }
+        ErrorKind::KeyRequired
+        | ErrorKind::KeyUnknown
+        | ErrorKind::KeyRevoked
+        | ErrorKind::KeyExpired
+        | ErrorKind::TokenInvalid
+        | ErrorKind::TokenExpired => StatusCode::UNAUTHORIZED,
         ErrorKind::SessionKilled
         | ErrorKind::AgentKilled
         | ErrorKind::SessionTimedOut
@@ -82,9 +85,10 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
         ErrorKind::SessionStartRate | ErrorKind::RateLimited | ErrorKind::BudgetBusy => {
             StatusCode::TOO_MANY_REQUESTS
         }
-        ErrorKind::SessionCapacity | ErrorKind::StoreUnavailable | ErrorKind::ShuttingDown => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+        ErrorKind::SessionCapacity
+        | ErrorKind::StoreUnavailable
+        | ErrorKind::IssuerUnavailable
+        | ErrorKind::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
         ErrorKind::BackendUnavailable | ErrorKind::BackendError | ErrorKind::ResponseIncomplete => {
             StatusCode::BAD_GATEWAY
         }
@@ -95,9 +99,12 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
 
 fn error_class(kind: ErrorKind) -> ErrorClass {
     match kind {
-        ErrorKind::KeyRequired | ErrorKind::KeyUnknown | ErrorKind::KeyRevoked | ErrorKind::KeyExpired => {
-            ErrorClass::Authentication
-        }
+        ErrorKind::KeyRequired
+        | ErrorKind::KeyUnknown
+        | ErrorKind::KeyRevoked
+        | ErrorKind::KeyExpired
+        | ErrorKind::TokenInvalid
+        | ErrorKind::TokenExpired => ErrorClass::Authentication,
         ErrorKind::SessionKilled
         | ErrorKind::AgentKilled
         | ErrorKind::SessionTimedOut
@@ -114,9 +121,10 @@ fn error_class(kind: ErrorKind) -> ErrorClass {
         ErrorKind::BodyTooLarge | ErrorKind::UriTooLong | ErrorKind::HeadersTooLarge => ErrorClass::TooLarge,
         ErrorKind::NoRoute => ErrorClass::NotFound,
         ErrorKind::SessionStartRate | ErrorKind::RateLimited | ErrorKind::BudgetBusy => ErrorClass::RateLimit,
-        ErrorKind::SessionCapacity | ErrorKind::StoreUnavailable | ErrorKind::ShuttingDown => {
-            ErrorClass::Overloaded
-        }
+        ErrorKind::SessionCapacity
+        | ErrorKind::StoreUnavailable
+        | ErrorKind::IssuerUnavailable
+        | ErrorKind::ShuttingDown => ErrorClass::Overloaded,
         ErrorKind::BackendTimeout | ErrorKind::RequestTimeout => ErrorClass::Timeout,
         ErrorKind::BackendUnavailable
         | ErrorKind::BackendError
@@ -137,7 +145,7 @@ fn error_class(kind: ErrorKind) -> ErrorClass {
 /// Stainless (OpenAI, Anthropic) obey. Where a new credential helps, programs ask for one on a plain 401.
 fn is_final(kind: ErrorKind) -> bool {
     error_class(kind) == ErrorClass::Permission
-        || matches!(kind, ErrorKind::KeyUnknown | ErrorKind::KeyRevoked)
+        || matches!(kind, ErrorKind::KeyUnknown | ErrorKind::KeyRevoked | ErrorKind::TokenInvalid)
 }
 
 /// How a WebSocket is closed.
@@ -236,6 +244,11 @@ impl Bare {
     }
 }
 
+/// Returns what a 401 asks for (RFC 9110, 11.6.1; RFC 6750, 3.1: without a credential there is no error).
+pub(super) fn challenge(kind: ErrorKind) -> &'static str {
+    if kind == ErrorKind::KeyRequired { CHALLENGE } else { INVALID_TOKEN }
+}
+
 pub(super) fn head(status: StatusCode, length: usize, refusal: &Refusal) -> Result<ResponseHeader> {
     let mut head = ResponseHeader::build(status, Some(8))?;
     head.insert_header(CONTENT_TYPE, "application/json")?;
@@ -246,10 +259,7 @@ pub(super) fn head(status: StatusCode, length: usize, refusal: &Refusal) -> Resu
         head.insert_header(ACCEPT_ENCODING, ACCEPTED)?;
     }
     if status == StatusCode::UNAUTHORIZED {
-        // RFC 9110, 11.6.1; RFC 6750, 3.1: without a credential there is no error.
-        let is_missing = refusal.kind == ErrorKind::KeyRequired;
-        let challenge = if is_missing { CHALLENGE } else { INVALID_TOKEN };
-        head.insert_header(WWW_AUTHENTICATE, challenge)?;
+        head.insert_header(WWW_AUTHENTICATE, challenge(refusal.kind))?;
     }
     if is_final(refusal.kind) {
         head.insert_header("x-should-retry", "false")?;
@@ -286,13 +296,16 @@ mod tests {
     #[test]
     fn a_key_that_is_no_good_stops_programs_and_one_that_a_login_renews_does_not() {
         use ErrorKind::{
-            BackendDenied, KeyExpired, KeyRequired, KeyRevoked, KeyUnknown, ModelDenied, NoUpstreamCredential,
+            BackendDenied, KeyExpired, KeyRequired, KeyRevoked, KeyUnknown, ModelDenied,
+            NoUpstreamCredential, TokenExpired, TokenInvalid,
         };
         // The status for other programs, Claude Code, Codex, and a JSON-RPC call.
         for (kind, statuses) in [
             (KeyUnknown, [401, 403, 400, 401]),
             (KeyRevoked, [401, 403, 400, 401]),
             (KeyExpired, [401, 401, 401, 401]),
+            (TokenInvalid, [401, 403, 400, 401]),
+            (TokenExpired, [401, 401, 401, 401]),
             (KeyRequired, [401, 401, 401, 401]),
             (ModelDenied, [403, 403, 400, 200]),
             (BackendDenied, [403, 403, 400, 200]),

@@ -77,6 +77,21 @@ impl Forwarding {
         }
     }
 
+    /// Returns scheme and host as the client requested them: what a trusted proxy says, else those of the connection. `None`
+    /// without a host.
+    pub(super) fn requested<'h>(
+        &self,
+        headers: &'h HeaderMap,
+        peer: IpAddr,
+        is_secure: bool,
+    ) -> Option<(&'static str, &'h str)> {
+        let is_trusted = self.trusts(peer.to_canonical());
+        let believed = |name| headers.get(name).filter(|_| is_trusted).and_then(|value| value.to_str().ok());
+        let host = believed(FORWARDED_HOST).or_else(|| headers.get(HOST)?.to_str().ok())?;
+        let is_secure = believed(PROTO).map_or(is_secure, |proto| proto.eq_ignore_ascii_case("https"));
+        Some((if is_secure { "https" } else { "http" }, host))
+    }
+
     /// Returns what backends are told about where the request comes from: what a trusted proxy says, extended by the peer's
     /// address and scheme. `None` without `server.forwarded_headers`.
     pub(super) fn origin(&self, headers: &HeaderMap, peer: IpAddr, is_secure: bool) -> Option<Origin> {

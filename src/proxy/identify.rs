@@ -2,13 +2,14 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderName};
 
 use super::receive::Received;
 use crate::error::{ErrorKind, Refusal};
 use crate::identity::client::Client;
-use crate::identity::{FoundSession, Key, KeyFault, Principal, ShownKey};
+use crate::identity::{FoundSession, Key, KeyFault, Origin, Principal, ShownKey, TokenFault};
 use crate::ids::{ClientNetwork, PrincipalId};
 use crate::protocol::dialects::credentials;
 use crate::protocol::request::ModelRequest;
@@ -48,6 +49,11 @@ impl Caller {
         self.key.as_ref().is_none_or(|key| key.holder().may_use_model(model))
     }
 
+    /// Returns whether its key or token need not be looked up again.
+    fn is_fresh(&self) -> bool {
+        self.key.as_ref().is_none_or(ShownKey::is_fresh)
+    }
+
     /// Checks that its key is still valid, which may change while its connection or request is open.
     ///
     /// # Errors
@@ -64,11 +70,13 @@ impl Caller {
 pub(crate) fn caller(received: &Received, headers: &HeaderMap, key: &Key) -> Result<Arc<Caller>, Refusal> {
     let (last, query) = (&received.handle.peer.last_caller, received.uri.query());
     let auth = &received.handle.settings.auth;
-    if let Some(caller) = last.find(headers, query, received.client, auth.generation()) {
+    let last_one = last.find(headers, query, received.client, auth.generation());
+    if let Some(caller) = last_one.filter(|caller| caller.is_fresh()) {
         caller.check()?;
         return Ok(caller);
     }
-    let shown = auth.shown(headers, query).map_err(|fault| not_accepted(&fault))?;
+    let origin = Origin { names: &received.handle.peer.names, address: received.client };
+    let shown = auth.shown(headers, query, &origin).map_err(|fault| not_accepted(&fault))?;
     let principal = match &shown {
         Some(shown) => Principal { id: shown.holder().id().clone(), accounts: Box::default() },
         None => key
@@ -100,8 +108,18 @@ fn not_accepted(fault: &KeyFault) -> Refusal {
         KeyFault::Damaged | KeyFault::Unknown => ErrorKind::KeyUnknown,
         KeyFault::Revoked => ErrorKind::KeyRevoked,
         KeyFault::Expired { .. } => ErrorKind::KeyExpired,
+        KeyFault::Token(TokenFault::Expired) => ErrorKind::TokenExpired,
+        KeyFault::Token(TokenFault::KeysPending | TokenFault::KeysUnavailable) => {
+            ErrorKind::IssuerUnavailable
+        }
+        KeyFault::Token(_) => ErrorKind::TokenInvalid,
     };
-    Refusal::new(kind, fault.to_string())
+    let mut refusal = Refusal::new(kind, fault.to_string());
+    if kind == ErrorKind::IssuerUnavailable {
+        let is_pending = matches!(fault, KeyFault::Token(TokenFault::KeysPending));
+        refusal.retry_after = Some(Duration::from_secs(if is_pending { 1 } else { 10 }));
+    }
+    refusal
 }
 
 /// Where the session is named, which decides when the leg is opened (ADR 2).

@@ -131,8 +131,8 @@ fn request(
     let settings = backend.settings();
     let takes_own = is_own && *settings.auth() == Auth::Passthrough;
     let query = received.uri.query().filter(|_| takes_own).map(credentials::only_parameters);
-    let query = match key {
-        Some(key) => query.map(|query| credentials::query_without(&query, key.text())),
+    let query = match key.and_then(ShownKey::text) {
+        Some(text) => query.map(|query| credentials::query_without(&query, text)),
         None => query,
     };
     let path = match query.filter(|query| !query.is_empty()) {

@@ -51,7 +51,7 @@ impl Asked<'_> {
         }
         let query = self.received.uri.query();
         if *settings.auth() == Auth::Passthrough
-            && !credentials::is_present_beside(self.headers, query, key.text())
+            && key.text().is_some_and(|text| !credentials::is_present_beside(self.headers, query, text))
         {
             let message = format!(
                 "the backend {} takes the caller's own credential, and the request has none beside the key of this \
@@ -67,8 +67,8 @@ impl Asked<'_> {
     /// Returns whether the request carries a credential that is meant for its backend.
     pub(super) fn has_credential(&self) -> bool {
         let query = self.received.uri.query();
-        match &self.caller.key {
-            Some(key) => credentials::is_present_beside(self.headers, query, key.text()),
+        match self.caller.key.as_ref().and_then(ShownKey::text) {
+            Some(text) => credentials::is_present_beside(self.headers, query, text),
             None => credentials::is_present(self.headers, query),
         }
     }

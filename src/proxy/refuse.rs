@@ -4,14 +4,15 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::Method;
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, WWW_AUTHENTICATE};
+use http::{Method, StatusCode};
 use pingora_core::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::Session;
 
 use super::dispatch::{named, unreachable};
 use super::downstream::{LEG_CUT, UPSTREAM_IDLE};
-use super::error_response::{INTERNAL_MESSAGE, error_body, head, socket_end, status_for};
+use super::error_response::{INTERNAL_MESSAGE, challenge, error_body, head, socket_end, status_for};
+use super::oauth_metadata;
 use super::request_ctx::RequestCtx;
 use super::{govern, upgrade};
 use crate::error::{ErrorKind, Refusal};
@@ -130,6 +131,15 @@ pub(crate) async fn answer(session: &mut Session, ctx: &mut RequestCtx, refusal:
     let body = Bytes::from(dialect.error_body(&error));
     let mut head = head(status, body.len(), refusal)?;
     head.insert_header(REQUEST_ID, request_id)?;
+    if status == StatusCode::UNAUTHORIZED
+        && let Some(received) = ctx.stage.received()
+        && let Some(url) = oauth_metadata::location(received, &session.req_header().headers)
+    {
+        head.insert_header(
+            WWW_AUTHENTICATE,
+            format!("{}, resource_metadata=\"{url}\"", challenge(refusal.kind)),
+        )?;
+    }
     govern::announce(&mut head, &ctx.admission, &ctx.app.clock)?;
     if let (Some(received), Some(id)) = (ctx.stage.received(), &session_id) {
         head.insert_header(received.handle.settings.identity.header().clone(), id.as_str())?;

@@ -42,7 +42,7 @@ impl RequestCtx {
         // The handle, which the heads for backends would carry too.
         *head.extensions_mut() = Extensions::new();
         checked?;
-        Ok(builtin::answer_to(received, &self.app.readiness))
+        Ok(builtin::answer_to(received, &session.req_header().headers, &self.app.readiness))
     }
 
     /// Step 2: determines the caller, and the session if the head names one.

@@ -16,7 +16,7 @@ use pingora_rustls::{
 use rustls_pki_types::pem::{self, PemObject};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de};
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::settings::fault::Faults;
 
@@ -231,6 +231,17 @@ impl ServerTlsConfig {
             }
         }
     }
+}
+
+/// Returns the names of a client's certificate (RFC 5280, 4.2.1.6): URIs, DNS names and e-mail addresses.
+pub(super) fn subject_names(certificate: &CertificateDer<'_>) -> Arc<[Box<str>]> {
+    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return Arc::default() };
+    let Ok(Some(extension)) = certificate.subject_alternative_name() else { return Arc::default() };
+    let names = extension.value.general_names.iter().filter_map(|name| match name {
+        GeneralName::URI(name) | GeneralName::DNSName(name) | GeneralName::RFC822Name(name) => Some(*name),
+        _ => None,
+    });
+    names.map(Box::from).collect()
 }
 
 fn certificates(path: &str, file: &str, faults: &mut Faults) -> Option<Vec<CertificateDer<'static>>> {

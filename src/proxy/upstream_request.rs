@@ -83,8 +83,8 @@ pub(crate) fn rewrite_head(
 ) -> Result<()> {
     let received = &who.received;
     let RequestHandle { settings, peer, .. } = &*received.handle;
-    if let Some(key) = &who.caller.key {
-        take_out(head, key)?;
+    if let Some((key, text)) = who.caller.key.as_ref().and_then(|key| Some((key, key.text()?))) {
+        take_out(head, key, text)?;
     }
     let origin = settings.forwarding.origin(&head.headers, peer.address.ip(), peer.is_secure);
     upstream_fields::remove(head, client, received, route)?;
@@ -164,14 +164,14 @@ fn authorise(head: &mut RequestHeader, auth: &Auth) -> Result<()> {
 ///
 /// # Errors
 /// A header cannot be set, which would be a bug.
-fn take_out(head: &mut RequestHeader, key: &ShownKey) -> Result<()> {
+fn take_out(head: &mut RequestHeader, key: &ShownKey, text: &[u8]) -> Result<()> {
     let is_in = |value: &HeaderValue| key.is_in(value.as_bytes());
     let mut names: Vec<HeaderName> =
         head.headers.iter().filter(|(_, value)| is_in(value)).map(|(name, _)| name.clone()).collect();
     names.dedup();
     for name in names {
         if name == SEC_WEBSOCKET_PROTOCOL {
-            let left = credentials::subprotocols_without(&head.headers, key.text());
+            let left = credentials::subprotocols_without(&head.headers, text);
             offer_subprotocols(head, left)?;
             continue;
         }
@@ -182,7 +182,7 @@ fn take_out(head: &mut RequestHeader, key: &ShownKey) -> Result<()> {
             head.append_header(name.clone(), value)?;
         }
     }
-    if let Cow::Owned(target) = credentials::target_without(head.raw_path(), key.text()) {
+    if let Cow::Owned(target) = credentials::target_without(head.raw_path(), text) {
         head.set_raw_path(&target).or_err(ErrorType::InternalError, "rewriting the query")?;
     }
     Ok(())

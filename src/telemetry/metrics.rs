@@ -31,6 +31,7 @@ mod capacity;
 mod fleet;
 mod gauge;
 mod history;
+mod issuers;
 mod labels;
 mod models;
 mod otlp;
@@ -76,6 +77,7 @@ pub struct Metrics {
     pub(super) key_mismatch: IntGauge,
     pub(super) store_events_dropped: IntCounterVec,
     unread: IntCounterVec,
+    jwks_fetches: IntCounterVec,
     config_reloads: IntCounterVec,
     connections: IntGauge,
     connections_refused: IntCounterVec,
@@ -124,6 +126,7 @@ impl Metrics {
             key_mismatch: add(in_registry, IntGauge::with_opts(options(&table::KEY_MISMATCH))?)?,
             store_events_dropped: counters(in_registry, &table::STORE_EVENTS_DROPPED)?,
             unread: counters(in_registry, &table::ANSWERS_UNREAD)?,
+            jwks_fetches: counters(in_registry, &table::JWKS_FETCHES)?,
             config_reloads: counters(in_registry, &table::CONFIG_RELOADS)?,
             connections: add(in_registry, IntGauge::with_opts(options(&table::CONNECTIONS))?)?,
             connections_refused: counters(in_registry, &table::CONNECTIONS_REFUSED)?,

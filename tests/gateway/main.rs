@@ -102,6 +102,8 @@ mod governance {
 
 /// Who calls: keys of the gateway's own.
 mod callers {
+    /// Client certificates, networks, and addresses at the door.
+    pub mod connections;
     /// The worked example of `docs/identity.md`.
     pub mod example;
     /// Keys: where they are found, what they permit, how they are refused; none leaves.
@@ -110,6 +112,8 @@ mod callers {
     pub mod made;
     /// Claude Code and the SDK of OpenAI with a key.
     pub mod programs;
+    /// Tokens of identity providers: attacks, rotation of keys, statuses; none leaves.
+    pub mod tokens;
 }
 
 /// Backends: which one gets a request, with which credential, and what happens when it fails.

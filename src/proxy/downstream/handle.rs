@@ -24,6 +24,8 @@ pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     /// The connection uses TLS.
     pub(crate) is_secure: bool,
+    /// The names of the client's certificate, which was verified; empty without one.
+    pub(crate) names: Arc<[Box<str>]>,
     /// Shared by all requests of the connection.
     pub(crate) last_caller: Arc<LastCaller>,
 }

@@ -78,8 +78,12 @@ impl Proxy {
         for (name, value) in headers {
             head.insert_header(*name, *value).unwrap();
         }
-        let peer =
-            Peer { address: "127.0.0.1:9".parse().unwrap(), is_secure: false, last_caller: Arc::default() };
+        let peer = Peer {
+            address: "127.0.0.1:9".parse().unwrap(),
+            is_secure: false,
+            names: Arc::default(),
+            last_caller: Arc::default(),
+        };
         let (_, draining) = watch::channel(false);
         head.extensions_mut().insert(RequestHandle::new(peer, Arc::clone(&self.settings), draining));
         let mut ctx = RequestCtx::new(Arc::clone(&self.app));

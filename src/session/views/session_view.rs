@@ -23,7 +23,8 @@ use crate::protocol::facts::usage::Usage;
 pub struct PrincipalView {
     /// The id of the principal.
     pub id: PrincipalId,
-    /// What the principal was derived from: `key` (of this gateway), `credential` or `address`.
+    /// What the principal was derived from: `key` (of this gateway), `token` (of an identity provider),
+    /// `certificate`, `network`, `credential` or `address`.
     pub via: &'static str,
     /// Its tenant; absent without one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -181,11 +182,14 @@ fn no_key() -> SessionKey {
     SessionKey { scope: Scope::new(""), id: SessionId::new("") }
 }
 
-/// What a principal was derived from: `key`, `credential` or `address`.
+/// What a principal was derived from.
 fn via(principal: &PrincipalId) -> &'static str {
     match principal.as_str() {
         id if id.starts_with("anon:") => "address",
         id if id.starts_with("key:") => "key",
+        id if id.starts_with("user:") => "token",
+        id if id.starts_with("cert:") => "certificate",
+        id if id.starts_with("network:") => "network",
         _ => "credential",
     }
 }

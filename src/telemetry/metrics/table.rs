@@ -78,6 +78,8 @@ table! {
         "Cost in US dollars of the tokens, by the configured prices.";
     ANSWERS_UNPRICED = "elida_answers_unpriced_total" ["backend", "model"]
         "Answers with tokens that have no price, and are not in the cost.";
+    JWKS_FETCHES = "elida_jwks_fetches_total" ["issuer", "result"]
+        "Fetches of the keys of a token issuer: done or failed.";
     CONFIG_RELOADS = "elida_config_reloads_total" ["result"]
         "Reloads of the configuration: applied or rejected.";
     CONNECTIONS = "elida_connections" []

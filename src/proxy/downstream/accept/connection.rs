@@ -1,6 +1,6 @@
 //! One connection: which HTTP it uses, and the proxy over each of its requests.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use super::connection_permits::{ConnectionPermit, ConnectionPermits};
-use super::negotiate::{Protocol, negotiate};
+use super::negotiate::{Negotiated, Protocol, negotiate};
 use super::unparsed::UnparsedRequests;
 use crate::error::{ErrorKind, Refusal};
 use crate::proxy::downstream::handle::{Peer, RequestHandle};
@@ -56,6 +56,15 @@ where
         Arc::new(Self { proxy: Arc::new(proxy), live, permits, unparsed })
     }
 
+    /// Returns whether `auth.acl` permits connections from this address; counts those that it does not.
+    pub(super) fn admits(&self, client: IpAddr) -> bool {
+        let admits = self.live.load().auth.acl().admits(client);
+        if !admits {
+            self.permits.denied();
+        }
+        admits
+    }
+
     /// Returns a permit for one more connection; `None` when a limit is reached.
     pub(super) fn connection_permit(&self) -> Option<ConnectionPermit> {
         self.permits.connection(self.live.load().limits.max_connections)
@@ -84,8 +93,9 @@ where
         drop(settings);
         // The handshake and the first head share one limit.
         let limit = limit.saturating_sub(begun.elapsed());
-        let peer = Peer { address: client, is_secure: negotiated.is_secure, last_caller: Arc::default() };
-        match negotiated.protocol {
+        let Negotiated { protocol, is_secure, names } = negotiated;
+        let peer = Peer { address: client, is_secure, names, last_caller: Arc::default() };
+        match protocol {
             Protocol::Http1(wire, ahead) => self.serve_http1(wire, ahead, peer, limit, draining).await,
             // Boxed, so that HTTP/1.1 connections do not carry the size of its future.
             Protocol::Http2(stream, budget) => {

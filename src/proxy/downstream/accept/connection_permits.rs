@@ -66,6 +66,11 @@ impl ConnectionPermits {
         self.take(Kind::Stream, limit)
     }
 
+    /// Counts a connection from an address that is not permitted.
+    pub(super) fn denied(&self) {
+        self.metrics.connection_refused("proxy", "acl");
+    }
+
     fn take(self: &Arc<Self>, kind: Kind, limit: usize) -> Option<ConnectionPermit> {
         if !add(self.count(kind), 1, limit) {
             self.metrics.connection_refused("proxy", "max_connections");

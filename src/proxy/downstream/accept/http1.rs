@@ -45,7 +45,9 @@ where
                 () = drained(&mut draining, after_drain) => return,
             };
             let head = match read {
-                Ok(head) => head,
+                Ok(head) if self.admits(peer.address.ip()) => head,
+                // Since the connection began, a reload has denied its address.
+                Ok(_) => return,
                 // Boxed, as is the exchange below, so that the task of a connection stays small.
                 Err(Unread::Head(fault)) => {
                     return Box::pin(self.refuse_head(connection, &peer, fault)).await;

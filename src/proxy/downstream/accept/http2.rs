@@ -211,8 +211,8 @@ where
         budget: Arc<H2Budget>,
         draining: watch::Receiver<bool>,
     ) {
-        // The client has already reset the stream: it is not forwarded.
-        if session.is_reset() {
+        // The client has already reset the stream, or a reload has denied its address: it is not forwarded.
+        if session.is_reset() || !self.admits(peer.address.ip()) {
             return budget.cancelled();
         }
         let settings = self.live.load_full();

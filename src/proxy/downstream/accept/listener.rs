@@ -2,7 +2,7 @@
 //! connections, and does not stop when the process drains.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 /// The most connections accepted from the queue of the kernel when draining begins; Linux' default for its length.
 const QUEUE: usize = 4096;
 
-/// The shortest time between two log lines about failures to accept.
+/// The shortest time between two log lines about failures to accept, and between two about denied addresses.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Failures to accept: too many open files, no memory.
@@ -42,6 +42,25 @@ impl AcceptFailures {
     }
 }
 
+/// Connections that `auth.acl` denies.
+#[derive(Default)]
+struct Denied {
+    logged: Option<Instant>,
+    /// Connections since the last log line.
+    count: u64,
+}
+
+impl Denied {
+    fn record(&mut self, client: IpAddr) {
+        self.count += 1;
+        if self.logged.is_none_or(|logged| logged.elapsed() >= LOG_INTERVAL) {
+            self.logged = Some(Instant::now());
+            let connections = std::mem::take(&mut self.count);
+            warn!(%client, connections, "connections are closed, because auth.acl does not permit their address");
+        }
+    }
+}
+
 /// Accepts connections from `listener` until `draining` becomes true. Open connections outlive this call.
 pub(crate) async fn serve<P>(
     listener: TcpListener,
@@ -51,14 +70,20 @@ pub(crate) async fn serve<P>(
     P: ProxyHttp + Send + Sync + 'static,
     P::CTX: Send + Sync + 'static,
 {
-    let mut failures = AcceptFailures::default();
+    let (mut failures, mut denied) = (AcceptFailures::default(), Denied::default());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = draining.wait_for(|draining| *draining) => break,
         };
         match accepted {
-            Ok((tcp, client)) => spawn_connection(&downstream, tcp, client, &draining),
+            Ok((tcp, client)) if downstream.admits(client.ip()) => {
+                spawn_connection(&downstream, tcp, client, &draining);
+            }
+            Ok((tcp, client)) => {
+                drop(tcp);
+                denied.record(client.ip());
+            }
             Err(error) => {
                 failures.record(&error);
                 tokio::time::sleep(EXHAUSTED_PAUSE).await;
@@ -67,7 +92,8 @@ pub(crate) async fn serve<P>(
     }
     // Clients see connections in the queue as established; closing the listener would reset them.
     let Ok(listener) = listener.into_std() else { return };
-    for (tcp, client) in std::iter::from_fn(|| listener.accept().ok()).take(QUEUE) {
+    let queue = std::iter::from_fn(|| listener.accept().ok()).take(QUEUE);
+    for (tcp, client) in queue.filter(|(_, client)| downstream.admits(client.ip())) {
         let tcp = tcp.set_nonblocking(true).and_then(|()| TcpStream::from_std(tcp));
         if let Ok(tcp) = tcp {
             spawn_connection(&downstream, tcp, client, &draining);

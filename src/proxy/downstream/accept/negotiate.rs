@@ -18,6 +18,7 @@ use super::buffered::{Buffered, Inner};
 use crate::proxy::downstream::h2_budget::H2Budget;
 use crate::proxy::downstream::http1::Wire;
 use crate::proxy::runtime_settings::RuntimeSettings;
+use crate::proxy::tls::subject_names;
 
 /// The connection preface of HTTP/2 clients (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -30,6 +31,8 @@ pub(super) struct Negotiated {
     pub(super) protocol: Protocol,
     /// The connection uses TLS.
     pub(super) is_secure: bool,
+    /// The names of the client's certificate, which was verified; empty without one.
+    pub(super) names: Arc<[Box<str>]>,
 }
 
 /// The version of HTTP that a connection uses.
@@ -59,18 +62,20 @@ pub(super) async fn negotiate(
     let budget = || Arc::new(H2Budget::new(settings.limits.max_cancelled_streams, is_trusted));
     if let Some(tls) = &settings.tls {
         let accepted = Box::pin(TlsAcceptor::from(tls.config()).accept(tcp)).await?;
+        let certificate = accepted.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+        let names = certificate.map(subject_names).unwrap_or_default();
         let protocol = match is_http2(&accepted) {
             true => Protocol::http2(accepted, BytesMut::new(), budget()),
             false => Protocol::Http1(Wire::Tls(Box::new(accepted)), BytesMut::new()),
         };
-        return Ok(Negotiated { protocol, is_secure: true });
+        return Ok(Negotiated { protocol, is_secure: true, names });
     }
     let mut ahead = BytesMut::new();
     let protocol = match settings.h2c && begins_http2(&mut tcp, &mut ahead).await? {
         true => Protocol::http2(tcp, ahead, budget()),
         false => Protocol::Http1(Wire::Plain(tcp), ahead),
     };
-    Ok(Negotiated { protocol, is_secure: false })
+    Ok(Negotiated { protocol, is_secure: false, names: Arc::default() })
 }
 
 fn is_http2(accepted: &ServerTlsStream<TcpStream>) -> bool {
