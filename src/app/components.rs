@@ -12,12 +12,14 @@ use uuid::Uuid;
 use super::event_sink::EventSink;
 use super::kill_recovery::KillRecovery;
 use super::made_keys::SharedKeys;
+use super::spending::SpendingFile;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::history::Archive;
 use crate::history::state::State;
 use crate::identity::{ClientKeys, Key, MadeKeys};
 use crate::ids::BackendName;
+use crate::limits::fleet::FleetBudgets;
 use crate::limits::ledger::Ledger;
 use crate::protocol::dialects::output_limit;
 use crate::protocol::request::RequestPaths;
@@ -25,7 +27,8 @@ use crate::proxy::awaited::AwaitedAnswers;
 use crate::proxy::endpoints::Endpoints;
 use crate::proxy::runtime_settings::{RuntimeSettings, SharedSettings};
 use crate::proxy::state::ProxyState;
-use crate::redis::{self, Keys, Link};
+use crate::redis::budgets::BudgetStore;
+use crate::redis::{Keys, Link};
 use crate::session::replication::{OwnKey, Replicator};
 use crate::session::store::{MemoryStore, RedisStore};
 use crate::session::{Capacity, Limit, Manager};
@@ -61,6 +64,10 @@ pub(super) struct Components {
     pub(super) keys: Arc<ClientKeys>,
     /// What was spent of budgets.
     pub(super) ledger: Arc<Ledger>,
+    /// Keeps the ledger in a file; `None` in a fleet.
+    pub(super) spending: Option<Arc<SpendingFile>>,
+    /// Shares the ledger with other instances; `None` without a fleet.
+    pub(super) fleet_budgets: Option<Arc<FleetBudgets>>,
 }
 
 impl Components {
@@ -89,7 +96,8 @@ impl Components {
             exporter: exporter.clone(),
         });
         let names = super::principal_key::load(config);
-        let replicator = config.session.redis().map(|redis| replicator(redis, names.shared)).transpose()?;
+        let Sharing { replicator, ledger, spending, fleet_budgets } =
+            Sharing::of(config, names.shared, state)?;
         let sessions = match &replicator {
             None => {
                 let store = Arc::new(MemoryStore::default());
@@ -111,7 +119,6 @@ impl Components {
         }
         watch_capacity(&metrics, &sessions);
         let principals = names.key;
-        let ledger = Arc::<Ledger>::default();
         watch_budgets(&metrics, &live, &ledger);
         Ok((
             Self {
@@ -128,6 +135,8 @@ impl Components {
                 principals,
                 keys,
                 ledger,
+                spending,
+                fleet_budgets,
             },
             guard,
         ))
@@ -153,6 +162,7 @@ impl Components {
             history: self.history.clone(),
             endpoints,
             ledger: Arc::clone(&self.ledger),
+            fleet_budgets: self.fleet_budgets.clone(),
             awaited: AwaitedAnswers::default(),
             connector: Connector::new(None),
         })
@@ -231,12 +241,31 @@ pub(crate) fn runtime_settings(
     })
 }
 
-/// Shares the sessions of this process through Redis.
-fn replicator(settings: &redis::Settings, key: Option<OwnKey>) -> anyhow::Result<Arc<Replicator>> {
-    let link = Link::new(settings).context("session.redis cannot be used")?;
-    let instance = Uuid::new_v4().simple().to_string();
-    let store = RedisStore::new(link, Keys::new(settings), instance);
-    Ok(Arc::new(Replicator::new(Arc::new(store), key)))
+/// How sessions and budgets are shared or kept.
+struct Sharing {
+    replicator: Option<Arc<Replicator>>,
+    ledger: Arc<Ledger>,
+    spending: Option<Arc<SpendingFile>>,
+    fleet_budgets: Option<Arc<FleetBudgets>>,
+}
+
+impl Sharing {
+    /// Through Redis, or else in this process and in `state`.
+    fn of(config: &Config, key: Option<OwnKey>, state: Arc<State>) -> anyhow::Result<Self> {
+        let Some(settings) = config.session.redis() else {
+            let ledger = Arc::new(Ledger::of_file());
+            let spending = Some(SpendingFile::open(state, Arc::clone(&ledger), &config.data_dir)?);
+            return Ok(Self { replicator: None, ledger, spending, fleet_budgets: None });
+        };
+        let link = Link::new(settings).context("session.redis cannot be used")?;
+        let instance = Uuid::new_v4().simple().to_string();
+        let ledger = Arc::new(Ledger::of_fleet());
+        let budgets = BudgetStore::new(Arc::clone(&link), Keys::new(settings), instance.clone());
+        let fleet_budgets = Some(Arc::new(FleetBudgets::new(Arc::clone(&ledger), budgets)));
+        let store = RedisStore::new(link, Keys::new(settings), instance);
+        let replicator = Some(Arc::new(Replicator::new(Arc::new(store), key)));
+        Ok(Self { replicator, ledger, spending: None, fleet_budgets })
+    }
 }
 
 fn watch_fleet(metrics: &Metrics, sessions: &Arc<Manager>, replicator: Arc<Replicator>) {

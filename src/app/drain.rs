@@ -103,6 +103,14 @@ impl Drain {
         self.draining.send_replace(true);
         self.shared.sessions.shutdown().await;
         self.connections_ended(CLOSING_TIME).await;
+        if let Some(budgets) = &self.shared.fleet_budgets {
+            budgets.leave().await;
+        }
+        if let Some(spending) = self.shared.spending.clone()
+            && let Err(error) = tokio::task::spawn_blocking(move || spending.close()).await
+        {
+            error!(%error, "what was spent of budgets could not be written");
+        }
         if let Some(history) = self.shared.history.clone()
             && let Err(error) = tokio::task::spawn_blocking(move || history.close()).await
         {

@@ -28,6 +28,7 @@ mod reload;
 mod sd_notify;
 mod services;
 mod signals;
+mod spending;
 mod upgrade;
 
 pub use backend_check::{BackendCheck, Unreachable, check_backends, check_redis};

@@ -33,6 +33,7 @@ use super::upgrade::Upgrade;
 use crate::config::{Config, Sources};
 use crate::control::service::{ControlService, Parts, Runtime};
 use crate::history::audit::AuditLog;
+use crate::limits::fleet::FleetBudgets;
 use crate::proxy::downstream::{self, ConnectionPermits, Downstream, UnparsedRequests};
 use crate::proxy::gateway::Gateway;
 use crate::proxy::http_proxy::http_proxy;
@@ -128,7 +129,10 @@ pub(super) fn serve(
 fn add_background_services(server: &mut Server, shared: &Components) {
     let sessions = || Arc::clone(&shared.sessions);
     if let Some(replicator) = shared.replicator.clone() {
-        server.add_service(background_service("fleet", Replicating { sessions: sessions(), replicator }));
+        let budgets = shared.fleet_budgets.clone();
+        let live = Arc::clone(&shared.live);
+        let fleet = Replicating { sessions: sessions(), replicator, budgets, live };
+        server.add_service(background_service("fleet", fleet));
     }
     let expiry = KeyExpiry { live: Arc::clone(&shared.live), sessions: sessions() };
     server.add_service(background_service("keys", expiry));
@@ -242,15 +246,21 @@ async fn wait_for_kill_orders(replicator: &Replicator) {
     }
 }
 
-/// Replicates sessions through Redis.
+/// Replicates sessions and budgets through Redis.
 struct Replicating {
     sessions: Arc<Manager>,
     replicator: Arc<Replicator>,
+    budgets: Option<Arc<FleetBudgets>>,
+    live: SharedSettings,
 }
 
 #[async_trait]
 impl BackgroundService for Replicating {
     async fn start(&self, shutdown: ShutdownWatch) {
+        if let Some(budgets) = self.budgets.clone() {
+            let (shutdown, live) = (shutdown.clone(), Arc::clone(&self.live));
+            tokio::spawn(async move { budgets.run(shutdown, || !live.load().budgets.is_empty()).await });
+        }
         replication::serve(Arc::clone(&self.sessions), Arc::clone(&self.replicator), shutdown).await;
     }
 }

@@ -22,6 +22,7 @@ pub mod audit;
 pub mod proof;
 pub mod read;
 pub mod settings;
+mod spending;
 pub mod state;
 mod write;
 

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::amount::{AmountText, CostUnit};
-use super::ledger::{AccountKey, Claim, Ledger, Reservation, Short, Shortage};
+use super::ledger::{AccountKey, Claim, Lasts, Ledger, Short, Shortage};
 use crate::policy::expr::{Expression, Truth};
 use crate::policy::facts::Facts;
 
@@ -94,6 +94,10 @@ pub struct Need {
     pub tokens: u64,
     /// Nanodollars; `None` if the model has no price.
     pub nanodollars: Option<u64>,
+    /// Tokens of the prompt.
+    pub input_tokens: u64,
+    /// Nanodollars for the prompt.
+    pub input_nanodollars: u64,
 }
 
 /// Why a request is refused.
@@ -115,6 +119,11 @@ pub enum OverBudget {
         /// The budget.
         budget: Arc<str>,
     },
+    /// The fleet's store does not answer, and what was granted to this instance is used up.
+    Unknown {
+        /// The budget.
+        budget: Arc<str>,
+    },
     /// It is in money, and the model has no price.
     Unpriced {
         /// The budget.
@@ -126,7 +135,10 @@ impl OverBudget {
     /// The budget.
     pub fn budget(&self) -> &Arc<str> {
         match self {
-            Self::Exceeded { budget, .. } | Self::Busy { budget } | Self::Unpriced { budget } => budget,
+            Self::Exceeded { budget, .. }
+            | Self::Busy { budget }
+            | Self::Unknown { budget }
+            | Self::Unpriced { budget } => budget,
         }
     }
 }
@@ -164,33 +176,37 @@ impl Budgets {
         self.0.is_empty()
     }
 
-    /// Holds what the request may need of every budget that concerns it. `session` identifies its session for ever. `None` if
-    /// no budget concerns it.
+    /// Returns what the request asks of every budget that concerns it. `session` identifies its session for ever.
     ///
     /// # Errors
-    /// A budget does not last for it; nothing is held.
-    pub fn reserve(
+    /// A budget is in money, and the model has no price.
+    pub fn claims(
         &self,
-        ledger: &Arc<Ledger>,
         facts: &dyn Facts,
         session: u128,
         need: Need,
         now: Timestamp,
-    ) -> Result<Option<Reservation>, OverBudget> {
-        let mut claims = Vec::new();
-        let mut budgets = Vec::new();
-        for budget in self.0.iter() {
-            // A request that cannot be decided on is counted: what is unreadable must not be free.
-            if budget.when.as_ref().is_some_and(|when| when.truth(facts) == Truth::No) {
-                continue;
-            }
-            claims.push(budget.claim(facts, session, need, now)?);
-            budgets.push(budget);
+    ) -> Result<Vec<Claim>, OverBudget> {
+        // A request that cannot be decided on is counted: what is unreadable must not be free.
+        let concerns =
+            |budget: &&Arc<Budget>| budget.when.as_ref().is_none_or(|when| when.truth(facts) != Truth::No);
+        self.0.iter().filter(concerns).map(|budget| budget.claim(facts, session, need, now)).collect()
+    }
+
+    /// Returns why a request is refused.
+    pub fn refusal(&self, short: Short, now: Timestamp) -> OverBudget {
+        let budget = short.budget;
+        let found = self.0.iter().find(|found| found.name == budget);
+        match (short.shortage, found) {
+            (Shortage::Unknown, _) => OverBudget::Unknown { budget },
+            (Shortage::Spent, Some(found)) => OverBudget::Exceeded {
+                budget,
+                spent: AmountText { amount: short.spent, ..found.limit }.to_string(),
+                limit: found.limit,
+                resets_at: found.period.span(now).map(|(_, end)| end),
+            },
+            (Shortage::Spent | Shortage::Held, _) => OverBudget::Busy { budget },
         }
-        if claims.is_empty() {
-            return Ok(None);
-        }
-        ledger.reserve(claims).map(Some).map_err(|short| budgets[short.claim].refusal(short, now))
     }
 
     /// Returns for each budget the share of its limit that is spent, of the account where that is the largest.
@@ -214,7 +230,8 @@ impl Budgets {
                     |budget: &&Arc<Budget>| budget.name == key.budget && budget.limit.unit == key.unit;
                 let budget = self.0.iter().find(is_it)?;
                 let show = |amount: u64| budget.limit.unit.shown(amount);
-                let left = budget.limit.amount.saturating_sub(account.spent).saturating_sub(account.held);
+                let held = account.held.saturating_sub(account.asking).saturating_add(account.held_by_others);
+                let left = budget.limit.amount.saturating_sub(account.spent()).saturating_sub(held);
                 Some(BudgetAccount {
                     budget: budget.name.to_string(),
                     name: key.name.into(),
@@ -222,8 +239,8 @@ impl Budgets {
                     starts_at: starts_at(budget.period, key.start),
                     unit: budget.limit.unit,
                     limit: show(budget.limit.amount),
-                    spent: show(account.spent),
-                    held: show(account.held),
+                    spent: show(account.spent()),
+                    held: show(held),
                     left: show(left),
                 })
             })
@@ -257,32 +274,24 @@ impl Budget {
     ) -> Result<Claim, OverBudget> {
         let mut name = String::new();
         self.by.write_name(facts, &mut name);
-        let start = match self.period {
-            BudgetPeriod::Session => session,
-            period => period.span(now).map_or(0, |(begin, _)| u128::try_from(begin.as_second()).unwrap_or(0)),
+        let (start, lasts) = match (self.period, self.period.span(now)) {
+            (BudgetPeriod::Session, _) => (session, Lasts::Session),
+            (_, None) => (0, Lasts::Forever),
+            (_, Some((begin, end))) => {
+                (u128::try_from(begin.as_second()).unwrap_or(0), Lasts::Until(end.as_second()))
+            }
         };
-        let need = match self.limit.unit {
-            CostUnit::Tokens => need.tokens,
+        let (need, floor) = match self.limit.unit {
+            CostUnit::Tokens => (need.tokens, need.input_tokens),
             CostUnit::Usd => {
-                need.nanodollars.ok_or_else(|| OverBudget::Unpriced { budget: Arc::clone(&self.name) })?
+                let unpriced = || OverBudget::Unpriced { budget: Arc::clone(&self.name) };
+                (need.nanodollars.ok_or_else(unpriced)?, need.input_nanodollars)
             }
         };
         let key =
             AccountKey { budget: Arc::clone(&self.name), unit: self.limit.unit, name: name.into(), start };
-        Ok(Claim { key, limit: self.limit.amount, need: need.max(1), soft: self.soft })
-    }
-
-    fn refusal(&self, short: Short, now: Timestamp) -> OverBudget {
-        let budget = Arc::clone(&self.name);
-        match short.shortage {
-            Shortage::Held => OverBudget::Busy { budget },
-            Shortage::Spent => OverBudget::Exceeded {
-                budget,
-                spent: AmountText { amount: short.spent, ..self.limit }.to_string(),
-                limit: self.limit,
-                resets_at: self.period.span(now).map(|(_, end)| end),
-            },
-        }
+        let need = need.max(1);
+        Ok(Claim { key, limit: self.limit.amount, need, floor: floor.min(need), soft: self.soft, lasts })
     }
 }
 

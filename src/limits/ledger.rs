@@ -2,15 +2,22 @@
 //!
 //! A request **reserves** the most that it may need of all its budgets in one step, and **settles** once: what it held is
 //! released and what it cost is spent. So the sum of both never passes a limit, however many requests come at once.
+//!
+//! In a fleet an instance admits requests only from what it was **granted** of an account, which counts as held for all others
+//! ([`super::fleet`]).
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::Notify;
 
 use super::amount::{AmountText, CostUnit};
 
-/// The most accounts. Those that were not used for longest and of which nothing is held are forgotten first.
+pub(super) mod keeping;
+
+/// The most accounts. Those that were not used for longest, of which nothing is held and all is stored, are forgotten first.
 const MAX_ACCOUNTS: usize = 100_000;
 
 /// Identifies an account.
@@ -26,6 +33,18 @@ pub struct AccountKey {
     pub start: u128,
 }
 
+/// How long an account is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Lasts {
+    /// As long as a session of this process or fleet.
+    #[default]
+    Session,
+    /// Until this time, in seconds since 1970.
+    Until(i64),
+    /// For ever.
+    Forever,
+}
+
 /// What one request asks of one budget. Amounts are nanodollars or tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
@@ -35,21 +54,62 @@ pub struct Claim {
     pub limit: u64,
     /// The most that the request may need.
     pub need: u64,
+    /// What the request costs at least, if its instance dies.
+    pub floor: u64,
     /// How much may be spent before the soft limit is passed.
     pub soft: u64,
+    /// How long the account is used.
+    pub lasts: Lasts,
 }
 
 /// An account.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Account {
-    /// What settled requests cost.
-    pub spent: u64,
-    /// What open requests may still cost.
+    /// What requests cost that were settled by this process.
+    pub own: u64,
+    /// How much of that is stored.
+    pub saved: u64,
+    /// What was spent by other instances, and by earlier processes.
+    pub others: u64,
+    /// What open requests of this process may still cost.
     pub held: u64,
+    /// How much of that the store of the fleet is asked for at present.
+    pub asking: u64,
+    /// What other instances hold.
+    pub held_by_others: u64,
+    /// What open requests cost at least.
+    pub floor: u64,
+    /// What this instance was granted of it for what is held and not yet stored; 0 without a fleet.
+    pub granted: u64,
+    /// How long it is used.
+    pub lasts: Lasts,
+    /// When it was used last, in reservations of the ledger.
+    pub used: u64,
     /// Whether its soft limit was reported.
     soft_passed: bool,
-    /// When it was used last, in reservations of the ledger.
-    used: u64,
+    /// Whether it is among those that changed.
+    is_changed: bool,
+}
+
+impl Account {
+    /// What was spent in all.
+    pub fn spent(&self) -> u64 {
+        self.own.saturating_add(self.others)
+    }
+
+    /// What this process spent that is not stored yet.
+    pub fn unsaved(&self) -> u64 {
+        self.own.saturating_sub(self.saved)
+    }
+
+    fn release(&mut self, claim: &Claim) {
+        self.held = self.held.saturating_sub(claim.need);
+        self.floor = self.floor.saturating_sub(claim.floor);
+    }
+
+    fn is_idle(&self) -> bool {
+        self.held == 0 && self.granted == 0 && !self.is_changed && self.unsaved() == 0
+    }
 }
 
 /// Why a claim is refused.
@@ -59,63 +119,135 @@ pub enum Shortage {
     Spent,
     /// What others hold leaves no room for it at present.
     Held,
+    /// The fleet's store does not answer, so that others' spending is not known.
+    Unknown,
 }
 
 /// A refused reservation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Short {
-    /// The position of the claim.
-    pub claim: usize,
+    /// The budget.
+    pub budget: Arc<str>,
     /// What takes its room.
     pub shortage: Shortage,
     /// What was spent of the budget.
     pub spent: u64,
 }
 
+/// Why nothing was reserved.
+#[derive(Debug, PartialEq, Eq)]
+pub enum NotReserved {
+    /// A claim does not fit.
+    Short(Short),
+    /// What was granted to this instance does not suffice.
+    NeedsGrant(Vec<Claim>),
+}
+
+/// What is kept of the accounts beside this process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Keeping {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// What was spent, in a file.
+    File,
+    /// All, in the store of a fleet.
+    Fleet,
+}
+
 /// All accounts.
 #[derive(Debug, Default)]
-pub struct Ledger(Mutex<Accounts>);
+pub struct Ledger {
+    accounts: Mutex<Accounts>,
+    keeping: Keeping,
+    settled: Notify,
+}
 
 #[derive(Debug, Default)]
 struct Accounts {
     by_key: HashMap<AccountKey, Account>,
     reservations: u64,
+    /// How many accounts there are when idle ones are searched for again.
+    crowded: usize,
+    /// Accounts to be stored; empty when nothing is.
+    changed: Vec<AccountKey>,
+    /// Until when the grants of a fleet hold.
+    granted_until: Option<Instant>,
 }
 
 impl Ledger {
     /// Holds the need of every claim, or of none.
     ///
     /// # Errors
-    /// A claim does not fit; one that never will before the period ends, if there is such a one.
-    pub fn reserve(self: &Arc<Self>, claims: Vec<Claim>) -> Result<Reservation, Short> {
-        let mut accounts = self.0.lock();
+    /// A claim does not fit; one that never will before the period ends, if there is such a one. In a fleet, more must be
+    /// granted first.
+    pub fn reserve(self: &Arc<Self>, claims: Vec<Claim>) -> Result<Reservation, NotReserved> {
+        let accounts = self.accounts.lock();
         let short = |shortage: Shortage| {
-            let is_short = |(_, claim): &(usize, &Claim)| {
+            let is_short = |claim: &&Claim| {
                 let account = accounts.of(&claim.key);
                 let held = if shortage == Shortage::Held { account.held } else { 0 };
-                account.spent.saturating_add(held).saturating_add(claim.need) > claim.limit
+                account.spent().saturating_add(held).saturating_add(claim.need) > claim.limit
             };
-            let (place, claim) = claims.iter().enumerate().find(is_short)?;
-            Some(Short { claim: place, shortage, spent: accounts.of(&claim.key).spent })
+            let claim = claims.iter().find(is_short)?;
+            let (budget, spent) = (Arc::clone(&claim.key.budget), accounts.of(&claim.key).spent());
+            Some(NotReserved::Short(Short { budget, shortage, spent }))
         };
-        if let Some(short) = short(Shortage::Spent).or_else(|| short(Shortage::Held)) {
+        if let Some(short) = short(Shortage::Spent) {
             return Err(short);
         }
+        if self.keeping == Keeping::Fleet {
+            if !accounts.are_granted(&claims) {
+                return Err(NotReserved::NeedsGrant(claims));
+            }
+        } else if let Some(short) = short(Shortage::Held) {
+            return Err(short);
+        }
+        Ok(self.hold_in(accounts, claims))
+    }
+
+    /// As [`Ledger::reserve`], without a fleet.
+    ///
+    /// # Errors
+    /// A claim does not fit.
+    pub fn reserve_alone(self: &Arc<Self>, claims: Vec<Claim>) -> Result<Reservation, Short> {
+        self.reserve(claims).map_err(|refused| match refused {
+            NotReserved::Short(short) => short,
+            NotReserved::NeedsGrant(claims) => {
+                let budget = claims.first().map_or_else(|| "".into(), |claim| Arc::clone(&claim.key.budget));
+                Short { budget, shortage: Shortage::Unknown, spent: 0 }
+            }
+        })
+    }
+
+    /// Holds the need of every claim while more is asked for, so that no other request is admitted from what they need.
+    pub(super) fn hold_asking(self: &Arc<Self>, claims: Vec<Claim>) -> Reservation {
+        let mut held = self.hold_in(self.accounts.lock(), claims);
+        held.is_asking = true;
+        held.for_accounts(|account, claim| account.asking += claim.need);
+        held
+    }
+
+    fn hold_in(self: &Arc<Self>, mut accounts: MutexGuard<'_, Accounts>, claims: Vec<Claim>) -> Reservation {
         accounts.reservations += 1;
         let used = accounts.reservations;
         for claim in &claims {
             accounts.make_room();
             let account = accounts.by_key.entry(claim.key.clone()).or_default();
-            account.held += claim.need;
-            account.used = used;
+            account.held = account.held.saturating_add(claim.need);
+            account.floor = account.floor.saturating_add(claim.floor);
+            (account.used, account.lasts) = (used, claim.lasts);
+            if self.keeping == Keeping::Fleet {
+                accounts.changes(&claim.key);
+            }
         }
         drop(accounts);
-        Ok(Reservation { ledger: Arc::clone(self), claims })
+        Reservation { ledger: Arc::clone(self), claims, is_asking: false }
     }
 
     /// Returns all accounts.
     pub fn accounts(&self) -> Vec<(AccountKey, Account)> {
-        self.0.lock().by_key.iter().map(|(key, account)| (key.clone(), *account)).collect()
+        self.accounts.lock().by_key.iter().map(|(key, account)| (key.clone(), *account)).collect()
     }
 }
 
@@ -124,16 +256,35 @@ impl Accounts {
         self.by_key.get(key).copied().unwrap_or_default()
     }
 
+    /// Whether there is room for these claims in what was granted.
+    fn are_granted(&self, claims: &[Claim]) -> bool {
+        let fits = |claim: &Claim| {
+            let account = self.of(&claim.key);
+            account.unsaved().saturating_add(account.held).saturating_add(claim.need) <= account.granted
+        };
+        self.granted_until.is_some_and(|until| Instant::now() < until) && claims.iter().all(fits)
+    }
+
+    fn changes(&mut self, key: &AccountKey) {
+        if let Some(account) = self.by_key.get_mut(key)
+            && !std::mem::replace(&mut account.is_changed, true)
+        {
+            self.changed.push(key.clone());
+        }
+    }
+
     /// Forgets the half of all idle accounts that was not used for longest when there is no room for another one.
     fn make_room(&mut self) {
-        if self.by_key.len() < MAX_ACCOUNTS {
+        if self.by_key.len() < MAX_ACCOUNTS.max(self.crowded) {
             return;
         }
         let mut used: Vec<u64> = self.by_key.values().map(|account| account.used).collect();
         let middle = used.len() / 2;
         let (_, median, _) = used.select_nth_unstable(middle);
         let median = *median;
-        self.by_key.retain(|_, account| account.held > 0 || account.used > median);
+        self.by_key.retain(|_, account| !account.is_idle() || account.used > median);
+        // If few are idle, the next search waits until there are noticeably more.
+        self.crowded = self.by_key.len() + MAX_ACCOUNTS / 8;
     }
 }
 
@@ -143,6 +294,8 @@ pub struct Reservation {
     ledger: Arc<Ledger>,
     /// Empty once settled.
     claims: Vec<Claim>,
+    /// Whether the store of the fleet was not asked yet.
+    is_asking: bool,
 }
 
 impl Reservation {
@@ -156,6 +309,7 @@ impl Reservation {
     /// Releases what is held, and spends what `cost` returns for each claim. A second one changes nothing. Returns the
     /// budgets whose soft limits are passed by this.
     pub fn settle(&mut self, cost: impl Fn(&Claim) -> u64) -> Vec<AccountKey> {
+        self.asked();
         let claims = std::mem::take(&mut self.claims);
         self.ledger.book(&claims, cost, true)
     }
@@ -168,28 +322,65 @@ impl Reservation {
 
     /// Returns the claim that no longer fits, and what was spent of its budget, if there is one.
     pub fn short(&self) -> Option<(&Claim, u64)> {
-        let accounts = self.ledger.0.lock();
+        let accounts = self.ledger.accounts.lock();
         self.claims.iter().find_map(|claim| {
-            let spent = accounts.of(&claim.key).spent;
+            let spent = accounts.of(&claim.key).spent();
             (spent.saturating_add(claim.need) > claim.limit).then_some((claim, spent))
         })
+    }
+
+    /// Releases what is held of a request that was not forwarded.
+    pub(super) fn undo(mut self) {
+        self.asked();
+        self.for_accounts(Account::release);
+        self.claims.clear();
+    }
+
+    /// The store has answered.
+    pub(super) fn asked(&mut self) {
+        if std::mem::take(&mut self.is_asking) {
+            self.for_accounts(|account, claim| account.asking = account.asking.saturating_sub(claim.need));
+        }
+    }
+
+    fn for_accounts(&self, change: impl Fn(&mut Account, &Claim)) {
+        let mut accounts = self.ledger.accounts.lock();
+        for claim in &self.claims {
+            if let Some(account) = accounts.by_key.get_mut(&claim.key) {
+                change(account, claim);
+            }
+        }
+    }
+
+    /// What is held.
+    pub(super) fn claims(&self) -> &[Claim] {
+        &self.claims
     }
 }
 
 impl Ledger {
     fn book(&self, claims: &[Claim], cost: impl Fn(&Claim) -> u64, releases: bool) -> Vec<AccountKey> {
         let mut passed = Vec::new();
-        let mut accounts = self.0.lock();
+        let mut accounts = self.accounts.lock();
         for claim in claims {
             let Some(account) = accounts.by_key.get_mut(&claim.key) else { continue };
             if releases {
-                account.held = account.held.saturating_sub(claim.need);
+                account.release(claim);
             }
-            account.spent = account.spent.saturating_add(cost(claim));
-            if account.spent >= claim.soft && !account.soft_passed {
+            account.own = account.own.saturating_add(cost(claim));
+            if account.spent() >= claim.soft && !account.soft_passed {
                 account.soft_passed = true;
                 passed.push(claim.key.clone());
             }
+            match self.keeping {
+                Keeping::Nothing => account.saved = account.own,
+                Keeping::File if account.lasts == Lasts::Session => account.saved = account.own,
+                Keeping::File | Keeping::Fleet => accounts.changes(&claim.key),
+            }
+        }
+        drop(accounts);
+        if self.keeping == Keeping::Fleet {
+            self.settled.notify_one();
         }
         passed
     }
@@ -211,13 +402,13 @@ mod tests {
 
     fn claim(budget: &str, limit: u64, need: u64) -> Claim {
         let key = AccountKey { budget: budget.into(), unit: CostUnit::Tokens, name: "n".into(), start: 0 };
-        Claim { key, limit, need, soft: u64::MAX }
+        Claim { key, limit, need, floor: 0, soft: u64::MAX, lasts: Lasts::Forever }
     }
 
     fn account(ledger: &Ledger, budget: &str) -> (u64, u64) {
         let accounts = ledger.accounts();
         let found = accounts.into_iter().find(|(key, _)| &*key.budget == budget);
-        found.map(|(_, account)| (account.spent, account.held)).unwrap_or_default()
+        found.map(|(_, account)| (account.spent(), account.held)).unwrap_or_default()
     }
 
     #[test]
@@ -225,14 +416,20 @@ mod tests {
         let ledger = Arc::<Ledger>::default();
         let mut first = ledger.reserve(vec![claim("a", 100, 60), claim("b", 1000, 60)]).unwrap();
         let short = ledger.reserve(vec![claim("b", 1000, 60), claim("a", 100, 60)]).unwrap_err();
-        assert_eq!(short, Short { claim: 1, shortage: Shortage::Held, spent: 0 });
+        assert_eq!(
+            short,
+            NotReserved::Short(Short { budget: "a".into(), shortage: Shortage::Held, spent: 0 })
+        );
         assert_eq!((account(&ledger, "a"), account(&ledger, "b")), ((0, 60), (0, 60)));
         assert!(first.settle(|_| 45).is_empty());
         first.settle(|_| 45);
         drop(first);
         assert_eq!((account(&ledger, "a"), account(&ledger, "b")), ((45, 0), (45, 0)));
         let short = ledger.reserve(vec![claim("a", 100, 60)]).unwrap_err();
-        assert_eq!(short, Short { claim: 0, shortage: Shortage::Spent, spent: 45 });
+        assert_eq!(
+            short,
+            NotReserved::Short(Short { budget: "a".into(), shortage: Shortage::Spent, spent: 45 })
+        );
         drop(ledger.reserve(vec![claim("a", 100, 55)]).unwrap());
         assert_eq!(account(&ledger, "a"), (45, 0), "nothing was used");
     }
@@ -298,7 +495,7 @@ mod tests {
                 name: name.to_string().into(),
                 start: 0,
             };
-            Claim { key, limit: 100, need: 10, soft: 100 }
+            Claim { key, limit: 100, need: 10, floor: 0, soft: 100, lasts: Lasts::Forever }
         };
         let held = ledger.reserve(vec![named(0)]).unwrap();
         for name in 1..=2 * MAX_ACCOUNTS {
@@ -308,5 +505,54 @@ mod tests {
         assert!(accounts.len() <= MAX_ACCOUNTS && accounts.len() > MAX_ACCOUNTS / 3, "{}", accounts.len());
         assert!(accounts.iter().any(|(key, account)| &*key.name == "0" && account.held == 10));
         drop(held);
+    }
+
+    /// Two processes that share a file, in which each adds what it has spent.
+    #[test]
+    fn what_others_have_spent_counts_and_nothing_counts_twice() {
+        let ledger = Arc::new(Ledger::of_file());
+        let key = claim("a", 100, 10).key;
+        ledger.load(key.clone(), Lasts::Forever, 40);
+        ledger.reserve(vec![claim("a", 100, 10)]).unwrap().settle(|_| 7);
+        assert_eq!(account(&ledger, "a"), (47, 0));
+        let changed = ledger.take_changed();
+        assert_eq!((changed.len(), changed[0].1.unsaved()), (1, 7));
+        assert!(ledger.take_changed().is_empty());
+        ledger.change_again([&key]);
+        assert_eq!(ledger.take_changed().len(), 1, "it could not be stored");
+        ledger.reserve(vec![claim("a", 100, 10)]).unwrap().settle(|_| 5);
+        // The other one has added 30 meanwhile.
+        ledger.saved(&key, 7, 77);
+        assert_eq!((account(&ledger, "a"), ledger.take_changed()[0].1.unsaved()), ((82, 0), 5));
+        let short = ledger.reserve(vec![claim("a", 100, 20)]).unwrap_err();
+        assert_eq!(
+            short,
+            NotReserved::Short(Short { budget: "a".into(), shortage: Shortage::Spent, spent: 82 })
+        );
+    }
+
+    #[test]
+    fn an_instance_of_a_fleet_admits_from_its_grant_only() {
+        let ledger = Arc::new(Ledger::of_fleet());
+        let key = claim("a", 100, 10).key;
+        let asks = |ledger: &Arc<Ledger>| {
+            matches!(ledger.reserve(vec![claim("a", 100, 10)]), Err(NotReserved::NeedsGrant(_)))
+        };
+        assert!(asks(&ledger));
+        ledger.load(key.clone(), Lasts::Forever, 20);
+        ledger.grant(&key, 25, 0);
+        assert!(asks(&ledger), "grants do not hold yet");
+        ledger.granted_until(Instant::now() + std::time::Duration::from_secs(60));
+        ledger.reserve(vec![claim("a", 100, 10)]).unwrap().settle(|_| 8);
+        let held = ledger.reserve(vec![claim("a", 100, 10)]).unwrap();
+        assert!(asks(&ledger), "8 of it are spent and 10 held");
+        drop(held);
+        ledger.saved(&key, 8, 85);
+        ledger.grant(&key, 17, 0);
+        assert!(ledger.reserve(vec![claim("a", 100, 10)]).is_ok());
+        ledger.granted_until(Instant::now());
+        assert!(asks(&ledger), "they hold no longer");
+        ledger.load(key, Lasts::Forever, 103);
+        assert!(matches!(ledger.reserve(vec![claim("a", 100, 10)]), Err(NotReserved::Short(_))));
     }
 }

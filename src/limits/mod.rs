@@ -6,15 +6,16 @@
 //! - [`counters`]: the counters of one limit, by name, bounded.
 //! - [`limiter`]: all limits, and what one request holds of them.
 //! - [`fields`]: the `RateLimit` header fields.
-//! - [`budgets`]: what requests may cost, in [`amount`]s; [`ledger`]: what was spent and is held.
+//! - [`budgets`]: what requests may cost, in [`amount`]s; [`ledger`]: what was spent and is held; [`fleet`]: the same of a fleet.
 //!
-//! Pure but for its locks: the caller supplies the time and the facts of the request.
+//! Pure but for its locks, and for [`fleet`]: the caller supplies the time and the facts of the request.
 
 pub mod amount;
 pub mod bucket;
 pub mod budgets;
 mod counters;
 mod fields;
+pub mod fleet;
 pub mod ledger;
 pub mod limiter;
 pub mod rate;

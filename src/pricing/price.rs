@@ -106,7 +106,8 @@ impl Prices {
     }
 
     /// Returns the most that a response may cost, in picodollars: every token of the prompt at the dearest price that it may
-    /// have. `tier` is the service tier that the request names. `None` if the model or the tier has no price.
+    /// have, and what its prompt costs of that. `tier` is the service tier that the request names. `None` if the model or the
+    /// tier has no price.
     pub fn most(
         &self,
         backend: &str,
@@ -114,14 +115,15 @@ impl Prices {
         tier: Option<&str>,
         input: u64,
         output: u64,
-    ) -> Option<u64> {
+    ) -> Option<(u64, u64)> {
         let tier = self.find(backend, model)?.tier(tier)?;
         let rates = match &tier.long_context {
             Some((above, rates)) if input > *above => rates,
             _ => &tier.rates,
         };
         let dearest = rates.input.max(rates.cache_write).max(rates.cache_write_1h);
-        Some(input.saturating_mul(dearest).saturating_add(output.saturating_mul(rates.output)))
+        let input = input.saturating_mul(dearest);
+        Some((input.saturating_add(output.saturating_mul(rates.output)), input))
     }
 
     /// Finds the price of the name, or of a shorter name that it means. The most specific pattern wins.
@@ -273,7 +275,7 @@ mod tests {
 
     #[test]
     fn the_most_that_a_response_may_cost() {
-        let most = |tier, input, output| prices().most("x", "gpt-5", tier, input, output);
+        let most = |tier, input, output| prices().most("x", "gpt-5", tier, input, output).map(|(all, _)| all);
         assert_eq!(most(None, 10, 1), Some(30_000_000 + 5_000_000), "all of the prompt is kept for an hour");
         assert_eq!(most(None, 2000, 1), Some(2000 * 6_000_000 + 10_000_000), "a long prompt");
         assert_eq!(most(Some("flex"), 10, 0), Some(15_000_000));

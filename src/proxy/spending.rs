@@ -31,7 +31,7 @@ impl RequestCtx {
     ///
     /// # Errors
     /// A budget does not last for it, or its model has no price.
-    pub(super) fn reserve(&mut self, headers: &HeaderMap) -> Result<(), Reject> {
+    pub(super) async fn reserve(&mut self, headers: &HeaderMap) -> Result<(), Reject> {
         let routed = reached(self.stage.routed())?;
         let (who, route) = (&*routed.who, &routed.route);
         let budgets = &who.received.handle.settings.budgets;
@@ -42,17 +42,28 @@ impl RequestCtx {
         let (clock, now) = (&self.app.clock, self.app.clock.now());
         let facts = RequestFacts { who, headers, clock, now, forward: Some((&routed.leg, Some(route))) };
         let (need, session) = (need(who, route, estimate), routed.leg.session().uid().as_u128());
-        match budgets.reserve(&self.app.ledger, &facts, session, need, clock.wall(now)) {
+        let now = clock.wall(now);
+        let claims = budgets.claims(&facts, session, need, now);
+        let reserved = match (claims, &self.app.fleet_budgets) {
+            (Err(over), _) => Err(over),
+            (Ok(claims), _) if claims.is_empty() => return Ok(()),
+            (Ok(claims), None) => {
+                self.app.ledger.reserve_alone(claims).map_err(|short| budgets.refusal(short, now))
+            }
+            (Ok(claims), Some(fleet)) => {
+                fleet.reserve(claims).await.map_err(|short| budgets.refusal(short, now))
+            }
+        };
+        let over = match reserved {
             Ok(reservation) => {
-                self.reservation = reservation;
-                Ok(())
+                self.reservation = Some(reservation);
+                return Ok(());
             }
-            Err(over) => {
-                let refusal = refusal(&over);
-                self.app.metrics.budget_refused(over.budget(), refusal.kind.code());
-                Err(refusal.into())
-            }
-        }
+            Err(over) => over,
+        };
+        let refusal = refusal(&over);
+        self.app.metrics.budget_refused(over.budget(), refusal.kind.code());
+        Err(refusal.into())
     }
 }
 
@@ -66,18 +77,27 @@ fn need(who: &Identified, route: &Route, estimate: Estimate) -> Need {
         .iter()
         .map(|other| (settings.backends[other.backend].settings().name(), other.served_as.as_deref()));
     let candidates = once((route.backend.settings().name(), route.served_as.as_deref())).chain(others);
+    let Estimate { input, output } = estimate;
     let price = |(backend, served_as): (&crate::ids::BackendName, Option<&str>)| {
         let mut names = [model, served_as].into_iter().flatten();
-        names.find_map(|name| {
-            settings.prices.most(backend.as_str(), name, tier, estimate.input, estimate.output)
-        })
+        names.find_map(|name| settings.prices.most(backend.as_str(), name, tier, input, output))
+    };
+    let dearest = |most: (u64, u64), cost: Option<(u64, u64)>| {
+        let (all, input) = cost?;
+        Some((most.0.max(all), most.1.max(input)))
     };
     // A socket may name its model in a message; its answers are priced when they end.
     let picodollars = match who.received.socket && model.is_none() {
-        true => Some(0),
-        false => candidates.map(price).try_fold(0, |most, cost| Some(cost?.max(most))),
+        true => Some((0, 0)),
+        false => candidates.map(price).try_fold((0, 0), dearest),
     };
-    Need { tokens: estimate.total(), nanodollars: picodollars.map(|pico: u64| pico.div_ceil(PICO)) }
+    let nano = |pico: u64| pico.div_ceil(PICO);
+    Need {
+        tokens: estimate.total(),
+        nanodollars: picodollars.map(|(all, _)| nano(all)),
+        input_tokens: input,
+        input_nanodollars: picodollars.map_or(0, |(_, input)| nano(input)),
+    }
 }
 
 /// Words the refusal.
@@ -92,6 +112,12 @@ fn refusal(over: &OverBudget) -> Refusal {
         }
         OverBudget::Busy { budget } => {
             let message = format!("open requests hold the rest of the budget '{budget}'; try again");
+            Refusal { retry_after: Some(SOON), ..Refusal::new(ErrorKind::BudgetBusy, message) }
+        }
+        OverBudget::Unknown { budget } => {
+            let message = format!(
+                "what is left of the budget '{budget}' is not known, because redis does not answer; try again"
+            );
             Refusal { retry_after: Some(SOON), ..Refusal::new(ErrorKind::BudgetBusy, message) }
         }
         OverBudget::Unpriced { budget } => {

@@ -9,6 +9,7 @@ use super::endpoints::Endpoints;
 use crate::clock::Clock;
 use crate::history::Archive;
 use crate::identity::Key;
+use crate::limits::fleet::FleetBudgets;
 use crate::limits::ledger::Ledger;
 use crate::session::Manager;
 use crate::telemetry::log::Log;
@@ -42,6 +43,8 @@ pub(crate) struct ProxyState {
     pub(crate) endpoints: Arc<Endpoints>,
     /// What was spent of budgets.
     pub(crate) ledger: Arc<Ledger>,
+    /// What other instances spend and hold of budgets; `None` without a fleet.
+    pub(crate) fleet_budgets: Option<Arc<FleetBudgets>>,
     /// Answers whose tokens are still to be counted.
     pub(crate) awaited: AwaitedAnswers,
     /// Connects to backends for requests of the gateway itself.

@@ -150,7 +150,7 @@ impl RequestCtx {
         }
         routed.leg.session().add_bytes_in(routed.who.received.handle.upload.bytes());
         self.limit_forward(&head.headers)?;
-        self.reserve(&head.headers)
+        self.reserve(&head.headers).await
     }
 }
 

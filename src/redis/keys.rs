@@ -116,6 +116,26 @@ impl Keys {
         format!("{}agreed:{{{}}}", self.root, self.principals())
     }
 
+    /// The hash of the instances that use budgets. All names of budgets are in one slot.
+    pub fn budget_instances(&self) -> String {
+        format!("{}{{b}}:instances", self.root)
+    }
+
+    /// The set of accounts of budgets, by the time of their last change.
+    pub fn budget_changes(&self) -> String {
+        format!("{}{{b}}:changed", self.root)
+    }
+
+    /// Prefix of the accounts of budgets.
+    pub fn budget_accounts(&self) -> String {
+        format!("{}{{b}}:account:", self.root)
+    }
+
+    /// Prefix of the sets of accounts of which an instance holds something.
+    pub fn budget_holdings(&self) -> String {
+        format!("{}{{b}}:of:", self.root)
+    }
+
     /// The channel for kills and resumes.
     pub fn kill_channel(&self) -> String {
         format!("{}kill", self.root)

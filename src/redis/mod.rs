@@ -7,6 +7,7 @@
 //! the message about a kill. A command goes to the server that owns its key, wherever the key moves. A message only
 //! says where to look; the key is the source of truth.
 
+pub mod budgets;
 mod call;
 pub mod connect;
 pub mod keys;
@@ -18,6 +19,8 @@ mod servers;
 pub mod settings;
 pub mod signals;
 mod subscription;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use call::{Call, Script};
 pub use connect::{Link, LinkError};

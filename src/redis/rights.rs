@@ -130,6 +130,10 @@ pub async fn check(link: &Link, keys: &Keys) -> Result<(), LinkError> {
             keys.principals(),
             keys.agreed(),
             keys.client_keys(),
+            keys.budget_instances(),
+            keys.budget_changes(),
+            format!("{}NAME", keys.budget_accounts()),
+            format!("{}INSTANCE", keys.budget_holdings()),
         ] {
             let shown = key.replace(&uid.to_string(), "UID").replace(id, "ID");
             check.key(key, shown).await?;

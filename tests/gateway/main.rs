@@ -92,8 +92,12 @@ mod protocols {
 mod governance {
     /// What requests may cost.
     pub mod budgets;
+    /// Budgets of several instances: one is killed, Redis is away or wiped.
+    pub mod fleet;
     /// Rates, tokens and open requests.
     pub mod limits;
+    /// What is spent of budgets survives a restart.
+    pub mod restart;
 }
 
 /// Who calls: keys of the gateway's own.

@@ -61,6 +61,7 @@ impl Proxy {
             history: None,
             endpoints: Arc::default(),
             ledger: Arc::default(),
+            fleet_budgets: None,
             awaited: AwaitedAnswers::default(),
             connector: Connector::new(None),
         });

@@ -8,7 +8,7 @@ use crate::support::wire::Message;
 use crate::support::{Backend, Call, Demo, Gateway, RawClient, within};
 
 /// A price file: a dollar for a million tokens of the prompt, two for the answer.
-fn prices() -> tempfile::NamedTempFile {
+pub(crate) fn prices() -> tempfile::NamedTempFile {
     let file = tempfile::NamedTempFile::new().expect("a file");
     let text = "version: 1\nprices: [{ model: 'gpt-*', input: 1, output: 2 }]\n";
     std::fs::write(file.path(), text).expect("the prices");
@@ -25,20 +25,20 @@ async fn with_budgets(demo: &Demo, prices: &tempfile::NamedTempFile, budgets: &s
 }
 
 /// A chat whose answer may have so many tokens.
-fn chat(text: &str, max: u64, stream: bool) -> Call {
+pub(crate) fn chat(text: &str, max: u64, stream: bool) -> Call {
     let user = json!([{"role": "user", "content": text}]);
     let usage = json!({"include_usage": true});
     Call::post("/v1/chat/completions").json(&json!({"model": "gpt-demo", "max_tokens": max, "messages": user,
         "stream": stream, "stream_options": if stream { usage } else { Value::Null }}))
 }
 
-async fn accounts(gateway: &Gateway) -> Vec<Value> {
+pub(crate) async fn accounts(gateway: &Gateway) -> Vec<Value> {
     let list = gateway.operator().await.get("/control/budgets").await.json();
     list["budgets"].as_array().cloned().unwrap_or_default()
 }
 
 /// Waits until nothing is held; returns what is spent of the first account.
-async fn settled(gateway: &Gateway) -> f64 {
+pub(crate) async fn settled(gateway: &Gateway) -> f64 {
     within("nothing to be held", async {
         loop {
             let accounts = accounts(gateway).await;
@@ -51,7 +51,7 @@ async fn settled(gateway: &Gateway) -> f64 {
     .await
 }
 
-fn code(refusal: &Message) -> String {
+pub(crate) fn code(refusal: &Message) -> String {
     let body = refusal.json();
     body["error"]["code"].as_str().unwrap_or_else(|| panic!("no code: {body}")).to_owned()
 }
@@ -222,11 +222,11 @@ async fn a_thousand_at_once_never_pass_a_budget() {
     assert!(served.load(Ordering::Relaxed) >= 20, "{served:?}");
 }
 
-/// The tokens that the provider has counted in an answer.
-fn tokens(answer: &Message) -> u64 {
+/// The tokens that the provider has counted in an answer; 0 in one that is cut.
+pub(crate) fn tokens(answer: &Message) -> u64 {
     let text = answer.text();
     let usage = text.rsplit("\"total_tokens\":").next().expect("a count");
-    usage.trim_start().chars().take_while(char::is_ascii_digit).collect::<String>().parse().expect("a number")
+    usage.trim_start().chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap_or(0)
 }
 
 /// Exact to the token when all clients stay: what was spent is what the provider has counted.
