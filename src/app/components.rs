@@ -89,22 +89,16 @@ impl Components {
         let readiness = Arc::<Readiness>::default();
         let history = history(config, &metrics, &readiness);
         let exporter = Exporter::start(&config.telemetry, metrics.otlp_dropped(), &log);
-        let listener = Arc::new(EventSink {
+        let listener = EventSink {
             log: Arc::clone(&log),
             metrics: Arc::clone(&metrics),
             history: history.clone(),
             exporter: exporter.clone(),
-        });
+        };
         let names = super::principal_key::load(config);
         let Sharing { replicator, ledger, spending, fleet_budgets } =
             Sharing::of(config, names.shared, state)?;
-        let sessions = match &replicator {
-            None => {
-                let store = Arc::new(MemoryStore::default());
-                Manager::new(config.session.clone(), clock.clone(), store, listener)
-            }
-            Some(replicator) => replicator.manager(config.session.clone(), clock.clone(), listener),
-        };
+        let sessions = sessions(config, replicator.as_ref(), &clock, listener);
         sessions.set_client_keys(Arc::new(SharedKeys {
             keys: Arc::clone(&keys),
             live: Arc::clone(&live),
@@ -176,6 +170,20 @@ impl Components {
     /// Gauge of open WebSockets.
     pub(super) fn open_sockets(&self) -> Gauge {
         self.metrics.open_legs("socket")
+    }
+}
+
+/// Creates the sessions, which other instances share if there is a `replicator`.
+fn sessions(
+    config: &Config,
+    replicator: Option<&Arc<Replicator>>,
+    clock: &Clock,
+    listener: EventSink,
+) -> Arc<Manager> {
+    let (settings, listener) = (config.session.clone(), Arc::new(listener));
+    match replicator {
+        None => Manager::new(settings, clock.clone(), Arc::new(MemoryStore::default()), listener),
+        Some(replicator) => replicator.manager(settings, clock.clone(), listener),
     }
 }
 

@@ -105,15 +105,16 @@ pub(super) fn serve(
 
     let reload = Arc::new(Reload::new(sources, config, shared.clone()));
     let control = control_service(control, plan.operators(), &reload, &shared);
-    let sessions = Arc::clone(&shared.sessions);
     let predecessor = Mutex::new(predecessor);
-    let keys = made_keys::written(&reload.current.load());
-    let closing_control = Mutex::new(Some(closed));
-    let control = Control { service: control, closing: closing_control, predecessor, sessions, met, keys };
-    let mut control = background_service("control", control);
-    // Two, so that a long list of sessions does not delay a kill.
-    control.threads = Some(2);
-    server.add_service(control);
+    let control = Control {
+        service: control,
+        closing: Mutex::new(Some(closed)),
+        predecessor,
+        sessions: Arc::clone(&shared.sessions),
+        met,
+        keys: made_keys::written(&reload.current.load()),
+    };
+    add_control(&mut server, control);
 
     for extra in extras {
         extra(&mut server);
@@ -123,6 +124,14 @@ pub(super) fn serve(
     // Dropping the guard flushes the log.
     drop(log_guard);
     Ok(())
+}
+
+/// Adds the control API.
+fn add_control(server: &mut Server, control: Control) {
+    let mut control = background_service("control", control);
+    // Two, so that a long list of sessions does not delay a kill.
+    control.threads = Some(2);
+    server.add_service(control);
 }
 
 /// Adds the background services: replication in a fleet, session timeouts, health checks.

@@ -4,7 +4,6 @@
 //! begins like a key and is not known is refused: it never counts as a credential of the provider, to which it would be sent.
 
 use std::collections::{HashMap, HashSet};
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,8 +20,9 @@ pub use super::key_holder::KeyHolder;
 use super::key_text::{self, KeyDigest};
 use super::principal::{MAX_CREDENTIALS, TooMany};
 use super::roles::{Grants, Roles};
-use crate::ids::{Invalid, PrincipalId, Validity};
-use crate::protocol::dialects::credentials::{contains, credentials};
+pub use super::shown_key::ShownKey;
+use crate::ids::{PrincipalId, Validity};
+use crate::protocol::dialects::credentials::credentials;
 
 /// The most parts of a credential that are looked up.
 const MAX_PIECES: usize = 8;
@@ -74,16 +74,6 @@ impl MadeKeys {
     pub(super) fn is_known(&self, digest: &KeyDigest) -> bool {
         self.holders.contains_key(digest) || self.revoked.contains(digest)
     }
-}
-
-/// The key or token that a request shows, or its caller without one.
-#[derive(Clone)]
-pub struct ShownKey {
-    holder: Arc<KeyHolder>,
-    /// `None` for a caller that is known by its connection.
-    text: Option<Box<[u8]>>,
-    /// `None` for anything but a token.
-    token: Option<Arc<VerifiedToken>>,
 }
 
 /// What a credential of a request is.
@@ -209,7 +199,7 @@ impl Auth {
     /// The key is not known or damaged, was revoked, or has expired; the token is no good.
     pub fn operator(&self, text: &[u8]) -> Result<Option<(PrincipalId, Grants)>, KeyFault> {
         let shown = match self.holder(text) {
-            Some(holder) => ShownKey { holder, text: Some(text.into()), token: None },
+            Some(holder) => ShownKey::of_key(holder, text),
             None if text.starts_with(self.prefix.as_bytes()) || self.was_imported(text) => {
                 return Err(self.no_key(text));
             }
@@ -280,13 +270,11 @@ impl Auth {
             }
         }
         match shown {
-            Some((Found::Key(holder), text)) => {
-                Ok(Some(ShownKey { holder, text: Some(text.into()), token: None }))
-            }
+            Some((Found::Key(holder), text)) => Ok(Some(ShownKey::of_key(holder, text))),
             Some((Found::Token(token), text)) => Ok(Some(ShownKey::of_token(token?, text))),
             Some((Found::NoKey, text)) => Err(self.no_key(text)),
             None => match self.others.connections.holder(origin) {
-                Some(holder) => Ok(Some(ShownKey { holder, text: None, token: None })),
+                Some(holder) => Ok(Some(ShownKey::of_connection(holder))),
                 None if self.is_required() && is_foreign => Err(TokenFault::Issuer.into()),
                 None if self.is_required() => Err(KeyFault::Missing),
                 None => Ok(None),
@@ -352,57 +340,6 @@ fn pieces(text: &[u8]) -> impl Iterator<Item = &[u8]> {
 fn find(holders: &HashMap<KeyDigest, Arc<KeyHolder>>, digest: &KeyDigest) -> Option<Arc<KeyHolder>> {
     let (known, holder) = holders.get_key_value(digest)?;
     bool::from(known.as_bytes().ct_eq(digest.as_bytes())).then(|| Arc::clone(holder))
-}
-
-impl ShownKey {
-    fn of_token(token: Arc<VerifiedToken>, text: &[u8]) -> Self {
-        let holder = KeyHolder::unlimited(token.id.clone(), token.membership.clone(), Some(token.expires));
-        Self { holder: Arc::new(holder), text: Some(text.into()), token: Some(token) }
-    }
-
-    /// Returns whether it need not be looked up again: a token is verified once a minute.
-    pub fn is_fresh(&self) -> bool {
-        self.token.as_ref().is_none_or(|token| token.is_fresh())
-    }
-
-    /// Returns who holds the key.
-    pub fn holder(&self) -> &KeyHolder {
-        &self.holder
-    }
-
-    /// Returns the key itself, to find it in a request; `None` if its caller is known by its connection.
-    pub fn text(&self) -> Option<&[u8]> {
-        self.text.as_deref()
-    }
-
-    /// Returns whether a field's value contains the key.
-    pub fn is_in(&self, value: &[u8]) -> bool {
-        self.text.as_deref().is_some_and(|text| contains(value, text))
-    }
-
-    /// Checks that the key is still valid.
-    ///
-    /// # Errors
-    /// It has expired or was revoked.
-    pub fn check(&self) -> Result<(), KeyFault> {
-        let now = Timestamp::now();
-        self.holder.is_used(now);
-        match self.holder.validity.fault(now) {
-            None => Ok(()),
-            Some(Invalid::Revoked) => Err(KeyFault::Revoked),
-            Some(Invalid::Expired) if self.token.is_some() => Err(TokenFault::Expired.into()),
-            Some(Invalid::Expired) => {
-                let at = self.holder.validity.expires().unwrap_or(now);
-                Err(KeyFault::Expired { id: self.holder.id.clone(), at })
-            }
-        }
-    }
-}
-
-impl fmt::Debug for ShownKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ShownKey").field("holder", &self.holder.id).finish_non_exhaustive()
-    }
 }
 
 #[cfg(test)]

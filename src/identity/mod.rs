@@ -23,6 +23,7 @@ pub mod made_keys;
 pub mod principal;
 pub mod roles;
 pub mod settings;
+mod shown_key;
 
 pub use auth::{Auth, KeyHolder, MadeKeys, ShownKey};
 pub use auth_settings::AuthConfig;

@@ -145,7 +145,9 @@ fn failure(stage: &Stage, outcome: &Outcome) -> Option<ErrorKind> {
         CutReason::AgentKilled => ErrorKind::AgentKilled,
         CutReason::TimedOut => ErrorKind::SessionTimedOut,
         CutReason::Shutdown => ErrorKind::ShuttingDown,
-        CutReason::KeyRevoked => identify::no_longer_accepted(stage).kind,
+        CutReason::KeyRevoked => {
+            identify::no_longer_accepted(stage.identified().map(|who| (&*who.caller, &who.received))).kind
+        }
     })
 }
 

@@ -7,7 +7,6 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName};
 
 use super::receive::Received;
-use super::request_ctx::Stage;
 use crate::error::{ErrorKind, Refusal};
 use crate::identity::client::Client;
 use crate::identity::{FoundSession, Key, KeyFault, Origin, Principal, ShownKey, TokenFault};
@@ -113,9 +112,9 @@ pub(crate) fn caller(received: &Received, headers: &HeaderMap, key: &Key) -> Res
     Ok(caller)
 }
 
-/// Returns why the caller of an open request is no longer accepted.
-pub(super) fn no_longer_accepted(stage: &Stage) -> Refusal {
-    let checked = stage.identified().map_or(Ok(()), |who| who.caller.check(&who.received));
+/// Returns why the caller of an open request is no longer accepted; `None` before it was identified.
+pub(super) fn no_longer_accepted(who: Option<(&Caller, &Received)>) -> Refusal {
+    let checked = who.map_or(Ok(()), |(caller, received)| caller.check(received));
     checked.err().unwrap_or_else(|| not_accepted(&KeyFault::Revoked))
 }
 

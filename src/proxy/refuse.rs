@@ -88,7 +88,9 @@ fn cut_refusal(reason: CutReason, ctx: &RequestCtx) -> Refusal {
             };
             Refusal::new(ErrorKind::SessionTimedOut, message)
         }
-        CutReason::KeyRevoked => identify::no_longer_accepted(&ctx.stage),
+        CutReason::KeyRevoked => {
+            identify::no_longer_accepted(ctx.stage.identified().map(|who| (&*who.caller, &who.received)))
+        }
         CutReason::Shutdown => Refusal::new(ErrorKind::ShuttingDown, "this gateway is shutting down"),
     }
 }

@@ -1,3 +1,5 @@
+//! Memory and Redis agree on every history of a budget; calls that come twice or late change nothing.
+
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 

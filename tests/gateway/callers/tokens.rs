@@ -451,3 +451,38 @@ async fn a_client_of_an_mcp_server_is_told_where_to_get_a_token() {
     let own = bearer(metadata, &signer.token(&json!({}))).send(gateway.proxy()).await;
     assert_eq!((own.status(), own.text().as_str()), (200, "{}"), "the server's own");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn own_tokens_are_accepted_and_short_secrets_are_not() {
+    let backend = RawBackend::answering(OK).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("secret");
+    let secret = "0123456789abcdef0123456789abcdef";
+    std::fs::write(&file, format!("{secret}\n")).expect("write");
+    let auth =
+        format!("auth: {{ proxy: required, jwt: {{ local: {{ secret_file: {file:?}, ttl: 10m }} }} }}\n");
+    let gateway = Gateway::with(auth + &injected(&backend.url())).await;
+    let token = |secret: &str, seconds: i64| {
+        let claims = json!({"iss": "elida", "aud": "elida", "sub": "nightly", "groups": ["build"], "exp": now() + seconds});
+        let unsigned = format!("{}.{}", encoded(&json!({"alg": "HS256", "typ": "JWT"})), encoded(&claims));
+        let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret.as_bytes());
+        format!("{unsigned}.{}", BASE64URL_NOPAD.encode(ring::hmac::sign(&key, unsigned.as_bytes()).as_ref()))
+    };
+    let ask = async |token: &str| {
+        bearer(Call::chat("x"), token).session("own").send(gateway.proxy()).await.status()
+    };
+    assert_eq!(ask(&token(secret, 300)).await, 200);
+    let principal = gateway.session_until("own", |_| true).await["principal"].clone();
+    assert_eq!(principal, json!({"id": "user:nightly@local", "via": "token", "groups": ["build"]}));
+    assert_eq!(ask(&token("another secret of thirty-two byte", 300)).await, 401);
+    assert_eq!(ask(&token(secret, 86_400)).await, 401, "valid for too long");
+    assert_eq!(backend.heads().len(), 1);
+    std::fs::write(&file, &secret[1..]).expect("write");
+    gateway.hangup();
+    let line = gateway
+        .log_until(|line| line["message"].as_str().is_some_and(|text| text.contains("is faulty")))
+        .await;
+    let text = line.to_string();
+    assert!(text.contains("has 31 bytes of at least 32") && !text.contains(&secret[1..]), "{text}");
+    assert_eq!(ask(&token(secret, 300)).await, 200, "the old configuration stays");
+}
