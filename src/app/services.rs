@@ -78,7 +78,6 @@ pub(super) fn serve(
     let (draining, drained) = watch::channel(false);
     let (closing, closed) = watch::channel(false);
     let mut server = server(config.server.threads(), plan.idle());
-
     let gateway = http_proxy(&server.configuration, Gateway::new(shared.proxy_state()))?;
     let downstream = Downstream::new(
         gateway,
@@ -97,9 +96,7 @@ pub(super) fn serve(
         replicator: shared.replicator.clone(),
         kills: shared.kills.clone(),
     };
-    let mut proxy = background_service("proxy", proxy);
-    proxy.threads = Some(config.server.threads());
-    server.add_service(proxy);
+    add_proxy(&mut server, proxy, config.server.threads());
 
     add_background_services(&mut server, &shared);
 
@@ -124,6 +121,13 @@ pub(super) fn serve(
     // Dropping the guard flushes the log.
     drop(log_guard);
     Ok(())
+}
+
+/// Adds the proxy with this many threads.
+fn add_proxy(server: &mut Server, proxy: Proxy, threads: usize) {
+    let mut proxy = background_service("proxy", proxy);
+    proxy.threads = Some(threads);
+    server.add_service(proxy);
 }
 
 /// Adds the control API.
