@@ -66,11 +66,30 @@ impl Reload {
         outcome
     }
 
+    /// Refuses a configuration without token and roles while the listener of the start can be reached from other machines: it
+    /// stays until a restart, whatever `control.listen` says now.
+    fn check_control(&self, config: &Config) -> Result<(), Faults> {
+        let listen = self.started.control.listen();
+        if listen.ip().is_loopback() || !config.control.is_open() {
+            return Ok(());
+        }
+        let mut faults = Faults::default();
+        let message =
+            format!("the control API listens on {listen} until a restart, and would need no credential");
+        faults.add(
+            "control.auth",
+            message,
+            "keep the token or the roles, and restart with the new control.listen",
+        );
+        Err(faults)
+    }
+
     fn swap(&self) -> Result<ReloadReport, Faults> {
         let config = self.sources.load()?;
         let before = self.shared.live.load_full();
         let settings =
             runtime_settings(&config, &self.shared.metrics, Some(&before), self.shared.keys.table())?;
+        self.check_control(&config)?;
         log_warnings(&config);
         Plan::after_reload(&config).log();
         let restart = changed_restart_keys(&self.started, &config);

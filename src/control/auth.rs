@@ -61,7 +61,7 @@ pub(super) async fn guard(
                 connection.iter().filter(|_| is_known).for_each(|connection| connection.mark_authenticated())
             };
             // Where none is needed every request has a credential: one whose body is incomplete must stay evictable.
-            if !state.is_open(&settings) {
+            if !settings.is_open() {
                 trust();
             }
             request.extensions_mut().insert(operator);
@@ -76,8 +76,9 @@ pub(super) async fn guard(
         }
         Err(problem) => {
             let peer = peer.map(|peer| peer.address.ip());
-            let (method, path) = (request.method(), request.uri().path());
-            tracing::warn!(?peer, %method, path, %problem, "control_refused");
+            let auth = state.parts.runtime.auth();
+            let (method, path) = (request.method(), auth.without_keys(request.uri().path()));
+            tracing::warn!(?peer, %method, %path, %problem, "control_refused");
             problem.into_response()
         }
     };
@@ -175,7 +176,7 @@ fn check(
 /// 401 without a valid credential.
 fn operator(state: &ControlState, settings: &Settings, headers: &HeaderMap) -> Result<Operator, Problem> {
     let unauthorized = |detail: &str| Err(Problem::new(ErrorCode::Unauthorized, detail));
-    if state.is_open(settings) {
+    if settings.is_open() {
         return Ok(Operator::local());
     }
     let Some(shown) = bearer(headers) else {

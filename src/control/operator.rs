@@ -123,17 +123,17 @@ pub(super) async fn permit(State(gate): State<Gate>, mut request: Request, next:
     let Some(right) = gate.right else { return next.run(request).await };
     let is_audited = gate.is_audited || !matches!(*request.method(), Method::GET | Method::HEAD);
     let line = is_audited.then(|| entry(&gate, &operator, right, &request));
-    let mut response = match gate.reach(&operator, right) {
-        Ok(reach) => {
-            request.extensions_mut().insert(reach);
-            next.run(request).await
-        }
-        Err(problem) => problem.into_response(),
+    let reach = match gate.reach(&operator, right) {
+        Ok(reach) => reach,
+        Err(problem) => return recorded(&gate.state, line, problem.into_response()).await,
     };
-    if let Some(line) = line {
-        record(&gate.state, line, &mut response).await;
+    request.extensions_mut().insert(reach);
+    if line.is_none() {
+        return next.run(request).await;
     }
-    response
+    // A task of its own: a change is whole, and is in the audit log, even when its caller hangs up at once.
+    let done = tokio::spawn(async move { recorded(&gate.state, line, next.run(request).await).await });
+    done.await.unwrap_or_else(|_| Problem::internal("the change failed; see the server log").into_response())
 }
 
 impl Gate {
@@ -175,7 +175,7 @@ fn entry(gate: &Gate, operator: &Operator, right: Right, request: &Request) -> A
             address: address.map(|address| address.to_canonical().to_string()),
         },
         action: gate.action.to_owned(),
-        target: request.uri().path().to_owned(),
+        target: gate.state.parts.runtime.auth().without_keys(request.uri().path()).into_owned(),
         status: 0,
         code: None,
         request_id: request.extensions().get::<RequestId>().map(ToString::to_string),
@@ -185,16 +185,21 @@ fn entry(gate: &Gate, operator: &Operator, right: Right, request: &Request) -> A
     }
 }
 
-/// Writes a line. One that cannot be written is logged whole and counted: a kill must not wait for a full disk.
-async fn record(state: &Arc<ControlState>, mut line: AuditEntry, response: &mut Response) {
+/// Returns the response after its line, if there is one, was written. A line that cannot be written is logged whole and
+/// counted: a kill must not wait for a full disk.
+async fn recorded(state: &Arc<ControlState>, line: Option<AuditEntry>, mut response: Response) -> Response {
+    let Some(mut line) = line else { return response };
     line.status = response.status().as_u16();
     line.code = response.extensions().get::<Problem>().map(|problem| problem.code().to_owned());
     if let Some(Change { reason, before, after }) = response.extensions_mut().remove() {
-        (line.reason, line.before, line.after) = (reason, before, after);
+        let auth = state.parts.runtime.auth();
+        line.reason = reason.map(|reason| auth.without_keys(&reason).into_owned());
+        (line.before, line.after) = (before, after);
     }
     let state = Arc::clone(state);
     let written = tokio::task::spawn_blocking(move || state.parts.audit.record(&line));
     if timeout(AUDIT_WAIT, written).await.is_err() {
         tracing::warn!("a change is done, but its line of the audit log is still being written");
     }
+    response
 }

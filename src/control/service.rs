@@ -99,13 +99,6 @@ pub(super) struct ControlState {
     pub(super) feeds: Arc<AtomicUsize>,
 }
 
-impl ControlState {
-    /// Returns whether nobody needs a credential: there is no token, and nobody has a role.
-    pub(super) fn is_open(&self, settings: &Settings) -> bool {
-        settings.token().is_none() && self.parts.runtime.auth().roles().is_empty()
-    }
-}
-
 /// The control API as a Pingora background service.
 pub struct ControlService {
     /// Taken once, by `start`.

@@ -82,6 +82,7 @@ impl Default for ControlConfig {
 pub struct Settings {
     listen: SocketAddr,
     token: Option<Secret>,
+    is_open: bool,
     allowed_hosts: Vec<String>,
     allow_origins: Vec<String>,
     max_connections: usize,
@@ -106,6 +107,11 @@ impl Settings {
     /// The token; `None` where `auth.roles` says who may call, and on loopback.
     pub fn token(&self) -> Option<&Secret> {
         self.token.as_ref()
+    }
+
+    /// Whether nobody needs a credential: there is no token, and nobody has a role.
+    pub fn is_open(&self) -> bool {
+        self.is_open
     }
 
     /// Allowed hosts: lower case, without a port, IPv6 addresses in brackets.
@@ -152,6 +158,7 @@ impl ControlConfig {
         let LimitsConfig { max_connections, max_event_feeds } = limits?;
         Some(Settings {
             listen,
+            is_open: token.is_none() && !has_roles,
             token,
             allowed_hosts: hosts?,
             allow_origins: origins?,

@@ -3,6 +3,7 @@
 //! Keys are looked up by the digest of what a request shows, in a map that a reload replaces as a whole. A credential that
 //! begins like a key and is not known is refused: it never counts as a credential of the provider, to which it would be sent.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,6 +27,9 @@ use crate::protocol::dialects::credentials::credentials;
 
 /// The most parts of a credential that are looked up.
 const MAX_PIECES: usize = 8;
+
+/// Characters of a key that logs show.
+const SHOWN: usize = 8;
 
 /// The next [`Auth::generation`].
 static GENERATION: AtomicU64 = AtomicU64::new(1);
@@ -174,6 +178,17 @@ impl Auth {
     /// Returns the first key of this gateway's own form that a text contains; `None` while keys are not read.
     pub fn key_in<'t>(&self, text: &'t [u8]) -> Option<&'t [u8]> {
         if self.is_off() { None } else { key_text::find(text, &self.prefix) }
+    }
+
+    /// Returns a text for a log: of a key of this gateway's own form, and of what follows it, only the first characters stay.
+    pub fn without_keys<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        match text.find(&self.prefix) {
+            None => Cow::Borrowed(text),
+            Some(at) => {
+                let shown: String = text.chars().take(text[..at].chars().count() + SHOWN).collect();
+                Cow::Owned(shown + "…")
+            }
+        }
     }
 
     /// Returns what the configuration says of keys.

@@ -74,10 +74,10 @@ pub(crate) fn download(ctx: &mut RequestCtx, chunk: &Option<Bytes>, end: bool) -
         answer.sent += chunk.len() as u64;
         if let Some(tap) = &mut answer.tap {
             let text_bytes = &mut answer.text_bytes;
-            tap.listen(chunk, &mut |event| {
-                if let Event::Text(text) = event {
-                    *text_bytes += text.len() as u64;
-                }
+            tap.listen(chunk, &mut |event| match event {
+                Event::Text(text) => *text_bytes += text.len() as u64,
+                Event::Call(call) => *text_bytes += call.arguments.len() as u64,
+                Event::Stop(_) | Event::Usage(_) => {}
             });
         }
         if let Some(capture) = &mut outcome.capture {

@@ -19,6 +19,7 @@ use crate::identity::FoundSession;
 use crate::ids::Membership;
 use crate::limits::{Admission, Refused};
 use crate::policy::facts::{Fact, Facts, Value};
+use crate::protocol::Dialect;
 use crate::protocol::dialects::output_limit;
 use crate::protocol::facts::usage::Usage;
 use crate::session::Leg;
@@ -97,12 +98,12 @@ pub(super) fn estimate(who: &Identified, route: &Route) -> Option<Estimate> {
     let asks = received.socket && route.dialect.is_llm() || verdict::makes_answer(received, route);
     let sent = received.handle.upload.bytes().max(received.declared.unwrap_or(0));
     let input = sent.max(who.call.tools_offered.bytes()).div_ceil(2);
-    asks.then(|| Estimate { input, output: max_output(who).unwrap_or(DEFAULT_OUTPUT) })
+    asks.then(|| Estimate { input, output: max_output(who, route.dialect).unwrap_or(DEFAULT_OUTPUT) })
 }
 
 /// Returns the limit that the request sets for its answer.
-fn max_output(who: &Identified) -> Option<u64> {
-    output_limit::of(&who.call, who.received.handle.settings.output_hints)
+fn max_output(who: &Identified, dialect: Dialect) -> Option<u64> {
+    output_limit::of(&who.call, who.received.handle.settings.output_hints, dialect)
 }
 
 fn refuse(metrics: &Metrics, refused: &Refused) -> Reject {
@@ -221,7 +222,9 @@ impl Facts for RequestFacts<'_> {
             Fact::RequestModel => self.model(),
             Fact::RequestStream => self.stream(),
             Fact::RequestBytes => Value::count(received.handle.upload.bytes()),
-            Fact::RequestMaxTokens => max_output(self.who).map_or(Value::Absent, Value::count),
+            Fact::RequestMaxTokens => {
+                max_output(self.who, self.who.received.dialect).map_or(Value::Absent, Value::count)
+            }
             Fact::SessionId => Value::text(session.map(|session| session.key().id.as_str())),
             Fact::SessionAge => {
                 session.map_or(Value::Absent, |session| Value::count(session.duration(self.now).as_secs()))

@@ -59,7 +59,7 @@ pub(super) async fn rotate(
     Path(id): Path<String>,
     ApiBody(RotateBody { grace }): ApiBody<RotateBody>,
 ) -> Result<(Extension<Change>, Json<MadeKey>), Problem> {
-    let before = Some(digest(&within(&state, &reach, &id)?));
+    let before = own_key(&state, &reach, &id)?;
     let grace = grace.map(|grace| grace.limit().unwrap_or_default()).unwrap_or_default();
     let (listed, key) = on_disk(&state, move |keys| keys.rotate(&id, grace)).await?;
     let legs_cut = state.parts.manager.cut_invalid_legs();
@@ -75,7 +75,7 @@ pub(super) async fn revoke(
     Extension(reach): Extension<Reach>,
     Path(id): Path<String>,
 ) -> Result<(Extension<Change>, Json<RevokedKey>), Problem> {
-    let before = Some(digest(&within(&state, &reach, &id)?));
+    let before = own_key(&state, &reach, &id)?;
     let name = id.clone();
     on_disk(&state, move |keys| keys.revoke(&name)).await?;
     let legs_cut = state.parts.manager.cut_invalid_legs();
@@ -124,6 +124,17 @@ fn check_maker(
         }
         None => Ok(()),
     }
+}
+
+/// Returns the digest of a key within reach that can do no more than its caller: who rotates a key has it then.
+///
+/// # Errors
+/// 404 when there is none with this id, 403 when it can do more.
+fn own_key(state: &ControlState, reach: &Reach, id: &str) -> Result<Option<String>, Problem> {
+    let key = within(state, reach, id)?;
+    let PrincipalConfig { tenant, groups, .. } = &key.principal;
+    check_maker(state, reach, id, tenant.as_deref(), groups)?;
+    Ok(Some(digest(&key)))
 }
 
 /// Returns a key within reach, declared or made.

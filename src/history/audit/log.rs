@@ -15,7 +15,7 @@ use super::verify::seal;
 use crate::history::proof::hash_chain::{Tip, to_text};
 use crate::history::proof::signature::Signer;
 use crate::history::state::State;
-use crate::settings::key_file;
+use crate::settings::{key_file, private};
 use crate::telemetry::metrics::{HistoryMetrics, Item};
 
 /// The table in `state.db`.
@@ -73,6 +73,7 @@ struct HeadFile {
 impl AuditLog {
     /// Returns the log in `data_dir`; opens nothing yet.
     pub fn new(data_dir: &Path, metrics: HistoryMetrics) -> Self {
+        private::narrow(&data_dir.join(HEAD_FILE));
         Self { state: State::new(data_dir), folder: data_dir.to_owned(), metrics, signer: Mutex::default() }
     }
 

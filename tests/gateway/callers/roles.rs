@@ -391,3 +391,52 @@ async fn who_calls_is_told_and_a_revoked_or_expired_key_has_no_role() {
     assert_eq!((answer.status(), code(&answer)), (401, json!("unauthorized")), "{}", answer.text());
     assert!(answer.text().contains("revoked"), "{}", answer.text());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_is_whole_and_audited_when_its_caller_hangs_up() {
+    let house = House::open().await;
+    for at in 0..10 {
+        let id = format!("k{at}");
+        let made = house.call("root", Call::post("/control/keys").json(&json!({"id": id}))).await;
+        assert_eq!(made.status(), 201);
+        let call = Call::new("DELETE", &format!("/control/keys/{id}"));
+        let call = call.header("authorization", &format!("Bearer {}", house.key("root")));
+        // Dropped at once: nobody reads the answer.
+        drop(call.open(house.gateway.control()).await);
+    }
+    let listed = async |target: &str| house.call("root", Call::get(target)).await.json();
+    crate::support::within("the revocations", async {
+        loop {
+            let lines =
+                listed("/control/audit?action=revokeKey").await["lines"].as_array().map_or(0, Vec::len);
+            let keys = listed("/control/keys").await["keys"].as_array().map_or(0, Vec::len);
+            // Those that arrived: each that took effect has its line.
+            if lines == 10 + PRINCIPALS.len() - keys && lines > 0 && keys == PRINCIPALS.len() {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_admin_of_a_tenant_rotates_and_revokes_no_mightier_key_and_logs_hold_no_key() {
+    let house = House::open().await;
+    let boss = json!({"id": "boss", "tenant": "acme", "groups": ["soc"]});
+    assert_eq!(house.call("root", Call::post("/control/keys").json(&boss)).await.status(), 201);
+    for call in
+        [Call::post("/control/keys/boss/rotate").json(&json!({})), Call::new("DELETE", "/control/keys/boss")]
+    {
+        let answer = house.call("acme-root", call).await;
+        assert_eq!((answer.status(), code(&answer)), (403, json!("role_required")), "{}", answer.text());
+    }
+    let target = format!("/control/keys/{}", house.key("ops"));
+    house.call("root", Call::new("DELETE", &target)).await;
+    Call::new("DELETE", &target).send(house.gateway.control()).await;
+    let audit = house.call("audit", Call::get("/control/audit")).await.text();
+    assert!(audit.contains("/control/keys/elida_"), "{audit}");
+    for text in [audit, house.gateway.log_text()] {
+        assert!(!text.contains(house.key("ops")), "{text}");
+    }
+}

@@ -162,6 +162,8 @@ async fn memory_and_descriptors_stay_where_they_are_under_mixed_load() {
     let demo = Demo::start().await;
     let gateway = Gateway::with(yaml(&demo, 0)).await;
     assert_eq!(Call::chat("hello").send(gateway.proxy()).await.status(), 200);
+    // The audit log is opened with the first change and stays open.
+    assert_eq!(gateway.kill("none").await.status, 404);
     let backend = hex(demo.address());
     // The minimum of several samples: a connection that was closed just now must not be in the baseline.
     let mut base = usize::MAX;
