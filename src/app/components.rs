@@ -60,6 +60,8 @@ pub(super) struct Components {
     pub(super) clock: Clock,
     /// Derives principals from credentials.
     pub(super) principals: Key,
+    /// What operators make and change, kept over a restart.
+    pub(super) state: Arc<State>,
     /// Keys that operators make through the API.
     pub(super) keys: Arc<ClientKeys>,
     /// What was spent of budgets.
@@ -97,7 +99,7 @@ impl Components {
         };
         let names = super::principal_key::load(config);
         let Sharing { replicator, ledger, spending, fleet_budgets } =
-            Sharing::of(config, names.shared, state)?;
+            Sharing::of(config, names.shared, Arc::clone(&state))?;
         let sessions = sessions(config, replicator.as_ref(), &clock, listener);
         sessions.set_client_keys(Arc::new(SharedKeys {
             keys: Arc::clone(&keys),
@@ -127,6 +129,7 @@ impl Components {
                 exporter,
                 clock,
                 principals,
+                state,
                 keys,
                 ledger,
                 spending,

@@ -188,7 +188,11 @@ fn control_service(
         runtime,
         keys: Arc::clone(&shared.keys),
         history: shared.history.clone(),
-        audit: Arc::new(AuditLog::new(&reload.current.load().data_dir, shared.metrics.history())),
+        audit: Arc::new(AuditLog::new(
+            Arc::clone(&shared.state),
+            &reload.current.load().data_dir,
+            shared.metrics.history(),
+        )),
         store: reload.current.load().session.store().name(),
         max_connections,
     };

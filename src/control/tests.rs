@@ -18,6 +18,7 @@ use super::service::{ControlService, Parts, ReloadReport, Runtime};
 use super::settings::{self, ControlConfig, CorsConfig, Settings};
 use crate::clock::Clock;
 use crate::history::audit::AuditLog;
+use crate::history::state::State;
 use crate::identity::{Auth, AuthConfig, ClientKeys, KeyStorage};
 use crate::ids::{PrincipalId, RequestId, Scope, SessionId, SessionKey};
 use crate::limits::budgets::BudgetAccount;
@@ -73,7 +74,8 @@ impl Runtime for Program {
 
 /// An audit log that cannot be written.
 fn no_audit() -> Arc<AuditLog> {
-    Arc::new(AuditLog::new(Path::new("/dev/null"), Metrics::new().unwrap().history()))
+    let nowhere = Path::new("/dev/null");
+    Arc::new(AuditLog::new(Arc::new(State::new(nowhere)), nowhere, Metrics::new().unwrap().history()))
 }
 
 /// A control API over a real socket.

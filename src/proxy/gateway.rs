@@ -345,7 +345,7 @@ mod tests {
     fn what_is_boxed_for_each_request_is_small() {
         for (what, size, limit) in [
             ("the context", size_of::<RequestCtx>(), 1232),
-            ("the steps before routing", size(|gateway, session, ctx| gateway.prepare(session, ctx)), 2680),
+            ("the steps before routing", size(|gateway, session, ctx| gateway.prepare(session, ctx)), 2744),
             ("the choice of an address", size(|_, _, _| dispatch::peer(never(), never())), 640),
         ] {
             assert!(size <= limit, "{what}: {size}");

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -34,7 +35,7 @@ const HEAD_FILE: &str = "audit-head.json";
 
 /// The audit log of this instance.
 pub struct AuditLog {
-    state: State,
+    state: Arc<State>,
     folder: PathBuf,
     metrics: HistoryMetrics,
     /// Held while a line is appended; the key is read with the first one.
@@ -71,10 +72,10 @@ struct HeadFile {
 }
 
 impl AuditLog {
-    /// Returns the log in `data_dir`; opens nothing yet.
-    pub fn new(data_dir: &Path, metrics: HistoryMetrics) -> Self {
+    /// Returns the log in the `state.db` of `data_dir`; opens nothing yet.
+    pub fn new(state: Arc<State>, data_dir: &Path, metrics: HistoryMetrics) -> Self {
         private::narrow(&data_dir.join(HEAD_FILE));
-        Self { state: State::new(data_dir), folder: data_dir.to_owned(), metrics, signer: Mutex::default() }
+        Self { state, folder: data_dir.to_owned(), metrics, signer: Mutex::default() }
     }
 
     /// Appends a line. One that cannot be written is logged whole and counted: a kill does not wait for a full disk. Blocks.
@@ -224,7 +225,7 @@ mod tests {
     }
 
     fn open(folder: &Path) -> AuditLog {
-        AuditLog::new(folder, Metrics::new().unwrap().history())
+        AuditLog::new(Arc::new(State::new(folder)), folder, Metrics::new().unwrap().history())
     }
 
     fn lines(log: &AuditLog) -> Vec<String> {
