@@ -21,6 +21,8 @@ const TABLE: &str = "CREATE TABLE IF NOT EXISTS documents (
 
 /// How long a write waits for another process, during an upgrade.
 const BUSY: Duration = Duration::from_secs(5);
+/// The file in `data_dir` that names the last line of the audit log.
+pub(in crate::history) const AUDIT_HEAD: &str = "audit-head.json";
 /// The file name in `data_dir`.
 const FILE: &str = "state.db";
 
@@ -33,8 +35,9 @@ pub struct State {
 }
 
 impl State {
-    /// Returns the file in `data_dir`; opens nothing yet.
+    /// Returns the file in `data_dir`; opens nothing yet, and takes from others the right to read it.
     pub fn new(data_dir: &Path) -> Self {
+        [FILE, AUDIT_HEAD].map(|name| private::narrow(&data_dir.join(name)));
         Self { folder: data_dir.to_owned(), connection: Mutex::default() }
     }
 

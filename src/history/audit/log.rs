@@ -15,8 +15,8 @@ use super::line::AuditEntry;
 use super::verify::seal;
 use crate::history::proof::hash_chain::{Tip, to_text};
 use crate::history::proof::signature::Signer;
-use crate::history::state::State;
-use crate::settings::{key_file, private};
+use crate::history::state::{AUDIT_HEAD, State};
+use crate::settings::key_file;
 use crate::telemetry::metrics::{HistoryMetrics, Item};
 
 /// The table in `state.db`.
@@ -29,9 +29,6 @@ const TABLE: &str = "CREATE TABLE IF NOT EXISTS audit (
     body TEXT NOT NULL,
     seal TEXT NOT NULL
 ) STRICT";
-
-/// The file in the data directory that names the last line.
-const HEAD_FILE: &str = "audit-head.json";
 
 /// The audit log of this instance.
 pub struct AuditLog {
@@ -74,7 +71,6 @@ struct HeadFile {
 impl AuditLog {
     /// Returns the log in the `state.db` of `data_dir`; opens nothing yet.
     pub fn new(state: Arc<State>, data_dir: &Path, metrics: HistoryMetrics) -> Self {
-        private::narrow(&data_dir.join(HEAD_FILE));
         Self { state, folder: data_dir.to_owned(), metrics, signer: Mutex::default() }
     }
 
@@ -148,14 +144,14 @@ impl AuditLog {
     }
 
     fn read_head(&self) -> Option<Tip> {
-        let text = std::fs::read(self.folder.join(HEAD_FILE)).ok()?;
+        let text = std::fs::read(self.folder.join(AUDIT_HEAD)).ok()?;
         let HeadFile { seq, hash } = serde_json::from_slice(&text).ok()?;
         Some(Tip { seq, hash })
     }
 
     fn write_head(&self, tip: &Tip) -> io::Result<()> {
         let head = HeadFile { seq: tip.seq, hash: tip.hash.clone() };
-        key_file::replace(&self.folder, HEAD_FILE, &serde_json::to_vec(&head)?)?;
+        key_file::replace(&self.folder, AUDIT_HEAD, &serde_json::to_vec(&head)?)?;
         File::open(&self.folder)?.sync_all()
     }
 
