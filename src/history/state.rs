@@ -37,7 +37,9 @@ pub struct State {
 impl State {
     /// Returns the file in `data_dir`; opens nothing yet, and takes from others the right to read it.
     pub fn new(data_dir: &Path) -> Self {
-        [FILE, AUDIT_HEAD].map(|name| private::narrow(&data_dir.join(name)));
+        for name in [FILE, AUDIT_HEAD] {
+            private::narrow(&data_dir.join(name));
+        }
         Self { folder: data_dir.to_owned(), connection: Mutex::default() }
     }
 
