@@ -114,7 +114,6 @@ impl Components {
             readiness.watch(move || replicator.warnings());
         }
         watch_capacity(&metrics, &sessions);
-        let principals = names.key;
         watch_budgets(&metrics, &live, &ledger);
         Ok((
             Self {
@@ -128,7 +127,7 @@ impl Components {
                 kills,
                 exporter,
                 clock,
-                principals,
+                principals: names.key,
                 state,
                 keys,
                 ledger,
