@@ -52,6 +52,7 @@ fn start() -> LegStart {
         path: "/v1/messages".into(),
         request_id: RequestId::new("r-1"),
         cut: Cut::new(),
+        validity: Arc::default(),
     }
 }
 

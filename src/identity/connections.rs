@@ -249,16 +249,11 @@ mod tests {
     }
 
     fn connections(yaml: &str) -> Result<Connections, String> {
-        #[derive(Deserialize)]
+        #[derive(Default, Deserialize)]
         #[serde(default)]
         struct Written {
             mtls: Vec<CertificateConfig>,
             networks: Vec<NetworkConfig>,
-        }
-        impl Default for Written {
-            fn default() -> Self {
-                Self { mtls: Vec::new(), networks: Vec::new() }
-            }
         }
         let Written { mtls, networks } = serde_yaml::from_str(yaml).unwrap();
         let mut faults = Faults::default();
