@@ -1,14 +1,11 @@
-use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
 use rcgen::string::Ia5String;
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType,
-};
+use rcgen::{ExtendedKeyUsagePurpose, SanType};
 use serde_json::json;
-use tempfile::TempDir;
 
+use crate::support::authority::{Authority, dns};
 use crate::support::{Backend, Call, Gateway, RawBackend, RawClient, within};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
@@ -22,38 +19,21 @@ fn backends(url: &str) -> String {
 }
 
 /// An authority with a certificate for the gateway and some for clients, as files.
-struct Issued {
-    folder: TempDir,
-    authority: CertifiedIssuer<'static, KeyPair>,
-}
+struct Issued(Authority);
 
 impl Issued {
     fn new() -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        // Another name than that of the certificates, which would look self-signed.
-        params.distinguished_name.push(rcgen::DnType::CommonName, "an authority");
-        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key"));
-        let folder = tempfile::tempdir().expect("a folder");
-        let issued = Self { folder, authority: authority.expect("an authority") };
-        fs::write(issued.file("ca.pem"), issued.authority.pem()).expect("a file");
-        let localhost = SanType::DnsName(name("localhost"));
-        issued.issue("server", vec![localhost], ExtendedKeyUsagePurpose::ServerAuth);
+        let issued = Self(Authority::new());
+        issued.issue("server", vec![dns("localhost")], ExtendedKeyUsagePurpose::ServerAuth);
         issued
     }
 
     fn file(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.0.file(name)
     }
 
     fn issue(&self, file: &str, names: Vec<SanType>, usage: ExtendedKeyUsagePurpose) {
-        let key = KeyPair::generate().expect("a key");
-        let mut params = CertificateParams::default();
-        params.subject_alt_names = names;
-        params.extended_key_usages = vec![usage];
-        let leaf = params.signed_by(&key, &self.authority).expect("a certificate");
-        fs::write(self.file(&format!("{file}.crt")), leaf.pem()).expect("a file");
-        fs::write(self.file(&format!("{file}.key")), key.serialize_pem()).expect("a file");
+        self.0.write(file, &self.0.issue(names, usage));
     }
 
     fn yaml(&self) -> String {
@@ -82,11 +62,7 @@ async fn a_client_certificate_names_its_caller() {
     let issued = Issued::new();
     let uri = |text: &str| SanType::URI(name(text));
     let client = ExtendedKeyUsagePurpose::ClientAuth;
-    issued.issue(
-        "agent",
-        vec![SanType::DnsName(name("x.example")), uri("spiffe://acme/agents/build-7")],
-        client.clone(),
-    );
+    issued.issue("agent", vec![dns("x.example"), uri("spiffe://acme/agents/build-7")], client.clone());
     issued.issue("other", vec![uri("spiffe://acme/agents/a/b")], client.clone());
     issued.issue("mail", vec![SanType::Rfc822Name(name("ada@acme.example"))], client);
     let backend = RawBackend::answering(OK).await;

@@ -146,12 +146,7 @@ async fn a_socket_spends_its_answers_and_ends_when_nothing_is_left() {
             .await;
     let mut socket = Socket::open(gateway.proxy(), "/v1/realtime?model=gpt-realtime-demo", "voice").await;
     socket.until("session.created").await;
-    let content = json!([{"type": "input_text", "text": "a b c d e f g h i j"}]);
-    socket
-        .send(&json!({"type": "conversation.item.create", "item": {"type": "message", "role": "user",
-        "content": content}}))
-        .await;
-    socket.send(&json!({"type": "response.create"})).await;
+    socket.ask("a b c d e f g h i j").await;
     socket.until("response.done").await;
     socket.send(&json!({"type": "response.create"})).await;
     let (events, ended) = socket.end().await;

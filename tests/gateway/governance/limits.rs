@@ -224,13 +224,7 @@ async fn the_answers_of_a_socket_are_counted_and_end_it() {
     let gateway = limited(&demo, "  - { by: \"'all'\", tokens: 50/min }").await;
     let mut socket = Socket::open(gateway.proxy(), "/v1/realtime?model=gpt-realtime-demo", "voice").await;
     socket.until("session.created").await;
-    let words = "a b c d e f g h i j k l m n o p q r s t u v w x y z";
-    let content = json!([{"type": "input_text", "text": words}]);
-    socket
-        .send(&json!({"type": "conversation.item.create", "item": {"type": "message", "role": "user",
-        "content": content}}))
-        .await;
-    socket.send(&json!({"type": "response.create"})).await;
+    socket.ask("a b c d e f g h i j k l m n o p q r s t u v w x y z").await;
     socket.until("response.done").await;
     socket.send(&json!({"type": "response.create"})).await;
     let (events, ended) = socket.end().await;

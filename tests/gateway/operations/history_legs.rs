@@ -183,10 +183,7 @@ async fn a_socket_is_one_request_with_the_tokens_of_all_its_answers() {
     let mut socket = Socket::open(gateway.proxy(), "/v1/realtime?model=gpt-realtime-demo", "voice").await;
     socket.until("session.created").await;
     for text in ["one two three", "four five"] {
-        let item =
-            json!({"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]});
-        socket.send(&json!({"type": "conversation.item.create", "item": item})).await;
-        socket.send(&json!({"type": "response.create"})).await;
+        socket.ask(text).await;
         socket.until("response.done").await;
     }
     assert_eq!(paged(&gateway, "voice", 10).await, [Value::Null; 0], "it goes on");

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use h2::client::Builder;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+use rcgen::{Certificate, CertificateParams, ExtendedKeyUsagePurpose, KeyPair, SanType};
 use serde_json::json;
-use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -16,53 +15,36 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion, version};
 
+use crate::support::authority::{Authority, dns};
 use crate::support::http2::{Client, End};
 use crate::support::{Backend, Call, Demo, Gateway, RawBackend, RawClient, within};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-/// A certificate authority and what it has issued, in a folder.
-struct Issued {
-    folder: TempDir,
-    authority: CertifiedIssuer<'static, KeyPair>,
-}
+/// An authority, and the gateway's certificate in its folder.
+struct Issued(Authority);
 
 impl Issued {
     fn new() -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(rcgen::DnType::CommonName, "an authority");
-        let key = KeyPair::generate().expect("a key");
-        let authority = CertifiedIssuer::self_signed(params, key).expect("an authority");
-        let issued = Self { folder: tempfile::tempdir().expect("a folder"), authority };
-        fs::write(issued.file("ca.pem"), issued.authority.pem()).expect("a file");
+        let issued = Self(Authority::new());
         issued.server();
         issued
     }
 
     fn file(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.0.file(name)
     }
 
-    fn issue(
-        &self,
-        name: &str,
-        usage: ExtendedKeyUsagePurpose,
-    ) -> (CertificateDer<'static>, KeyPair, String) {
-        let key = KeyPair::generate().expect("a key");
-        let mut params = CertificateParams::new([name.to_owned(), "127.0.0.1".to_owned()]).expect("names");
-        params.extended_key_usages = vec![usage];
-        let leaf = params.signed_by(&key, &self.authority).expect("a certificate");
-        (leaf.der().clone(), key, leaf.pem())
+    fn issue(&self, name: &str, usage: ExtendedKeyUsagePurpose) -> (Certificate, KeyPair) {
+        self.0.issue(vec![dns(name), SanType::IpAddress([127, 0, 0, 1].into())], usage)
     }
 
     /// Writes a new certificate for localhost and its key; returns the certificate.
     fn server(&self) -> CertificateDer<'static> {
-        let (leaf, key, pem) = self.issue("localhost", ExtendedKeyUsagePurpose::ServerAuth);
-        fs::write(self.file("tls.crt"), pem).expect("a file");
-        fs::write(self.file("tls.key"), key.serialize_pem()).expect("a file");
+        let issued = self.issue("localhost", ExtendedKeyUsagePurpose::ServerAuth);
+        self.0.write("tls", &issued);
         fs::set_permissions(self.file("tls.key"), fs::Permissions::from_mode(0o600)).expect("permissions");
-        leaf
+        issued.0.der().clone()
     }
 
     /// `server.tls` with these files.
@@ -86,15 +68,18 @@ impl Issued {
     fn client_config(
         &self,
         versions: &[&'static SupportedProtocolVersion],
-        own: Option<(CertificateDer<'static>, KeyPair)>,
+        own: Option<(Certificate, KeyPair)>,
     ) -> ClientConfig {
         let mut roots = RootCertStore::empty();
-        roots.add(self.authority.der().clone()).expect("an authority");
+        roots.add(self.0.issuer.der().clone()).expect("an authority");
         let builder = ClientConfig::builder_with_protocol_versions(versions).with_root_certificates(roots);
         match own {
             None => builder.with_no_client_auth(),
             Some((leaf, key)) => builder
-                .with_client_auth_cert(vec![leaf], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+                .with_client_auth_cert(
+                    vec![leaf.der().clone()],
+                    PrivateKeyDer::Pkcs8(key.serialize_der().into()),
+                )
                 .expect("a certificate and its key"),
         }
     }
@@ -190,7 +175,7 @@ async fn clients_show_a_certificate_when_they_must() {
     let more = format!(", client_ca: {:?}", issued.file("ca.pem"));
     let gateway = Gateway::with(issued.yaml(&backend, &more, "")).await;
     // In TLS 1.3 the client learns of the rejection at its first read.
-    let with = async |own: Option<(CertificateDer<'static>, KeyPair)>| {
+    let with = async |own: Option<(Certificate, KeyPair)>| {
         let client = Connecting(issued.client_config(&BOTH, own), Vec::new());
         let mut stream = client.to(&gateway).await?;
         stream.write_all(b"GET /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await?;
@@ -198,9 +183,9 @@ async fn clients_show_a_certificate_when_they_must() {
         within("an answer", stream.read_to_string(&mut answer)).await.map(|_| answer)
     };
     let usage = || ExtendedKeyUsagePurpose::ClientAuth;
-    let (leaf, key, _) = issued.issue("agent", usage());
+    let (leaf, key) = issued.issue("agent", usage());
     assert!(with(Some((leaf, key))).await.expect("an answer").ends_with("ok"));
-    let (leaf, key, _) = others.issue("agent", usage());
+    let (leaf, key) = others.issue("agent", usage());
     assert!(with(Some((leaf, key))).await.is_err(), "of another authority");
     assert!(with(None).await.is_err(), "none at all");
     assert_eq!(backend.heads().len(), 1);
@@ -292,7 +277,7 @@ async fn a_kill_cuts_over_tls_as_it_does_without() {
 async fn check_and_doctor_say_what_is_wrong() {
     let issued = Issued::new();
     let file = issued.file("elida.yaml");
-    let data = issued.folder.path();
+    let data = issued.0.folder.path();
     let run = |command: &str| {
         let yaml = format!(
             "listen: '127.0.0.1:0'\ncontrol: {{ listen: '127.0.0.1:0' }}\ndata_dir: {data:?}\nserver:\n  {}\n",

@@ -11,14 +11,6 @@ use crate::support::timing::{Times, after};
 use crate::support::wire::{Ending, Unframed};
 use crate::support::{Backend, Call, Connection, Demo, Gateway, RawBackend, RawClient, within};
 
-/// Asks a Realtime socket for a response to this text.
-async fn ask(socket: &mut Socket, text: &str) {
-    let content = json!([{"type": "input_text", "text": text}]);
-    let item = json!({"type": "message", "role": "user", "content": content});
-    socket.send(&json!({"type": "conversation.item.create", "item": item})).await;
-    socket.send(&json!({"type": "response.create"})).await;
-}
-
 /// Asks a socket of the Responses API for a response, as Codex does.
 async fn create(socket: &mut Socket, model: &str, text: &str) {
     let input = json!([{"role": "user", "content": [{"type": "input_text", "text": text}]}]);
@@ -62,10 +54,10 @@ async fn realtime_is_counted_while_it_goes_on() {
     let gateway = Gateway::start(&demo).await;
     let mut socket = Socket::open(gateway.proxy(), "/v1/realtime?model=gpt-realtime-demo", "voice").await;
     assert_eq!(socket.until("session.created").await["session"]["model"], "gpt-realtime-demo");
-    ask(&mut socket, "one two three").await;
+    socket.ask("one two three").await;
     let done = socket.until("response.done").await;
     assert_eq!(done["response"]["usage"]["output_tokens"], 3);
-    ask(&mut socket, "four five").await;
+    socket.ask("four five").await;
     socket.until("response.done").await;
     // The provider's own numbers: 3 and 2 words of output; 4 of input (with the item's type), then all 7.
     let open = gateway.session_until("voice", |session| session["usage"]["output_tokens"] == 5).await;
@@ -121,7 +113,7 @@ async fn a_kill_ends_a_socket_with_an_event_and_1008() {
     let demo = Demo::start().await;
     let gateway = Gateway::start(&demo).await;
     let mut socket = Socket::open(gateway.proxy(), "/v1/realtime?model=m", "voice").await;
-    ask(&mut socket, "word [[stall]]").await;
+    socket.ask("word [[stall]]").await;
     socket.until("response.output_text.delta").await;
     let killed = gateway.kill("voice").await;
     assert_eq!((killed.status, &killed.body["legs_cut"]), (200, &json!(1)), "{killed:?}");

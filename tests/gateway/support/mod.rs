@@ -1,6 +1,7 @@
 //! The harness: a real gateway, scripted backends, clients that time each byte.
 
 pub mod agent;
+pub mod authority;
 pub mod backend;
 pub mod call;
 pub mod collector;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use futures::{SinkExt, StreamExt};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -153,6 +153,14 @@ impl Socket {
 
     pub async fn send(&mut self, value: &Value) {
         self.0.send(Message::text(value.to_string())).await.expect("send");
+    }
+
+    /// Asks a Realtime socket for a response to this text.
+    pub async fn ask(&mut self, text: &str) {
+        let content = json!([{"type": "input_text", "text": text}]);
+        let item = json!({"type": "message", "role": "user", "content": content});
+        self.send(&json!({"type": "conversation.item.create", "item": item})).await;
+        self.send(&json!({"type": "response.create"})).await;
     }
 
     /// The next event; `None` when the socket ends.
