@@ -264,7 +264,7 @@ impl Sharing {
     fn of(config: &Config, key: Option<OwnKey>, state: Arc<State>) -> anyhow::Result<Self> {
         let Some(settings) = config.session.redis() else {
             let ledger = Arc::new(Ledger::of_file());
-            let spending = Some(SpendingFile::open(state, Arc::clone(&ledger), &config.data_dir)?);
+            let spending = Some(SpendingFile::open(state, Arc::clone(&ledger))?);
             return Ok(Self { replicator: None, ledger, spending, fleet_budgets: None });
         };
         let link = Link::new(settings).context("session.redis cannot be used")?;

@@ -44,7 +44,7 @@ impl BackgroundService for Issuers {
     }
 }
 
-/// Waits until the keys of all issuers were fetched once; not for ever, if one is away.
+/// Waits until the keys of all issuers have been fetched once, for at most [`FIRST_KEYS`].
 pub(super) async fn wait_for_keys(live: &SharedSettings) {
     let are_known = |jwt: &Jwt| jwt.published().all(|keys| keys.are_known());
     let known = async {

@@ -1,6 +1,5 @@
 //! Keeps what was spent of budgets in `state.db`, on a thread of its own: each second and at the end.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -29,13 +28,8 @@ impl SpendingFile {
     ///
     /// # Errors
     /// There is no thread for it.
-    pub(super) fn open(
-        state: Arc<State>,
-        ledger: Arc<Ledger>,
-        data_dir: &Path,
-    ) -> std::io::Result<Arc<Self>> {
-        let file = data_dir.join("state.db");
-        let mut keeper = Keeper { state, file, ledger, version: None, is_failing: false };
+    pub(super) fn open(state: Arc<State>, ledger: Arc<Ledger>) -> std::io::Result<Arc<Self>> {
+        let mut keeper = Keeper { state, ledger, version: None, is_failing: false };
         keeper.round();
         let closing = Arc::<AtomicBool>::default();
         let is_closing = Arc::clone(&closing);
@@ -65,7 +59,6 @@ impl SpendingFile {
 
 struct Keeper {
     state: Arc<State>,
-    file: PathBuf,
     ledger: Arc<Ledger>,
     /// The version of the file that was read last.
     version: Option<i64>,
@@ -103,7 +96,7 @@ impl Keeper {
 
     /// Reads the file if another process has written to it, or nothing was read yet.
     fn read(&mut self) -> anyhow::Result<()> {
-        if self.version.is_none() && !self.file.exists() {
+        if self.version.is_none() && !self.state.exists() {
             return Ok(());
         }
         let version = Some(self.state.version()?);

@@ -11,11 +11,9 @@ use std::time::Duration;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use data_encoding::HEXLOWER;
 use http::Method;
 use jiff::Timestamp;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 
 use super::api::error::ErrorCode;
@@ -24,7 +22,7 @@ use super::problem::Problem;
 use super::service::ControlState;
 use crate::history::audit::line::SCHEMA;
 use crate::history::audit::{AuditEntry, OperatorLine};
-use crate::history::proof::hash_chain::canonical;
+use crate::history::proof::hash_chain::{canonical, digest};
 use crate::identity::roles::{Grants, Reach, Right};
 use crate::ids::RequestId;
 
@@ -112,7 +110,7 @@ pub(super) struct Change {
 
 /// Returns the digest of an object for the audit log: SHA-256 of its canonical form (RFC 8785), in hexadecimal.
 pub(super) fn digest_of(object: &Value) -> String {
-    HEXLOWER.encode(&Sha256::digest(canonical(object)))
+    digest(&canonical(object))
 }
 
 /// Lets a request pass to its endpoint, and writes what it changed into the audit log before the answer is sent.

@@ -35,7 +35,7 @@ pub struct State {
 }
 
 impl State {
-    /// Returns the file in `data_dir`; opens nothing yet, and takes from others the right to read it.
+    /// Returns the file in `data_dir`; opens nothing yet, and makes it readable for its owner only.
     pub fn new(data_dir: &Path) -> Self {
         for name in [FILE, AUDIT_HEAD] {
             private::narrow(&data_dir.join(name));
@@ -44,7 +44,7 @@ impl State {
     }
 
     /// Returns whether the file exists.
-    pub(in crate::history) fn exists(&self) -> bool {
+    pub fn exists(&self) -> bool {
         self.folder.join(FILE).exists()
     }
 

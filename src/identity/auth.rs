@@ -28,9 +28,6 @@ use crate::protocol::dialects::credentials::credentials;
 /// The most parts of a credential that are looked up.
 const MAX_PIECES: usize = 8;
 
-/// Characters of a key that logs show.
-const SHOWN: usize = 8;
-
 /// The next [`Auth::generation`].
 static GENERATION: AtomicU64 = AtomicU64::new(1);
 
@@ -184,10 +181,7 @@ impl Auth {
     pub fn without_keys<'t>(&self, text: &'t str) -> Cow<'t, str> {
         match text.find(&self.prefix) {
             None => Cow::Borrowed(text),
-            Some(at) => {
-                let shown: String = text.chars().take(text[..at].chars().count() + SHOWN).collect();
-                Cow::Owned(shown + "…")
-            }
+            Some(at) => Cow::Owned(format!("{}{}…", &text[..at], key_text::shown(&text[at..]))),
         }
     }
 
@@ -215,10 +209,10 @@ impl Auth {
     pub fn operator(&self, text: &[u8]) -> Result<Option<(PrincipalId, Grants)>, KeyFault> {
         let shown = match self.holder(text) {
             Some(holder) => ShownKey::of_key(holder, text),
-            None if text.starts_with(self.prefix.as_bytes()) || self.was_imported(text) => {
+            None if text.starts_with(self.prefix.as_bytes()) || self.was_revoked(text) => {
                 return Err(self.no_key(text));
             }
-            None => match self.others.jwt.as_ref().map_or(Seen::Other, |jwt| jwt.look(text)) {
+            None => match self.look_for_token(text) {
                 Seen::Ours(token) => ShownKey::of_token(token?, text),
                 Seen::Foreign => return Err(TokenFault::Issuer.into()),
                 Seen::Other => return Ok(None),
@@ -266,10 +260,10 @@ impl Auth {
         let (mut shown, mut is_foreign) = (None, false);
         for text in &found {
             let known = pieces(text).find_map(|piece| Some((Found::Key(self.holder(piece)?), piece)));
-            let is_ours = || key_text::may_contain(text, &self.prefix) || self.was_imported(text);
+            let is_ours = || key_text::may_contain(text, &self.prefix) || self.was_revoked(text);
             let found = match known.or_else(|| is_ours().then_some((Found::NoKey, &**text))) {
                 Some(found) => found,
-                None => match self.others.jwt.as_ref().map_or(Seen::Other, |jwt| jwt.look(text)) {
+                None => match self.look_for_token(text) {
                     Seen::Ours(token) => (Found::Token(token), &**text),
                     Seen::Foreign => {
                         is_foreign = true;
@@ -299,7 +293,7 @@ impl Auth {
 
     /// Returns why what begins like a key is none.
     fn no_key(&self, text: &[u8]) -> KeyFault {
-        if self.made.load().revoked.contains(&KeyDigest::of(text)) {
+        if self.was_revoked(text) {
             return KeyFault::Revoked;
         }
         if key_text::is_damaged(text, &self.prefix) { KeyFault::Damaged } else { KeyFault::Unknown }
@@ -330,10 +324,14 @@ impl Auth {
         revoked
     }
 
-    /// Returns whether this was a key, though it does not begin like one: it was imported, and is revoked.
-    fn was_imported(&self, text: &[u8]) -> bool {
+    /// Returns whether this was a key of the API, of any form, and is revoked.
+    fn was_revoked(&self, text: &[u8]) -> bool {
         let made = self.made.load();
         !made.revoked.is_empty() && made.revoked.contains(&KeyDigest::of(text))
+    }
+
+    fn look_for_token(&self, text: &[u8]) -> Seen {
+        self.others.jwt.as_ref().map_or(Seen::Other, |jwt| jwt.look(text))
     }
 
     fn holder(&self, text: &[u8]) -> Option<Arc<KeyHolder>> {

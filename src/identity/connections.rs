@@ -18,7 +18,7 @@ use crate::settings::fault::Faults;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CertificateConfig {
-    /// A name of the certificate (subject alternative name: URI, DNS name or e-mail address); `*` stands for one or more
+    /// A name of the certificate (subject alternative name: URI, DNS name or e-mail address); `*` matches one or more
     /// characters except `/`. Its caller is `cert:NAME`.
     pub san: String,
     /// Their tenant; records show it.
@@ -153,7 +153,7 @@ fn network(text: &str, path: &str, faults: &mut Faults) -> Option<IpNet> {
     network
 }
 
-/// Returns whether a name fits a pattern, in which `*` stands for one or more bytes except `/`.
+/// Returns whether a name fits a pattern, in which `*` matches one or more bytes except `/`.
 fn fits(pattern: &[u8], name: &[u8]) -> bool {
     let (mut pattern, mut name) = (pattern, name);
     // Where to go on when what follows the last star does not fit: behind the star, and one byte further in the name.

@@ -1,6 +1,6 @@
 //! The text of a client key: a prefix, 43 random base62 characters (256 bits), and a CRC-32 of both in 6 more.
 //!
-//! The checksum lets a typing error be told from an unknown key, and a secret scanner recognise a key, without a look-up.
+//! The checksum distinguishes a typing error from an unknown key, and lets a secret scanner recognise a key, without a look-up.
 //! Only the SHA-256 of the whole text is kept: with 256 random bits there is nothing to guess, so a slow hash would only
 //! let strangers spend this gateway's time.
 
@@ -19,6 +19,9 @@ pub const PREFIX: &str = "elida_";
 
 /// Fewest characters of a key of another form: with fewer, it could be guessed.
 pub const MIN_LENGTH: usize = 32;
+
+/// Characters of a key that lists and logs show.
+const SHOWN: usize = 8;
 
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 /// Random characters: 62^43 is a little more than 2^256.
@@ -59,6 +62,11 @@ impl fmt::Debug for KeyDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}…", HEXLOWER_PERMISSIVE.encode(&self.0[..4]))
     }
+}
+
+/// Returns what lists and logs show of a key: its first characters.
+pub(super) fn shown(key: &str) -> &str {
+    key.char_indices().nth(SHOWN).map_or(key, |(end, _)| &key[..end])
 }
 
 /// Creates a key with this prefix.

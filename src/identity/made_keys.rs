@@ -1,5 +1,5 @@
 //! Keys that operators make through the control API. Each is a document with a revision, stored before it is in force; a
-//! revoked one stays as a tombstone, so that its key is told from one that never was.
+//! revoked one stays as a tombstone, which distinguishes its key from one that never existed.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -19,9 +19,6 @@ use crate::settings::secret::Secret;
 
 /// Most keys, tombstones included.
 const MAX_KEYS: usize = 100_000;
-/// Characters of a key that lists show.
-const SHOWN: usize = 8;
-
 /// Where key documents are stored.
 pub trait KeyStorage: Send + Sync {
     /// Stores a document; returns after it is on disk.
@@ -140,7 +137,7 @@ impl ClientKeys {
         }
         let document = KeyDocument {
             revision: generation(before.map(|entry| &entry.document)),
-            shown: shown(&key),
+            shown: key_text::shown(key.reveal()).to_owned(),
             created: Timestamp::now(),
             previous: None,
             revoked: None,
@@ -167,7 +164,7 @@ impl ClientKeys {
         let until = now.checked_add(grace).map_err(|_| KeyError::Invalid("grace is too long".to_owned()))?;
         let document = KeyDocument {
             revision: before.revision + 1,
-            shown: shown(&key),
+            shown: key_text::shown(key.reveal()).to_owned(),
             created: now,
             previous: (!grace.is_zero()).then(|| (before.principal.key_sha256.clone(), until)),
             principal: PrincipalConfig {
@@ -198,17 +195,20 @@ impl ClientKeys {
 
     /// Returns the declared keys and those of the API that are in force, each list by id.
     pub fn list(&self) -> Vec<ListedKey> {
-        let declared = self.declared.load();
-        let from_file = declared.principals.iter().map(|(principal, holder)| ListedKey {
-            principal: principal.clone(),
-            shown: None,
-            created: None,
-            last_used: holder.as_ref().and_then(|holder| holder.last_used()),
-        });
-        let mut listed: Vec<ListedKey> = from_file.collect();
+        let mut listed: Vec<ListedKey> = self.declared.load().principals.iter().map(declared_key).collect();
         let entries = self.entries.lock();
         listed.extend(entries.values().filter(|entry| entry.document.revoked.is_none()).map(listed_entry));
         listed
+    }
+
+    /// Returns the key with this id, declared or of the API; `None` if none is in force.
+    pub fn find(&self, id: &str) -> Option<ListedKey> {
+        let declared = self.declared.load();
+        let declared = declared.principals.iter().find(|(principal, _)| principal.id == id);
+        declared.map(declared_key).or_else(|| {
+            let entries = self.entries.lock();
+            entries.get(id).filter(|entry| entry.document.revoked.is_none()).map(listed_entry)
+        })
     }
 
     fn check_declared(&self, id: &str) -> Result<(), KeyError> {
@@ -330,8 +330,10 @@ fn checked(key: Secret) -> Result<Secret, KeyError> {
     Ok(key)
 }
 
-fn shown(key: &Secret) -> String {
-    key.reveal().chars().take(SHOWN).collect()
+/// Returns what operators may see of a declared key.
+fn declared_key((principal, holder): &(PrincipalConfig, Option<Arc<KeyHolder>>)) -> ListedKey {
+    let last_used = holder.as_ref().and_then(|holder| holder.last_used());
+    ListedKey { principal: principal.clone(), shown: None, created: None, last_used }
 }
 
 #[cfg(test)]

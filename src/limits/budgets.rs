@@ -27,7 +27,7 @@ pub enum BudgetPeriod {
     Week,
     /// A month of the calendar.
     Month,
-    /// For ever.
+    /// Without an end.
     Total,
 }
 
@@ -176,7 +176,7 @@ impl Budgets {
         self.0.is_empty()
     }
 
-    /// Returns what the request asks of every budget that concerns it. `session` identifies its session for ever.
+    /// Returns what the request asks of every budget that concerns it. `session` identifies its session; no two sessions have the same.
     ///
     /// # Errors
     /// A budget is in money, and the model has no price.

@@ -31,12 +31,13 @@ pub fn load_or_make(
     }
 }
 
-/// Replaces the file `name` atomically.
+/// Replaces the file `name` atomically; the change is on disk when it returns.
 ///
 /// # Errors
 /// The folder is not writable.
 pub fn replace(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
-    std::fs::rename(draft(folder, name, bytes)?, folder.join(name))
+    std::fs::rename(draft(folder, name, bytes)?, folder.join(name))?;
+    File::open(folder)?.sync_all()
 }
 
 /// Writes a draft and hard-links it to `path`, so that a key is never read half written, and two processes that start

@@ -71,7 +71,7 @@ pub struct KeyView {
     pub models: Vec<String>,
     /// Patterns of the backends that it may use; all if the list is empty.
     pub backends: Vec<String>,
-    /// Until when it is valid; null for ever.
+    /// When it expires; null if it does not.
     pub expires: Option<String>,
     /// When it was made or rotated; null for a key of the file.
     pub created: Option<Timestamp>,

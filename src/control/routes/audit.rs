@@ -29,9 +29,7 @@ pub(super) async fn list(
     let (filter, cursor) = (query.filter(), query.cursor.map(|cursor| cursor.0));
     let page = tokio::task::spawn_blocking(move || audit.page(&filter, cursor, query.limit.get())).await;
     match page.map_err(|_| Problem::internal("the audit log cannot be read; see the server log"))? {
-        Ok(page) => {
-            Ok(Json(AuditList { lines: page.lines, next_cursor: page.next.map(|next| next.to_string()) }))
-        }
+        Ok(page) => Ok(Json(AuditList { lines: page.lines, next_cursor: page.next_cursor })),
         Err(fault) => {
             tracing::error!(fault = format!("{fault:#}"), "the audit log cannot be read");
             let detail = "the audit log cannot be read; see the server log";

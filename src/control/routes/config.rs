@@ -28,15 +28,15 @@ pub(super) async fn reload(
     let runtime = Arc::clone(&state.parts.runtime);
     // A reload reads files, and this runtime must stay free for a kill.
     let permit = state.blocking.reload().await?;
-    let before = Some(digest_of(&runtime.config()));
     let done = tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        runtime.reload().map(|report| (report, digest_of(&runtime.config())))
+        let before = Some(digest_of(&runtime.config()));
+        runtime.reload().map(|report| (report, before, Some(digest_of(&runtime.config()))))
     })
     .await;
     match done.map_err(|_| Problem::internal("the reload failed; see the server log"))? {
-        Ok((report, after)) => {
-            let change = Change { reason: None, before, after: Some(after) };
+        Ok((report, before, after)) => {
+            let change = Change { reason: None, before, after };
             let reply = ReloadReply { applied: true, restart_required: report.restart_required };
             Ok((Extension(change), Json(reply)))
         }

@@ -142,8 +142,7 @@ fn own_key(state: &ControlState, reach: &Reach, id: &str) -> Result<Option<Strin
 /// # Errors
 /// 404 when there is none with this id.
 fn within(state: &ControlState, reach: &Reach, id: &str) -> Result<ListedKey, Problem> {
-    let found = state.parts.keys.list().into_iter().find(|key| key.principal.id == id);
-    let found = found.filter(|key| reach.covers(key.principal.tenant.as_deref()));
+    let found = state.parts.keys.find(id).filter(|key| reach.covers(key.principal.tenant.as_deref()));
     found.ok_or_else(|| problem(KeyError::Unknown(id.to_owned())))
 }
 

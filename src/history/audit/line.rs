@@ -10,13 +10,12 @@ pub const SCHEMA: &str = "elida.audit/1";
 /// Who did something.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct OperatorLine {
-    /// The principal, such as `key:ada`; `token` for the control token, `local` where none is required, `signal` for a
-    /// signal to the process.
+    /// The principal, such as `key:ada`; `token` for the control token, `local` where none is required.
     pub id: String,
     /// The roles, without those that do not concern the action.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub roles: Vec<String>,
-    /// The address of the connection; absent for a signal.
+    /// The address of the connection; absent if it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
 }
@@ -39,7 +38,7 @@ pub struct AuditEntry {
     /// The code of the error; absent without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
-    /// The id of the request; absent for a signal.
+    /// The id of the request; absent if it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
     /// The reason that the operator gave.

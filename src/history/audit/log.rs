@@ -1,20 +1,18 @@
 //! Appends lines to the audit log, and reads them.
 
-use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
-use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::line::AuditEntry;
 use super::verify::seal;
 use crate::history::proof::hash_chain::{Tip, to_text};
 use crate::history::proof::signature::Signer;
+use crate::history::read::reader::one_page;
 use crate::history::state::{AUDIT_HEAD, State};
 use crate::settings::key_file;
 use crate::telemetry::metrics::{HistoryMetrics, Item};
@@ -57,15 +55,8 @@ pub struct AuditFilter {
 pub struct AuditPage {
     /// Each as JSON, with its link and its seal.
     pub lines: Vec<Box<RawValue>>,
-    /// The number of the last line; `None` if there are no older ones.
-    pub next: Option<u64>,
-}
-
-/// What the head file contains.
-#[derive(Debug, Serialize, Deserialize)]
-struct HeadFile {
-    seq: u64,
-    hash: String,
+    /// The cursor of the next page; `None` if there are no older lines.
+    pub next_cursor: Option<String>,
 }
 
 impl AuditLog {
@@ -114,12 +105,12 @@ impl AuditLog {
             rows.commit()?;
             Ok(tip)
         })?;
-        self.write_head(&tip)?;
+        key_file::replace(&self.folder, AUDIT_HEAD, &serde_json::to_vec(&tip)?)?;
         Ok(())
     }
 
     /// Returns the end of the chain. Where the head file names a line that is not there, the chain goes on from that line,
-    /// so that the gap is seen by whoever verifies it.
+    /// so that its verification reports the gap.
     fn last(&self, rows: &Connection) -> rusqlite::Result<Tip> {
         let tip = |row: &rusqlite::Row<'_>| {
             let seq: i64 = row.get(0)?;
@@ -144,29 +135,21 @@ impl AuditLog {
     }
 
     fn read_head(&self) -> Option<Tip> {
-        let text = std::fs::read(self.folder.join(AUDIT_HEAD)).ok()?;
-        let HeadFile { seq, hash } = serde_json::from_slice(&text).ok()?;
-        Some(Tip { seq, hash })
+        serde_json::from_slice(&std::fs::read(self.folder.join(AUDIT_HEAD)).ok()?).ok()
     }
 
-    fn write_head(&self, tip: &Tip) -> io::Result<()> {
-        let head = HeadFile { seq: tip.seq, hash: tip.hash.clone() };
-        key_file::replace(&self.folder, AUDIT_HEAD, &serde_json::to_vec(&head)?)?;
-        File::open(&self.folder)?.sync_all()
-    }
-
-    /// Reads a page of lines, newest first; `before` is the `next` of the page before. Blocks.
+    /// Reads a page of lines, newest first; `before` is the cursor of the page before. Blocks.
     ///
     /// # Errors
     /// The file cannot be read.
     pub fn page(&self, filter: &AuditFilter, before: Option<u64>, limit: usize) -> anyhow::Result<AuditPage> {
         if !self.state.exists() {
-            return Ok(AuditPage { lines: Vec::new(), next: None });
+            return Ok(AuditPage { lines: Vec::new(), next_cursor: None });
         }
         let AuditFilter { from, to, operator, action } = filter;
         let bound = |at: &Option<Timestamp>, open: i64| at.map_or(open, |at| at.as_millisecond());
         let before = before.and_then(|seq| i64::try_from(seq).ok()).unwrap_or(i64::MAX);
-        let found: Vec<(i64, String, String)> = self.state.with(|connection| {
+        let found: Vec<(i64, (String, String))> = self.state.with(|connection| {
             connection.execute_batch(TABLE)?;
             let mut rows = connection.prepare(
                 "SELECT seq, body, seal FROM audit WHERE seq < ?1 AND at_ms >= ?2 AND at_ms < ?3
@@ -180,14 +163,11 @@ impl AuditLog {
                 action,
                 i64::try_from(limit + 1).unwrap_or(i64::MAX)
             ];
-            rows.query_map(values, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
+            rows.query_map(values, |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?))))?.collect()
         })?;
-        let next = (found.len() > limit).then(|| found.get(limit - 1).map(|(seq, ..)| *seq)).flatten();
-        let lines = found.into_iter().take(limit).map(|(_, body, seal)| sealed(&body, &seal));
-        Ok(AuditPage {
-            lines: lines.collect::<serde_json::Result<_>>()?,
-            next: next.and_then(|seq| u64::try_from(seq).ok()),
-        })
+        let (found, next_cursor) = one_page(found, limit);
+        let lines = found.iter().map(|(body, seal)| sealed(body, seal));
+        Ok(AuditPage { lines: lines.collect::<serde_json::Result<_>>()?, next_cursor })
     }
 }
 
@@ -251,10 +231,10 @@ mod tests {
             ..AuditFilter::default()
         };
         let page = log.page(&filter, None, 10).unwrap();
-        assert_eq!((page.lines.len(), page.next), (1, None));
+        assert_eq!((page.lines.len(), page.next_cursor), (1, None));
         let first = log.page(&AuditFilter::default(), None, 2).unwrap();
-        assert_eq!((first.lines.len(), first.next), (2, Some(2)));
-        assert_eq!(log.page(&AuditFilter::default(), first.next, 2).unwrap().lines.len(), 1);
+        assert_eq!((first.lines.len(), first.next_cursor.as_deref()), (2, Some("2")));
+        assert_eq!(log.page(&AuditFilter::default(), Some(2), 2).unwrap().lines.len(), 1);
     }
 
     #[test]

@@ -8,7 +8,7 @@
 use std::io::{self, Write};
 
 use data_encoding::HEXLOWER;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::ser::Formatter;
 use sha2::{Digest, Sha256};
@@ -30,7 +30,7 @@ pub(in crate::history) const SCHEMA_V1: &str = "elida.cdr/1";
 pub(in crate::history) const MAX_INTEGER: u64 = (1 << 53) - 1;
 
 /// A position in the chain: the number and digest of a record.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tip {
     /// The number of the record, starting at 1; 0 means before the first record.
     pub seq: u64,
@@ -84,7 +84,7 @@ impl Formatter for Numbers {
 }
 
 /// Returns the SHA-256 of the bytes in hexadecimal.
-pub(in crate::history) fn digest(bytes: &[u8]) -> String {
+pub fn digest(bytes: &[u8]) -> String {
     HEXLOWER.encode(&Sha256::digest(bytes))
 }
 

@@ -3,7 +3,6 @@
 //! that it did not write: records up to the head in this file have the digests that it leads to, and each later one has a
 //! seal, which takes the key.
 
-use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -161,7 +160,6 @@ impl HeadFile {
     /// # Errors
     /// The folder cannot be written.
     pub(in crate::history) fn store(&self, state: &SignedState) -> io::Result<()> {
-        key_file::replace(&self.folder, &self.name, &serde_json::to_vec_pretty(state)?)?;
-        File::open(&self.folder)?.sync_all()
+        key_file::replace(&self.folder, &self.name, &serde_json::to_vec_pretty(state)?)
     }
 }

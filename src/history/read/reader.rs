@@ -195,7 +195,7 @@ impl Reader {
     }
 
     /// Reads the uid and the body of the record of a uid, or of the newest record of a session id, among those of callers
-    /// of these tenants; an empty list stands for all. `None` if there is none.
+    /// of these tenants, or of all if the list is empty. `None` if there is none.
     pub(super) fn record_of(
         &self,
         target: &str,
