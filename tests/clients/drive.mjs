@@ -1,4 +1,5 @@
-// Vercel's AI SDK as a client of the gateway, through every scenario of scenarios.json.
+// Vercel's AI SDK as a client of the gateway, through every scenario of scenarios.json, or of the file
+// $SCENARIOS.
 //
 //     drive.mjs PROGRAM GATEWAY_URL CONTROL_URL
 //
@@ -11,7 +12,7 @@ import { createAnthropic } from "@ai-sdk/anthropic";
 import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 
-const SCENARIOS = JSON.parse(readFileSync(new URL("scenarios.json", import.meta.url)));
+const SCENARIOS = JSON.parse(readFileSync(process.env.SCENARIOS ?? new URL("scenarios.json", import.meta.url)));
 const SCHEMA = { type: "object", properties: { city: { type: "string" } }, required: ["city"] };
 const TIMEOUT = 20_000;
 
@@ -104,7 +105,7 @@ async function kill(model, text, report, operator) {
 async function play(scenario, program, url, control) {
   const session = `${program}-${scenario.name}`;
   const report = { scenario: scenario.name };
-  const model = PROGRAMS[program](url, { "X-Session-ID": session });
+  const model = PROGRAMS[program](url, { "X-Session-ID": session, ...scenario.headers });
   const asks = {
     whole: async () => Object.assign(report, await whole(model, scenario.text)),
     streamed: () => streamed(model, scenario.text, report),

@@ -1,4 +1,4 @@
-"""Python SDKs as clients of the gateway, each through every scenario of scenarios.json.
+"""Python SDKs as clients of the gateway, each through every scenario of scenarios.json, or of the file $SCENARIOS.
 
     drive.py PROGRAM GATEWAY_URL CONTROL_URL [SCENARIO ...]
 
@@ -9,13 +9,14 @@ session after five pieces of a slow stream, asks again, lifts the kill and asks 
 
 import asyncio
 import json
+import os
 import pathlib
 import queue
 import sys
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
-SCENARIOS = json.loads(pathlib.Path(__file__).with_name("scenarios.json").read_text())
+SCENARIOS = pathlib.Path(os.environ.get("SCENARIOS") or pathlib.Path(__file__).with_name("scenarios.json"))
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 WEATHER = {"name": "weather", "description": "The weather of a city", "parameters": SCHEMA}
 TIMEOUT = 20
@@ -367,7 +368,7 @@ def play(scenario, name, url, control):
     session = f"{name}-{scenario['name']}"
     report = {"scenario": scenario["name"]}
     try:
-        program = PROGRAMS[name](url, {"X-Session-ID": session})
+        program = PROGRAMS[name](url, {"X-Session-ID": session, **scenario.get("headers", {})})
         text = scenario["text"]
         match scenario["asks"]:
             case "whole":
@@ -385,7 +386,7 @@ def play(scenario, name, url, control):
 
 def main():
     name, url, control, *only = sys.argv[1:]
-    scenarios = [scenario for scenario in SCENARIOS if not only or scenario["name"] in only]
+    scenarios = [scenario for scenario in json.loads(SCENARIOS.read_text()) if not only or scenario["name"] in only]
     with ThreadPoolExecutor(len(scenarios)) as pool:
         for report in pool.map(lambda scenario: play(scenario, name, url, control), scenarios):
             print(json.dumps(report), flush=True)

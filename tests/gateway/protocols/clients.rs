@@ -6,6 +6,8 @@
 mod agents;
 /// `docs/clients.md`.
 mod page;
+/// Refusals for callers, limits and budgets.
+mod refusals;
 /// SDKs in Python and JavaScript.
 mod sdks;
 

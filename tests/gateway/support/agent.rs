@@ -35,10 +35,16 @@ impl Agent {
 
     /// One run with a prompt, in a new session or in an earlier one.
     pub fn command(self, url: &str, prompt: &str, resume: Option<&str>) -> Command {
+        let key = if self == Self::Claude { "sk-ant-test" } else { "sk-test" };
+        self.command_with_key(url, key, prompt, resume)
+    }
+
+    /// The same with another API key.
+    pub fn command_with_key(self, url: &str, key: &str, prompt: &str, resume: Option<&str>) -> Command {
         match self {
-            Self::Claude => claude(url, prompt, resume),
-            Self::Codex => codex(url, prompt, resume),
-            Self::Opencode => opencode(url, prompt, resume),
+            Self::Claude => claude(url, key, prompt, resume),
+            Self::Codex => codex(url, key, prompt, resume),
+            Self::Opencode => opencode(url, key, prompt, resume),
         }
     }
 
@@ -78,20 +84,20 @@ impl Agent {
     }
 }
 
-fn claude(url: &str, prompt: &str, resume: Option<&str>) -> Command {
+fn claude(url: &str, key: &str, prompt: &str, resume: Option<&str>) -> Command {
     let binary = "tests/clients/node_modules/@anthropic-ai/claude-code-linux-x64/claude";
     let mut command = Command::new(installed("ELIDA_TEST_CLAUDE", binary));
     command.args(["-p", prompt, "--output-format", "stream-json", "--verbose"]);
     command.args(["--model", "claude-sonnet-4-5", "--allowedTools", "Bash"]);
     command.args(resume.map(|id| ["--resume", id]).into_iter().flatten());
-    command.env("ANTHROPIC_BASE_URL", url).env("ANTHROPIC_API_KEY", "sk-ant-test");
+    command.env("ANTHROPIC_BASE_URL", url).env("ANTHROPIC_API_KEY", key);
     command.env("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1").env("DISABLE_TELEMETRY", "1");
     // The default is up to ten retries, which takes minutes.
     command.env("CLAUDE_CODE_MAX_RETRIES", "2");
     command
 }
 
-fn codex(url: &str, prompt: &str, resume: Option<&str>) -> Command {
+fn codex(url: &str, key: &str, prompt: &str, resume: Option<&str>) -> Command {
     let binary =
         "tests/clients/node_modules/@openai/codex-linux-x64/vendor/x86_64-unknown-linux-musl/bin/codex";
     let mut command = Command::new(installed("ELIDA_TEST_CODEX", binary));
@@ -113,18 +119,18 @@ fn codex(url: &str, prompt: &str, resume: Option<&str>) -> Command {
     }
     command.args(["-c", "model_provider=\"gw\"", "-c", &provider]);
     command.args(resume.map(|id| ["resume", id]).into_iter().flatten());
-    command.arg(prompt).env("GATEWAY_KEY", "sk-test");
+    command.arg(prompt).env("GATEWAY_KEY", key);
     command
 }
 
-fn opencode(url: &str, prompt: &str, resume: Option<&str>) -> Command {
+fn opencode(url: &str, key: &str, prompt: &str, resume: Option<&str>) -> Command {
     let binary = "tests/clients/node_modules/opencode-linux-x64/bin/opencode";
     let mut command = Command::new(installed("ELIDA_TEST_OPENCODE", binary));
     let config: Value = json!({
         "autoupdate": false, "share": "disabled", "model": "gw/gpt-demo", "small_model": "gw/gpt-demo",
         "provider": {"gw": {
             "npm": "@ai-sdk/openai-compatible", "name": "gw",
-            "options": {"baseURL": format!("{url}/v1"), "apiKey": "sk-test"},
+            "options": {"baseURL": format!("{url}/v1"), "apiKey": key},
             "models": {"gpt-demo": {"name": "demo", "tool_call": true}},
         }},
     });

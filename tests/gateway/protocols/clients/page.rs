@@ -32,16 +32,18 @@ pub enum Table {
     Sends,
     Errors,
     Reads,
+    Refusals,
 }
 
 impl Table {
-    const ALL: [Self; 3] = [Self::Sends, Self::Errors, Self::Reads];
+    const ALL: [Self; 4] = [Self::Sends, Self::Errors, Self::Reads, Self::Refusals];
 
     fn heading(self) -> &'static str {
         match self {
             Self::Sends => "## What each sends",
             Self::Errors => "## How each reacts to an error",
             Self::Reads => "## What its user reads",
+            Self::Refusals => "## How each takes a refusal of the gateway",
         }
     }
 }
