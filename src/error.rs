@@ -5,6 +5,9 @@
 use std::fmt;
 use std::time::Duration;
 
+use jiff::Timestamp;
+use serde::Serialize;
+
 /// The kind of a refusal or failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
@@ -168,11 +171,28 @@ pub struct Refusal {
     pub retry_after: Option<Duration>,
     /// What the log says beyond the message: callers need not know it.
     pub detail: Option<Box<str>>,
+    /// The limit or budget that is used up, for programs: `metadata` in the body.
+    pub metadata: Option<Box<RefusalMetadata>>,
+}
+
+/// The limit or budget that refuses a request, in the words of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RefusalMetadata {
+    /// Its name.
+    pub scope: Box<str>,
+    /// What it allows: `500 USD`, `100 requests per second`.
+    pub limit: String,
+    /// What is spent; absent for a limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spent: Option<String>,
+    /// When there is room again; absent when that depends on other requests, or it never is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resets_at: Option<Timestamp>,
 }
 
 impl Refusal {
     /// Creates a refusal without `Retry-After`.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), retry_after: None, detail: None }
+        Self { kind, message: message.into(), retry_after: None, detail: None, metadata: None }
     }
 }

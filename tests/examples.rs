@@ -43,11 +43,18 @@ fn every_example_is_valid_and_tested_here() {
             "ollama.yaml",
             "providers.yaml",
             "redis.yaml",
+            "teams.yaml",
             "telemetry.yaml",
             "tight-limits.yaml",
             "tls.yaml"
         ]
     );
+}
+
+#[test]
+fn teams() {
+    let config = load(&conf("examples/teams.yaml"), &[("ANTHROPIC_API_KEY", "sk-house")]);
+    assert_eq!(config.backends[0].name().as_str(), "anthropic");
 }
 
 #[test]

@@ -215,6 +215,7 @@ pub(super) fn error_body<'a>(
         session_id,
         request_id,
         rpc_id: None,
+        metadata: refusal.metadata.as_deref(),
     }
 }
 

@@ -14,7 +14,7 @@ use super::identify;
 use super::request_ctx::{Identified, Outcome, RequestCtx, reached};
 use super::verdict;
 use crate::clock::{Clock, Moment};
-use crate::error::{ErrorKind, Refusal};
+use crate::error::{ErrorKind, Refusal, RefusalMetadata};
 use crate::identity::FoundSession;
 use crate::ids::Membership;
 use crate::limits::{Admission, Refused};
@@ -121,7 +121,13 @@ pub(super) fn refusal(refused: &Refused) -> Refusal {
         refused.limit, refused.allowed
     );
     let retry_after = Some(std::time::Duration::from_secs(seconds));
-    Refusal { retry_after, ..Refusal::new(kind, message) }
+    let metadata = RefusalMetadata {
+        scope: (*refused.limit).into(),
+        limit: refused.allowed.clone(),
+        spent: None,
+        resets_at: None,
+    };
+    Refusal { retry_after, metadata: Some(metadata.into()), ..Refusal::new(kind, message) }
 }
 
 /// Replaces the estimate by what the response has used. One that failed has used nothing; one that does not say keeps its

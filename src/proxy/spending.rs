@@ -11,7 +11,7 @@ use super::error_response::Reject;
 use super::govern::{Estimate, RequestFacts, estimate};
 use super::request_ctx::{Identified, Outcome, RequestCtx, Stage, reached};
 use super::usage::{Priceable, priced};
-use crate::error::{ErrorKind, Refusal};
+use crate::error::{ErrorKind, Refusal, RefusalMetadata};
 use crate::limits::amount::CostUnit;
 use crate::limits::budgets::{Need, OverBudget};
 use crate::limits::ledger::{AccountKey, Claim, Reservation};
@@ -108,7 +108,13 @@ fn refusal(over: &OverBudget) -> Refusal {
             let message = format!(
                 "the budget '{budget}' of {limit} does not last for this request, {spent} is spent{resets}"
             );
-            Refusal::new(ErrorKind::BudgetExceeded, message)
+            let metadata = RefusalMetadata {
+                scope: (**budget).into(),
+                limit: limit.to_string(),
+                spent: Some(spent.clone()),
+                resets_at: *resets_at,
+            };
+            Refusal { metadata: Some(metadata.into()), ..Refusal::new(ErrorKind::BudgetExceeded, message) }
         }
         OverBudget::Busy { budget } => {
             let message = format!("open requests hold the rest of the budget '{budget}'; try again");

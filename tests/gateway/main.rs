@@ -98,6 +98,8 @@ mod governance {
     pub mod limits;
     /// What is spent of budgets survives a restart.
     pub mod restart;
+    /// `conf/examples/teams.yaml`.
+    pub mod teams;
 }
 
 /// Who calls: keys of the gateway's own.

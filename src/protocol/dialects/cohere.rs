@@ -16,6 +16,7 @@ use super::model_list::ModelListRequest;
 use super::openai;
 use super::spec::PathRule::EndsWith;
 use super::spec::{BackendKind, Dialect, DialectSpec, ProviderSpec};
+use crate::error::RefusalMetadata;
 use crate::protocol::facts::error_body::ErrorBody;
 use crate::protocol::facts::usage::ReportedCounts;
 
@@ -115,6 +116,8 @@ struct Body<'a> {
     code: &'a str,
     session_id: Option<&'a str>,
     request_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<&'a RefusalMetadata>,
 }
 
 fn body(error: &ErrorBody<'_>) -> Vec<u8> {
@@ -129,6 +132,7 @@ fn of<'a>(error: &ErrorBody<'a>) -> Body<'a> {
         code: error.code,
         session_id: error.session_id,
         request_id: error.request_id,
+        metadata: error.metadata,
     }
 }
 
@@ -253,6 +257,7 @@ data: [DONE]
             session_id: Some("s-1"),
             request_id: "r-1",
             rpc_id: None,
+            metadata: None,
         }
     }
 

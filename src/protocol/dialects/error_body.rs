@@ -8,6 +8,7 @@
 use serde::Serialize;
 
 use super::spec::Dialect;
+use crate::error::RefusalMetadata;
 use crate::protocol::facts::error_body::ErrorBody;
 use crate::protocol::wire::framing::Framing;
 
@@ -66,6 +67,8 @@ struct Common<'a> {
     error: Detail<'a>,
     session_id: Option<&'a str>,
     request_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<&'a RefusalMetadata>,
 }
 
 impl<'a> Detail<'a> {
@@ -81,6 +84,7 @@ pub(super) fn common(error: &ErrorBody<'_>) -> Vec<u8> {
         error: Detail::of(error),
         session_id: error.session_id,
         request_id: error.request_id,
+        metadata: error.metadata,
     })
 }
 

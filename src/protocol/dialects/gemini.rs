@@ -14,6 +14,7 @@ use super::openai;
 use super::path_method::{is_call, read_path};
 use super::spec::PathRule::{Contains, EndsWith, Matches};
 use super::spec::{BackendKind, Dialect, DialectSpec, ProviderSpec};
+use crate::error::RefusalMetadata;
 use crate::protocol::facts::error_body::{ErrorBody, ErrorClass};
 use crate::protocol::facts::usage::{ReportedCounts, Usage};
 use crate::protocol::wire::framing::Framing;
@@ -152,10 +153,13 @@ struct Metadata<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     session_id: Option<&'a str>,
     request_id: &'a str,
+    #[serde(flatten)]
+    limit: Option<&'a RefusalMetadata>,
 }
 
 fn body(error: &ErrorBody<'_>) -> Vec<u8> {
-    let metadata = Metadata { session_id: error.session_id, request_id: error.request_id };
+    let metadata =
+        Metadata { session_id: error.session_id, request_id: error.request_id, limit: error.metadata };
     json(&Response {
         error: Error {
             code: error.status,

@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 
 use super::answer_rules::{AnswerRules, CallRules, EndRules, Field, paths};
 use super::error_body::{ErrorForm, StreamEnd, json};
+use crate::error::RefusalMetadata;
 use crate::protocol::facts::error_body::{ErrorBody, ErrorClass};
 use crate::protocol::facts::usage::ReportedCounts;
 
@@ -54,6 +55,8 @@ struct Data<'a> {
     code: &'a str,
     session_id: Option<&'a str>,
     request_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<&'a RefusalMetadata>,
 }
 
 /// Errors are JSON-RPC error responses.
@@ -72,6 +75,7 @@ fn body(error: &ErrorBody<'_>) -> Vec<u8> {
                 code: error.code,
                 session_id: error.session_id,
                 request_id: error.request_id,
+                metadata: error.metadata,
             },
         },
     })

@@ -10,6 +10,7 @@ use super::error_body::{ErrorForm, StreamEnd, json};
 use super::openai;
 use super::spec::PathRule::Matches;
 use super::spec::{BackendKind, Dialect, DialectSpec, ProviderSpec};
+use crate::error::RefusalMetadata;
 use crate::protocol::facts::error_body::ErrorBody;
 use crate::protocol::facts::usage::ReportedCounts;
 use crate::protocol::wire::framing::Framing;
@@ -118,6 +119,8 @@ struct Body<'a> {
     code: &'a str,
     session_id: Option<&'a str>,
     request_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<&'a RefusalMetadata>,
 }
 
 fn body(error: &ErrorBody<'_>) -> Vec<u8> {
@@ -127,5 +130,6 @@ fn body(error: &ErrorBody<'_>) -> Vec<u8> {
         code: error.code,
         session_id: error.session_id,
         request_id: error.request_id,
+        metadata: error.metadata,
     })
 }

@@ -11,6 +11,7 @@ use super::error_body::{Detail, ErrorForm, StreamEnd, json};
 use super::openai;
 use super::spec::PathRule::{Contains, EndsWith, Matches};
 use super::spec::{Dialect, DialectSpec};
+use crate::error::RefusalMetadata;
 use crate::protocol::facts::error_body::ErrorBody;
 
 const FIELDS: &[(&str, Field)] = &[
@@ -144,6 +145,8 @@ struct ErrorEvent<'a> {
     error: Detail<'a>,
     session_id: Option<&'a str>,
     request_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<&'a RefusalMetadata>,
 }
 
 /// The same over a socket, with the status that an HTTP answer would have.
@@ -164,6 +167,7 @@ fn of<'a>(error: &ErrorBody<'a>) -> ErrorEvent<'a> {
         error: Detail::of(error),
         session_id: error.session_id,
         request_id: error.request_id,
+        metadata: error.metadata,
     }
 }
 

@@ -1,5 +1,7 @@
 //! The content of an error for a request that is refused or cut; a dialect serializes it.
 
+use crate::error::RefusalMetadata;
+
 /// The class of an error; it determines the `type` word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorClass {
@@ -59,4 +61,6 @@ pub struct ErrorBody<'a> {
     pub request_id: &'a str,
     /// The id of a JSON-RPC request, as JSON, when it was read.
     pub rpc_id: Option<&'a str>,
+    /// The limit or budget that is used up, if that is the reason.
+    pub metadata: Option<&'a RefusalMetadata>,
 }

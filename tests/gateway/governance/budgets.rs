@@ -91,7 +91,15 @@ async fn what_a_request_cost_is_spent_and_the_limit_holds() {
     let refusal = chat("one", 1000, false).session("s").send(gateway.proxy()).await;
     assert_eq!((refusal.status(), code(&refusal).as_str()), (403, "budget_exceeded"), "{}", refusal.text());
     assert!(refusal.text().contains("the budget 'money' of 0.002 USD does not last"), "{}", refusal.text());
-    assert!(refusal.text().contains("it begins anew at"), "{}", refusal.text());
+    let metadata = &refusal.json()["metadata"];
+    assert_eq!(
+        (&metadata["scope"], &metadata["limit"]),
+        (&json!("money"), &json!("0.002 USD")),
+        "{metadata}"
+    );
+    assert!(metadata["spent"].as_str().is_some_and(|spent| spent.ends_with(" USD")), "{metadata}");
+    let resets = metadata["resets_at"].as_str().expect("when it begins anew");
+    assert!(refusal.text().contains(&format!("it begins anew at {resets}")), "{}", refusal.text());
     assert_eq!(refusal.head.field("x-should-retry"), Some("false"));
     assert_eq!(demo.ledger().arrived(), arrived, "no backend sees it");
     let codex =
@@ -239,4 +247,19 @@ async fn what_is_spent_is_exact() {
         counted += tokens(&answer);
     }
     assert_eq!(settled(&gateway).await, counted as f64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unusual_spelling_of_a_path_is_no_way_around_a_budget() {
+    let (demo, prices) = (Demo::start().await, prices());
+    let gateway =
+        with_budgets(&demo, &prices, "  - { name: all, by: '\"all\"', period: day, limit: 1 tokens }").await;
+    let usual = chat("hello", 10, false);
+    assert_eq!(usual.send(gateway.proxy()).await.status(), 403);
+    for path in ["/v1/chat%2Fcompletions", "/v1/chat/%63ompletions", "/v1//chat/completions"] {
+        let body = json!({"model": "gpt-demo", "messages": [{"role": "user", "content": "hello"}]});
+        let refusal = Call::post(path).json(&body).send(gateway.proxy()).await;
+        assert!([400, 403].contains(&refusal.status()), "{path}: {}", refusal.text());
+    }
+    assert_eq!(demo.ledger().arrived(), 0);
 }

@@ -18,6 +18,7 @@ fn notice(message: &str) -> ErrorBody<'_> {
         session_id: Some("s-1"),
         request_id: "r-1",
         rpc_id: Some("7"),
+        metadata: None,
     }
 }
 
@@ -212,5 +213,35 @@ proptest! {
         prop_assert!(last.1.contains("session_killed"));
         prop_assert!(rest.len() <= before.len() + 1 && rest.starts_with(&before));
         prop_assert!(rest.iter().all(|(_, data)| !data.contains("session_killed")));
+    }
+}
+
+#[test]
+fn the_limit_that_is_used_up_is_in_every_body_for_programs() {
+    let metadata = RefusalMetadata {
+        scope: "research".into(),
+        limit: "500 USD".into(),
+        spent: Some("499.5 USD".into()),
+        resets_at: "2027-01-01T00:00:00Z".parse().ok(),
+    };
+    let expected = serde_json::json!({
+        "scope": "research", "limit": "500 USD", "spent": "499.5 USD", "resets_at": "2027-01-01T00:00:00Z"
+    });
+    for (dialect, place) in [
+        (Dialect::PLAIN, "/metadata"),
+        (Dialect::OLLAMA, "/metadata"),
+        (Dialect::COHERE, "/metadata"),
+        (Dialect::OPENAI_RESPONSES, "/metadata"),
+        (Dialect::MCP, "/error/data/metadata"),
+        (Dialect::GEMINI, "/error/details/0/metadata"),
+    ] {
+        let refused = dialect.error_body(&ErrorBody { metadata: Some(&metadata), ..notice("x") });
+        let refused: serde_json::Value = serde_json::from_slice(&refused).unwrap();
+        let found = refused.pointer(place).unwrap();
+        for (name, value) in expected.as_object().unwrap() {
+            assert_eq!(found.get(name), Some(value), "{dialect:?} {refused}");
+        }
+        let other = dialect.error_body(&notice("x"));
+        assert!(!String::from_utf8_lossy(&other).contains("scope"), "{dialect:?}");
     }
 }

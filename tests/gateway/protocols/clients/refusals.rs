@@ -85,7 +85,8 @@ impl Stage {
         let mut stage = Self { demo, gateway, keys, open: None, own: 0 };
         let first = Call::get("/v1/models").header("x-elida-key", stage.key("quota_exceeded"));
         assert_eq!(first.send(stage.gateway.proxy()).await.status(), 200);
-        let held = Call::chat_stream("[[words 2]] [[stall]]").header("x-elida-key", stage.key("rate_limited"));
+        let held =
+            Call::chat_stream("[[words 2]] [[stall]]").header("x-elida-key", stage.key("rate_limited"));
         stage.open = Some(held.open(stage.gateway.proxy()).await);
         stage.demo.until("the open request", |ledger| ledger.open() == 1).await;
         stage.own = stage.demo.ledger().arrived();
