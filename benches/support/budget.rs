@@ -67,6 +67,9 @@ struct Budget {
     /// How much a count may exceed its number, as a part of it.
     tolerance: f64,
     elida: Costs,
+    /// What a caller's key, two limits and a budget of two levels add to a request.
+    #[serde(default)]
+    governed: Cost,
     /// For comparison, and to tell what another machine adds to both.
     bare_pingora: Costs,
 }
@@ -87,8 +90,13 @@ pub(crate) async fn run(arguments: &Arguments) -> io::Result<()> {
         children::elida_under(launcher, &arguments.elida, backends, 500_000, Equipment::Default)
     };
     let bare = |launcher: &Launcher| children::bare_under(launcher, backends);
-    let new =
-        Budget { tolerance: old.tolerance, elida: measure(elida).await?, bare_pingora: measure(bare).await? };
+    let governed = |launcher: &Launcher| {
+        children::elida_under(launcher, &arguments.elida, backends, 500_000, Equipment::Governed)
+    };
+    let (elida, plain) = measure(elida).await?;
+    let governed = cost(&measure_governed(governed).await?.minus(&plain));
+    let (bare_pingora, _) = measure(bare).await?;
+    let new = Budget { tolerance: old.tolerance, elida, governed, bare_pingora };
     let (text, exceeded) = compare(&old, &new);
     println!("{text}");
     if arguments.write_budget {
@@ -111,30 +119,52 @@ const HEAD: &str = "\
 
 ";
 
-/// Counts one program: under callgrind, then under strace.
-async fn measure(start: impl Fn(&Launcher) -> Proxy) -> io::Result<Costs> {
+/// The request that is counted.
+fn request(session: &str, key: &str) -> Vec<u8> {
+    let text = "[[words 12]] what is a session border controller good for, and who pays for it?";
+    load::request("/v1/chat/completions", session, key, &load::chat(text, false))
+}
+
+/// Counts a request over a kept connection, in a session that exists.
+async fn count_request(
+    callgrind: &Callgrind,
+    pid: u32,
+    connection: &mut Connection,
+    same: &[u8],
+) -> io::Result<Counts> {
+    for at in 0..2 * WARM {
+        if at == WARM {
+            callgrind.begin(pid)?;
+        }
+        connection.exchange(same).await?;
+    }
+    callgrind.zero(pid)?;
+    for _ in 0..REQUESTS {
+        connection.exchange(same).await?;
+    }
+    Ok(callgrind.take(pid)?.per(REQUESTS))
+}
+
+/// Counts a request of a caller with a key, limits and budgets.
+async fn measure_governed(start: impl Fn(&Launcher) -> Proxy) -> io::Result<Counts> {
+    let callgrind = Callgrind::new()?;
+    let proxy = start(&callgrind.launcher());
+    eprintln!("{} …", proxy.name);
+    let mut connection = Connection::open(proxy.address).await?;
+    count_request(&callgrind, proxy.pid(), &mut connection, &request("budget", children::KEY)).await
+}
+
+/// Counts one program: under callgrind, then under strace. Returns what a request costs beside all costs.
+async fn measure(start: impl Fn(&Launcher) -> Proxy) -> io::Result<(Costs, Counts)> {
     let callgrind = Callgrind::new()?;
     let proxy = start(&callgrind.launcher());
     eprintln!("{} …", proxy.name);
     let pid = proxy.pid();
     let mut connection = Connection::open(proxy.address).await?;
-    let body =
-        load::chat("[[words 12]] what is a session border controller good for, and who pays for it?", false);
-    let request = |session: &str| load::request("/v1/chat/completions", session, "sk-budget", &body);
-    let same = request("budget");
-    for at in 0..2 * WARM {
-        if at == WARM {
-            callgrind.begin(pid)?;
-        }
-        connection.exchange(&same).await?;
-    }
-    callgrind.zero(pid)?;
-    for _ in 0..REQUESTS {
-        connection.exchange(&same).await?;
-    }
-    let per_request = callgrind.take(pid)?.per(REQUESTS);
+    let same = request("budget", "sk-budget");
+    let per_request = count_request(&callgrind, pid, &mut connection, &same).await?;
     for number in 0..SESSIONS {
-        connection.exchange(&request(&format!("budget-{number}"))).await?;
+        connection.exchange(&request(&format!("budget-{number}"), "sk-budget")).await?;
     }
     let per_session = callgrind.take(pid)?.per(SESSIONS).minus(&per_request);
     let mut of_streams = Vec::new();
@@ -148,14 +178,15 @@ async fn measure(start: impl Fn(&Launcher) -> Proxy) -> io::Result<Costs> {
     let [_, short, long] = <[Counts; 3]>::try_from(of_streams).expect("three streams");
     drop(proxy);
     let single = Launcher { threads: Some(1), ..Launcher::default() };
-    Ok(Costs {
+    let costs = Costs {
         modules: largest(&per_request),
         request: cost(&per_request),
         new_session: cost(&per_session),
         event: cost(&long.minus(&short).per(EVENTS)),
         stream_bytes: stream_bytes(&start(&single)).await?,
         syscalls: syscalls(&start(&single), &same).await?,
-    })
+    };
+    Ok((costs, per_request))
 }
 
 /// The memory of an open stream beside others, since the first ones also fill pages of the allocator that others share.
@@ -250,6 +281,10 @@ fn compare(old: &Budget, new: &Budget) -> (String, Vec<String>) {
             let room = chance + budget * (old.tolerance + dearer(bare, bare_budget));
             line(format!("{work}: {name}"), [counted, budget, bare], room);
         }
+    }
+    for (name, count, chance) in COUNTS {
+        let [counted, budget] = [&new.governed, &old.governed].map(|cost| count(cost) as f64);
+        line(format!("governed: {name}"), [counted, budget, 0.0], chance + budget * old.tolerance);
     }
     let bytes = [&new.elida, &old.elida, &new.bare_pingora].map(|costs| costs.stream_bytes as f64);
     line("stream: resident bytes".to_owned(), bytes, MEMORY_CHANCE + bytes[1] * old.tolerance);

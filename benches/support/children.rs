@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use super::roles::{self, PACED};
@@ -25,6 +26,16 @@ pub(crate) struct Backends {
     pub(crate) collector: SocketAddr,
 }
 
+/// The key of the caller of [`Equipment::Governed`].
+pub(crate) const KEY: &str = "sk-a-key-of-the-bench-with-thirty-two-characters";
+
+/// The price file of [`Equipment::Governed`].
+const PRICES: &str = "prices.yaml";
+
+fn sha256(text: &str) -> String {
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The optional parts of ELIDA that are switched on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Equipment {
@@ -37,6 +48,8 @@ pub(crate) enum Equipment {
         /// The address of Redis.
         redis: SocketAddr,
     },
+    /// The defaults, and callers with keys, two limits and a budget of two levels.
+    Governed,
     /// A history, and sessions that end a second after their request.
     Brief,
 }
@@ -47,17 +60,30 @@ impl Equipment {
             Self::Default | Self::Brief => "ELIDA",
             Self::Nothing => "ELIDA without",
             Self::Full { .. } => "ELIDA with",
+            Self::Governed => "ELIDA with keys, limits and budgets",
         }
     }
 
     /// The sections it adds; the text continues the `session` section that all have.
-    fn sections(self, collector: SocketAddr) -> String {
+    fn sections(self, collector: SocketAddr, folder: &Path) -> String {
         match self {
             Self::Default => "session:\n".to_owned(),
             Self::Nothing => "history: { enabled: false }\nsession:\n".to_owned(),
             Self::Full { redis } => format!(
                 "telemetry: {{ enabled: true, protocol: http, endpoint: 'http://{collector}', metrics: true }}\n\
                  session:\n  store: redis\n  redis: {{ addr: '{redis}' }}\n"
+            ),
+            Self::Governed => format!(
+                "auth:\n  proxy: required\n  principals: [{{ id: bench, key_sha256: '{}', tenant: acme, models: ['*'] }}]\n\
+                 limits:\n\
+                 \x20 - {{ name: key, by: principal.id, requests: 1M/s, tokens: 1000M/min, in_flight: 1000 }}\n\
+                 \x20 - {{ name: model, by: principal.tenant + \"/\" + request.model, requests: 1M/s }}\n\
+                 budgets:\n\
+                 \x20 - {{ name: tenant, by: principal.tenant, period: month, limit: 1000000 USD }}\n\
+                 \x20 - {{ name: key, by: principal.id, period: day, limit: 100000 USD }}\n\
+                 usage: {{ prices_file: {:?} }}\nsession:\n",
+                sha256(KEY),
+                folder.join(PRICES)
             ),
             Self::Brief => "session:\n  completed_after: 1s\n  retention: 1s\n".to_owned(),
         }
@@ -183,12 +209,17 @@ pub(crate) fn bare_under(launcher: &Launcher, backends: Backends) -> Proxy {
 /// few principals; all other limits are the defaults.
 fn configuration(backends: Backends, sessions: usize, folder: &Path, equipment: Equipment) -> String {
     let Backends { demo, paced, collector } = backends;
-    let sections = equipment.sections(collector);
+    let sections = equipment.sections(collector, folder);
+    // A caller with a key of the gateway has none of the provider.
+    let auth = match equipment {
+        Equipment::Governed => ", auth: { mode: inject, api_key: sk-house }",
+        _ => "",
+    };
     let name = PACED.trim_start_matches('/');
     format!(
         "listen: 127.0.0.1:0\ndata_dir: {folder:?}\ncontrol:\n  listen: 127.0.0.1:0\n\
          backends:\n\
-         \x20 demo: {{ url: 'http://{demo}', type: openai, default: true }}\n\
+         \x20 demo: {{ url: 'http://{demo}', type: openai, default: true{auth} }}\n\
          \x20 {name}: {{ url: 'http://{paced}', type: openai }}\n\
          routing:\n  methods: [header, path, model, default]\n\
          logging: {{ level: info, format: json, access_log: true }}\n\
@@ -213,6 +244,8 @@ pub(crate) fn elida_under(
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("elida.yaml");
     fs::write(&file, configuration(backends, sessions, folder.path(), equipment)).expect("the configuration");
+    fs::write(folder.path().join(PRICES), "version: 1\nprices: [{ model: 'gpt-*', input: 1, output: 2 }]\n")
+        .expect("the prices");
     let mut command = launcher.command(program);
     command.arg("run").arg("--config").arg(file).env_clear();
     command.envs(launcher.threads.map(|threads| ("ELIDA__SERVER__THREADS", threads.to_string())));

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::budgets::{accounts, chat, code, settled, tokens};
 use crate::fleet::shared::{fleet_with, store_is_up};
 use crate::support::redis::Redis;
+use crate::support::redis_cluster::Cluster;
 use crate::support::wire::Unframed;
 use crate::support::{Demo, Gateway, within};
 
@@ -180,4 +181,37 @@ async fn nothing_is_lost_or_counted_twice_when_redis_is_wiped_or_away() {
         knows(gateway, "t", counted as f64).await;
     }
     assert_eq!(account(&gateways[0], "t").await["name"], json!("all"));
+}
+
+/// In a cluster all keys of a request lie in one slot, and a replica that takes over knows what is spent.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_loses_the_master_of_the_accounts_forgets_nothing() {
+    const TWO: &str = "budgets:\n  - { name: t, by: \"'all'\", period: month, limit: 1M tokens }\n  \
+                       - { name: own, by: client.addr, period: day, limit: 1M tokens }";
+    let (demo, mut cluster) = (Demo::start().await, Cluster::start(3, 1).await);
+    let gateways = fleet_with(&demo, &cluster, 2, TWO).await;
+    let mut counted = 0;
+    for turn in 0..20 {
+        counted += spend(&gateways[turn % 2]).await;
+    }
+    for gateway in &gateways {
+        knows(gateway, "t", counted as f64).await;
+        knows(gateway, "own", counted as f64).await;
+    }
+    let (_, master) = cluster.slot("elida:{b}:instances").await;
+    cluster.servers[master].stop();
+    within("a replica to be promoted", async {
+        while cluster.masters().await.len() < 3 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    cluster.whole().await;
+    for turn in 0..10 {
+        counted += spend(&gateways[turn % 2]).await;
+    }
+    for gateway in &gateways {
+        knows(gateway, "t", counted as f64).await;
+        knows(gateway, "own", counted as f64).await;
+    }
 }
