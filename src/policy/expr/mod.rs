@@ -17,4 +17,6 @@ pub use eval::Truth;
 pub use expression::{Expression, SourceFault};
 
 #[cfg(test)]
+mod judge;
+#[cfg(test)]
 mod tests;
