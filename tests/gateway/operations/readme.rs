@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::support::{Gateway, json};
+use crate::support::{Backend, Demo, Gateway, json};
 
 /// The shell blocks of one section that begin with `curl`.
 fn commands(section: &str) -> Vec<String> {
@@ -48,4 +48,32 @@ async fn the_quickstart_does_what_the_readme_says() {
 
     let again = run(&gateway, stream).await;
     assert!(again.contains("event: message_stop"), "resumed: {again}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commands_for_keys_and_budgets_do_what_the_readme_says() {
+    let readme = include_str!("../../../README.md");
+    let section = readme.split("\n### ").find(|text| text.starts_with("Keys, limits and budgets"));
+    let block = section.and_then(|text| text.split("```sh\n").nth(1)).expect("a block");
+    let block = block.split("```").next().expect("an end").to_owned();
+    let demo = Demo::start().await;
+    let yaml = include_str!("../../../conf/examples/teams.yaml");
+    let (roles, rest) = yaml.split_once("  roles:\n").expect("roles");
+    // Without roles the operator of a loopback needs no credential, as in the README.
+    let rest = rest.split_once("limits:\n").expect("limits").1;
+    let yaml = format!("{roles}limits:\n{rest}").replace("listen: \"127.0.0.1:8080\"\n", "");
+    let yaml = yaml.replace("https://api.anthropic.com", &demo.url());
+    let gateway = Gateway::with_variables(&yaml, &[("ANTHROPIC_API_KEY", "sk-house".as_ref())]).await;
+    let path = gateway.program().parent().expect("a folder").display().to_string();
+    let mut command = Command::new("sh");
+    command.args(["-ec", &block]).env_clear().env("PATH", format!("{path}:/usr/bin:/bin"));
+    command.env("ELIDA_CONTROL", format!("http://{}", gateway.control()));
+    let output =
+        tokio::task::spawn_blocking(move || command.output()).await.expect("the shell").expect("sh runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("elida_") && text.contains("build"), "the key, and its group: {text}");
+    for word in ["claude-haiku-*", "createKey", "revokeKey"] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
 }
