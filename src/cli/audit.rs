@@ -1,9 +1,9 @@
 //! `elida audit`: what operators changed; exports lines and verifies an exported file without the gateway.
 
 use std::io::{BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::{Args, Subcommand};
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
@@ -18,6 +18,7 @@ use crate::control::api::audit::{AuditLimit, AuditList, AuditQuery};
 use crate::control::api::params::Cursor;
 use crate::history::audit::AuditLine;
 use crate::history::audit::verify::verify;
+use crate::history::proof::hash_chain::Tip;
 
 /// Lines read per request.
 const PAGE: usize = 1000;
@@ -36,7 +37,7 @@ pub(super) struct AuditArgs {
 enum AuditCommand {
     /// Write all lines to a file or to standard output, oldest first, for verify
     Export(ExportArgs),
-    /// Verify an exported file: no line changed, removed or moved, and each sealed by the gateway
+    /// Verify an exported file: no line changed, missing or moved, and each sealed by the gateway
     Verify(VerifyArgs),
 }
 
@@ -80,6 +81,13 @@ struct VerifyArgs {
     /// A public key of the gateway, or the file that holds it (cdr-key.pub in its data_dir); repeat it when the key changed
     #[arg(long = "key", value_name = "KEY", required = true)]
     keys: Vec<String>,
+    /// The gateway's audit-head.json (in its data_dir), which names a line: the file must reach it. Without it, lines may
+    /// be missing at the end
+    #[arg(long, value_name = "FILE")]
+    head: Option<PathBuf>,
+    /// Accept a file that does not begin with line 1
+    #[arg(long)]
+    partial: bool,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -113,7 +121,7 @@ fn list(arguments: &ListArgs) -> anyhow::Result<()> {
 
 fn lines(lines: &[AuditLine]) -> String {
     if lines.is_empty() {
-        return "nothing was changed\n".to_owned();
+        return "no line of the audit log matches\n".to_owned();
     }
     let heading = ["AT", "OPERATOR", "ADDRESS", "ACTION", "OBJECT", "STATUS", "REASON"];
     let mut rows = vec![heading.map(String::from).to_vec()];
@@ -173,22 +181,38 @@ fn verified(arguments: &VerifyArgs) -> anyhow::Result<()> {
     let keys = arguments.keys.iter().map(|key| read_key(key)).collect::<anyhow::Result<Vec<_>>>()?;
     let file = arguments.file.display();
     let text = std::fs::read_to_string(&arguments.file).with_context(|| format!("cannot read {file}"))?;
-    match verify(text.lines().filter(|line| !line.trim().is_empty()), &keys) {
-        Ok(found) if arguments.json => {
-            print(&format!("{}\n", json!({"from": found.from, "to": found.to, "hash": found.hash})));
-            Ok(())
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    let check =
+        |lines: &[&str]| verify(lines.iter().copied(), &keys).map_err(|breach| anyhow!("{file}: {breach}"));
+    let found = check(&lines)?;
+    match found.from {
+        0 => bail!("{file} has no lines; elida audit export writes all of them"),
+        1 => {}
+        from if arguments.partial => {
+            eprintln!("{file} begins with line {from}: nothing is known of those before")
         }
-        Ok(found) if found.to == 0 => {
-            print("the file has no lines\n");
-            Ok(())
-        }
-        Ok(found) => {
-            print(&format!(
-                "lines {} to {} are those that were written; the last digest is {}\n",
-                found.from, found.to, found.hash
-            ));
-            Ok(())
-        }
-        Err(breach) => bail!("{file}: {breach}"),
+        from => bail!("{file} begins with line {from}: lines are missing (--partial accepts that)"),
     }
+    if let Some(head) = &arguments.head {
+        let head = read_head(head)?;
+        let until = usize::try_from((head.seq + 1).saturating_sub(found.from)).unwrap_or(usize::MAX);
+        match lines.get(..until).map(check).transpose()? {
+            Some(part) if part.hash == head.hash => {}
+            Some(_) => bail!("{file}: line {} is not the one that the head names", head.seq),
+            None => bail!("{file} ends with line {}: lines up to {} are missing", found.to, head.seq),
+        }
+    }
+    print(&match arguments.json {
+        true => format!("{}\n", json!({"from": found.from, "to": found.to, "hash": found.hash})),
+        false => {
+            format!("lines {} to {} are unchanged; the last digest is {}\n", found.from, found.to, found.hash)
+        }
+    });
+    Ok(())
+}
+
+fn read_head(file: &Path) -> anyhow::Result<Tip> {
+    let shown = file.display();
+    let text = std::fs::read(file).with_context(|| format!("cannot read {shown}"))?;
+    serde_json::from_slice(&text).with_context(|| format!("{shown} is not an audit-head.json"))
 }

@@ -26,7 +26,7 @@ pub(super) struct ControlArgs {
     /// Address of the control API
     #[arg(long, value_name = "URL", env = "ELIDA_CONTROL", default_value = "http://127.0.0.1:9090")]
     control: String,
-    /// File with the control token [env: ELIDA_CONTROL_TOKEN_FILE, or ELIDA_CONTROL_TOKEN]
+    /// File with the control token, or with a key that has a role [env: ELIDA_CONTROL_TOKEN_FILE, or ELIDA_CONTROL_TOKEN]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 }
@@ -179,9 +179,10 @@ impl Client {
         let detail = [&*problem.detail, &*problem.title].into_iter().find(|text| !text.is_empty());
         let detail = detail.map(super::table::plain);
         match (status.as_u16(), detail) {
-            (401, _) if self.authorization.is_some() => bail!(
-                "{} refused the token; set its own with --token-file FILE or ELIDA_CONTROL_TOKEN",
-                self.address()
+            (401, detail) if self.authorization.is_some() => bail!(
+                "{} refused the token or key: {}; give another with --token-file FILE or ELIDA_CONTROL_TOKEN",
+                self.address(),
+                detail.unwrap_or_else(|| status.to_string())
             ),
             (401, detail) => bail!(
                 "{} refused: {}; give --token-file FILE or set ELIDA_CONTROL_TOKEN",

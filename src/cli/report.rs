@@ -31,12 +31,25 @@ pub(super) fn sessions(page: &SessionPage) -> String {
 }
 
 /// The columns of [`session_rows`] that are aligned right.
-pub(super) const NUMBERS: [usize; 6] = [5, 6, 7, 8, 9, 10];
+pub(super) const NUMBERS: [usize; 6] = [6, 7, 8, 9, 10, 11];
 
 /// Returns a heading and one row for each session.
 pub(super) fn session_rows(sessions: &[SessionView]) -> Vec<Vec<String>> {
-    let heading =
-        ["ID", "STATE", "CLIENT", "BACKEND", "MODEL", "REQUESTS", "OPEN", "IN", "OUT", "IDLE", "AGE"];
+    let heading = [
+        "ID",
+        "STATE",
+        "PRINCIPAL",
+        "CLIENT",
+        "BACKEND",
+        "MODEL",
+        "REQUESTS",
+        "OPEN",
+        "IN",
+        "OUT",
+        "IDLE",
+        "AGE",
+        "UID",
+    ];
     let mut rows = vec![heading.map(String::from).to_vec()];
     rows.extend(sessions.iter().map(session_row));
     rows
@@ -52,6 +65,7 @@ fn session_row(session: &SessionView) -> Vec<String> {
     vec![
         word(session.id.as_str()),
         session.state.name().to_owned(),
+        word(session.principal.id.as_str()),
         word(&client),
         names(&session.backends),
         names(&session.models),
@@ -61,6 +75,7 @@ fn session_row(session: &SessionView) -> Vec<String> {
         bytes(session.bytes_out),
         span(session.idle_ms),
         span(session.duration_ms),
+        session.uid.to_string(),
     ]
 }
 
@@ -294,9 +309,9 @@ mod tests {
         ], "next_cursor": "n", "total": 7}));
         assert_eq!(
             sessions(&answer),
-            "ID        STATE   CLIENT               BACKEND    MODEL              REQUESTS  OPEN       IN        OUT   IDLE    AGE\n\
-             bd060396  active  claude-code/2.1.197  anthropic  claude-sonnet-4-6        12     1  4.4 KiB  125.0 KiB     0s    45s\n\
-             x\u{fffd}        killed  -                    -          -                         0     0      0 B        0 B  1h 0m  2h 0m\n\
+            "ID        STATE   PRINCIPAL       CLIENT               BACKEND    MODEL              REQUESTS  OPEN       IN        OUT   IDLE    AGE  UID\n\
+             bd060396  active  anon:127.0.0.1  claude-code/2.1.197  anthropic  claude-sonnet-4-6        12     1  4.4 KiB  125.0 KiB     0s    45s  s_00000000000000006264303630333936\n\
+             x\u{fffd}        killed  anon:127.0.0.1  -                    -          -                         0     0      0 B        0 B  1h 0m  2h 0m  s_0000000000000000000000000000781b\n\
              2 of 7 sessions; more with --limit\n"
         );
         assert_eq!(sessions(&page(json!({"sessions": [], "total": 0}))), "no sessions\n");

@@ -75,10 +75,10 @@ pub(super) async fn guard(
             }
         }
         Err(problem) => {
-            let peer = peer.map(|peer| peer.address.ip());
+            let peer = peer.map(|peer| peer.address.ip().to_string());
             let auth = state.parts.runtime.auth();
             let (method, path) = (request.method(), auth.without_keys(request.uri().path()));
-            tracing::warn!(?peer, %method, %path, %problem, "control_refused");
+            tracing::warn!(peer, %method, %path, %problem, "control_refused");
             problem.into_response()
         }
     };

@@ -34,6 +34,11 @@ impl Type {
         }
     }
 
+    /// The name with its article.
+    pub(super) fn a_name(self) -> String {
+        format!("{} {}", if self == Self::Int { "an" } else { "a" }, self.name())
+    }
+
     /// Whether it is a number.
     pub(super) fn is_number(self) -> bool {
         matches!(self, Self::Int | Self::Float)

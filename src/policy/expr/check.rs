@@ -136,14 +136,14 @@ impl Checker {
         if found == wanted {
             return Ok(node);
         }
-        fault(expr.at, format!("this is a {}, and a {} is needed", found.name(), wanted.name()), "")
+        fault(expr.at, format!("this is {}, and {} is needed", found.a_name(), wanted.a_name()), "")
     }
 
     fn number(&mut self, expr: &Expr) -> Checked {
         let (node, kind) = self.check(expr)?;
         match kind.is_number() {
             true => Ok((node, kind)),
-            false => fault(expr.at, format!("this is a {}, and a number is needed", kind.name()), ""),
+            false => fault(expr.at, format!("this is {}, and a number is needed", kind.a_name()), ""),
         }
     }
 
@@ -161,13 +161,18 @@ impl Checker {
     fn compare(&mut self, at: usize, relation: Relation, left: &Expr, right: &Expr) -> Checked {
         let ((left, kind), (right, other)) = (self.check(left)?, self.check(right)?);
         if kind != other && !(kind.is_number() && other.is_number()) {
-            return fault(at, format!("a {} is never equal to a {}", kind.name(), other.name()), "");
+            let hint = match [kind, other].contains(&Type::List) {
+                true => "ask whether it is in the list: \"build\" in principal.groups",
+                false => "",
+            };
+            let message = format!("{} is never equal to {}", kind.a_name(), other.a_name());
+            return fault(at, message, hint);
         }
         let is_ordered = !matches!(kind, Type::Bool | Type::List | Type::Map);
         let is_equality = matches!(relation, Relation::Equal | Relation::Unequal);
         if !(is_ordered || kind == Type::Bool && is_equality) {
             let hint = if kind == Type::List { "ask for one text: \"a\" in the list" } else { "" };
-            return fault(at, format!("a {} cannot be compared so", kind.name()), hint);
+            return fault(at, format!("{} cannot be compared so", kind.a_name()), hint);
         }
         Ok((Node::Compare(relation, Box::new([left, right])), Type::Bool))
     }
@@ -186,7 +191,7 @@ impl Checker {
             return Ok((Node::Join(both), Type::Text));
         }
         if !kind.is_number() || !other.is_number() {
-            let message = format!("'{sign}' does not go with a {} and a {}", kind.name(), other.name());
+            let message = format!("'{sign}' does not go with {} and {}", kind.a_name(), other.a_name());
             return fault(at, message, "it goes with two numbers, and + also with two texts");
         }
         let kind = if kind == other { kind } else { Type::Float };
@@ -203,12 +208,12 @@ impl Checker {
         let (Node::Fact(fact), Type::List | Type::Map) = (list, list_kind) else {
             return fault(
                 right.at,
-                format!("a {} is no list", list_kind.name()),
+                format!("{} is no list", list_kind.a_name()),
                 "use contains() for a part of a text",
             );
         };
         if kind != Type::Text {
-            return fault(left.at, format!("the list has texts, and this is a {}", kind.name()), "");
+            return fault(left.at, format!("the list has texts, and this is {}", kind.a_name()), "");
         }
         let node = Box::new(node);
         let found = if list_kind == Type::Map { Node::HasKey(node, fact) } else { Node::IsIn(node, fact) };
@@ -228,7 +233,7 @@ impl Checker {
                 return fault(item.at, "a list holds constants".into(), "join comparisons with || instead");
             }
             if *found != kind && !(found.is_number() && kind.is_number()) {
-                let message = format!("a {} is never equal to a {}", kind.name(), found.name());
+                let message = format!("{} is never equal to {}", kind.a_name(), found.a_name());
                 return fault(item.at, message, "");
             }
         }
@@ -236,7 +241,7 @@ impl Checker {
             return Ok(Node::IsOneNumberOf(node, constants.into_iter().map(|(node, _)| node).collect()));
         }
         if kind != Type::Text {
-            return fault(at, format!("`in` does not go with a {}", kind.name()), "");
+            return fault(at, format!("`in` does not go with {}", kind.a_name()), "");
         }
         let text = |(node, _)| if let Node::Text(text) = node { Some(text) } else { None };
         let mut texts: Vec<Box<str>> = constants.into_iter().filter_map(text).collect();
@@ -249,7 +254,7 @@ impl Checker {
         if let Kind::Index(map, key) = &expr.kind {
             let (map, kind) = self.check(map)?;
             let (Node::Fact(fact), Type::Map) = (map, kind) else {
-                return fault(expr.at, format!("a {} has no members in brackets", kind.name()), "");
+                return fault(expr.at, format!("{} has no members in brackets", kind.a_name()), "");
             };
             let Kind::Text(key) = &key.kind else {
                 return fault(key.at, "the name of a member is a constant text".into(), "write [\"name\"]");
@@ -339,5 +344,5 @@ fn unknown(dotted: &str) -> String {
     }
     let mut groups: Vec<&str> = names().filter_map(|name| name.split('.').next()).collect();
     groups.dedup();
-    format!("facts begin with {}", groups.join(", "))
+    format!("facts begin with {}; a text has quotes: \"{dotted}\"", groups.join(", "))
 }

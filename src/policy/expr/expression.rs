@@ -72,13 +72,16 @@ impl Expression {
             let message = format!("the expression has {} bytes, the most are {MAX_SOURCE}", source.len());
             return Err(SourceFault::new(MAX_SOURCE, message, "split it into several rules"));
         }
+        if source.trim().is_empty() {
+            return Err(SourceFault::new(0, "the expression is empty", "write a fact, such as principal.id"));
+        }
         let parsed = parse(tokens(source)?, source.len())?;
         let mut checker = Checker::new(known);
         let (node, kind) = checker.check(&parsed)?;
         if let Some((wanted, hint)) = refuse(kind) {
             return Err(SourceFault::new(
                 parsed.at,
-                format!("{wanted}, and this is a {}", kind.name()),
+                format!("{wanted}, and this is {}", kind.a_name()),
                 hint,
             ));
         }

@@ -48,7 +48,7 @@ impl Checker {
             ("size", _, [of]) => match self.check(of)? {
                 (Node::Fact(list), Type::List) => Ok((Node::Count(list), Type::Int)),
                 (text, Type::Text) => Ok((Node::Length(Box::new(text)), Type::Int)),
-                (_, kind) => fault(of.at, format!("a {} has no size", kind.name()), ""),
+                (_, kind) => fault(of.at, format!("{} has no size", kind.a_name()), ""),
             },
             ("cidr", _, [address, net]) => {
                 let address = self.of(address, Type::Text)?;

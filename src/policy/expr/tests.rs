@@ -137,20 +137,21 @@ fn names_are_joined_and_absent_parts_are_empty() {
 #[test]
 fn faults_say_where_what_and_what_else() {
     for (source, expected) in [
-        ("", "0: the expression ends too early ()"),
+        ("", "0: the expression is empty (write a fact, such as principal.id)"),
+        ("true &&", "7: the expression ends too early ()"),
         ("principal.idd == 'a'", "0: principal.idd is not known (did you mean principal.id?)"),
         ("true && request.modle == 'a'", "8: request.modle is not known (did you mean request.model?)"),
         ("agent.generation == 'a'", "0: agent.generation is not known (known are agent.id, agent.parent)"),
         (
             "user == 'a'",
-            "0: user is not known (facts begin with principal, client, request, session, agent, time)",
+            "0: user is not known (facts begin with principal, client, request, session, agent, time; a text has quotes: \"user\")",
         ),
         ("principal.id", "0: a condition is true or false, and this is a string (compare it with something)"),
-        ("principal.id == 1", "13: a string is never equal to a int ()"),
-        ("principal.id in [1]", "17: a string is never equal to a int ()"),
+        ("principal.id == 1", "13: a string is never equal to an int ()"),
+        ("principal.id in [1]", "17: a string is never equal to an int ()"),
         (
             "time.hour + 'a' == 1",
-            "10: '+' does not go with a int and a string (it goes with two numbers, and + also \
+            "10: '+' does not go with an int and a string (it goes with two numbers, and + also \
           with two texts)",
         ),
         ("principal.id = 'a'", "13: '=' has no meaning here (compare with ==)"),

@@ -341,8 +341,22 @@ async fn each_change_is_in_the_audit_log_before_it_is_answered() {
     let verify = ["audit", "verify", name, "--key", public.to_str().expect("a name")];
     let verified = house.elida("audit", &verify);
     let text = String::from_utf8(verified.stdout).expect("text");
-    assert!(text.starts_with("lines 1 to 5 are those that were written"), "{text}");
+    assert!(text.starts_with("lines 1 to 5 are unchanged"), "{text}");
     let whole = std::fs::read_to_string(&file).expect("the file");
+    let head = house.gateway.data().join("audit-head.json");
+    let with_head = [&verify[..], &["--head", head.to_str().expect("a name")]].concat();
+    assert!(house.elida("audit", &with_head).status.success());
+    let lines: Vec<&str> = whole.lines().collect();
+    for (kept, words, fault) in [
+        (lines[..4].join("\n"), &with_head, "ends with line 4: lines up to 5 are missing"),
+        (lines[1..].join("\n"), &verify.to_vec(), "begins with line 2: lines are missing"),
+        (String::new(), &verify.to_vec(), "has no lines"),
+    ] {
+        std::fs::write(&file, kept).expect("the file");
+        let cut = house.elida("audit", words);
+        let text = String::from_utf8(cut.stderr).expect("text");
+        assert!(!cut.status.success() && text.contains(fault), "{fault}: {text}");
+    }
     for secret in house.keys.iter().map(String::as_str).chain(made.json()["key"].as_str()) {
         assert!(!whole.contains(secret) && !house.gateway.log_text().contains(secret));
     }

@@ -19,13 +19,13 @@ fn ask(key: &str, model: &str) -> Call {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_example_of_teams_does_what_it_says() {
     let demo = Demo::start().await;
-    let [ci, ada, soc, cfo] = [(); 4].map(|()| key());
+    let [ci, ada, soc, cfo, auditor, root] = [(); 6].map(|()| key());
     let mut yaml = include_str!("../../../conf/examples/teams.yaml").to_owned();
-    for (letter, key) in ["a", "b", "c", "d"].into_iter().zip([&ci, &ada, &soc, &cfo]) {
+    for (letter, key) in ["a", "b", "c", "d", "e", "f"].into_iter().zip([&ci, &ada, &soc, &cfo, &auditor, &root]) {
         yaml = yaml.replace(&letter.repeat(64), &sha256(key.as_bytes()));
     }
-    let yaml =
-        yaml.replace("https://api.anthropic.com", &demo.url()).replace("listen: \"127.0.0.1:8080\"\n", "");
+    let yaml = yaml.replace("https://api.anthropic.com", &demo.url());
+    let yaml = yaml.replace("listen: \"127.0.0.1:8080\"\n", "").replace("data_dir: /var/lib/elida", "#");
     let house = [("ANTHROPIC_API_KEY", "sk-house".as_ref())];
     let gateway = Gateway::with_variables(&yaml, &house).await;
 
@@ -68,6 +68,13 @@ async fn the_example_of_teams_does_what_it_says() {
     let kill = || Call::post("/control/sessions/build-1/kill").json(&json!({"reason": "enough"}));
     assert_eq!(as_role(&cfo, kill()).await.status(), 403);
     assert_eq!(as_role(&soc, kill()).await.status(), 200);
+    let made = json!({"id": "nightly", "tenant": "acme", "groups": ["build"]});
+    let make = || Call::post("/control/keys").json(&made);
+    assert_eq!(as_role(&soc, make()).await.status(), 403);
+    assert_eq!(as_role(&root, make()).await.status(), 201);
+    let audit = as_role(&auditor, Call::get("/control/audit")).await.json();
+    let actions: Vec<_> = audit["lines"].as_array().into_iter().flatten().map(|line| &line["action"]).collect();
+    assert!(actions.contains(&&json!("killSession")) && actions.contains(&&json!("createKey")), "{audit}");
     let killed = ask(&ci, "claude-haiku-4-5").session("build-1").send(gateway.proxy()).await;
     assert_eq!(code(&killed), "session_killed");
 }
