@@ -29,6 +29,8 @@ use crate::telemetry::metrics::Metrics;
 const LONGEST_WAIT: u64 = 60_000;
 /// `Retry-After` in milliseconds when room depends on other requests.
 const SOON: u64 = 1000;
+/// Tokens of an image that the body only names.
+const IMAGE: u64 = 1600;
 /// Output tokens of a request that sets no limit.
 const DEFAULT_OUTPUT: u64 = 16_384;
 
@@ -91,13 +93,15 @@ impl Estimate {
     }
 }
 
-/// Returns the most tokens that the request may need: two bytes of the body a token, and what the answer may have. `None` for
+/// Returns the most tokens that the request may need: two bytes of the body a token, [`IMAGE`] for each image that
+/// it names, and what the answer may have. `None` for
 /// what makes no model write.
 pub(super) fn estimate(who: &Identified, route: &Route) -> Option<Estimate> {
     let received = &who.received;
     let asks = received.socket && route.dialect.is_llm() || verdict::makes_answer(received, route);
     let sent = received.handle.upload.bytes().max(received.declared.unwrap_or(0));
-    let input = sent.max(who.call.tools_offered.bytes()).div_ceil(2);
+    let images = output_limit::images(&who.call, received.handle.settings.output_hints);
+    let input = sent.max(who.call.tools_offered.bytes()).div_ceil(2) + images * IMAGE;
     asks.then(|| Estimate { input, output: max_output(who, route.dialect).unwrap_or(DEFAULT_OUTPUT) })
 }
 
@@ -165,7 +169,7 @@ impl RequestFacts<'_> {
     }
 
     fn membership(&self) -> Option<&Membership> {
-        self.who.caller.key.as_ref()?.holder().membership().map(|membership| &**membership)
+        self.who.caller.membership().map(|membership| &**membership)
     }
 
     /// The groups of the key; the only list.
