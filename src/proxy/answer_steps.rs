@@ -19,6 +19,8 @@ pub(crate) struct Steps {
     held: u64,
     /// The most that the answer may have.
     most: u64,
+    /// The same, where it cannot be seen and the request does not say.
+    assumed: u64,
     /// What the store of a fleet was asked for.
     asked: Option<oneshot::Receiver<More>>,
     /// Why no more is held.
@@ -26,9 +28,10 @@ pub(crate) struct Steps {
 }
 
 impl Steps {
-    /// The first step of an answer that may have `most` tokens.
-    pub(super) fn new(most: u64) -> Self {
-        Self { held: most.min(STEP), most, asked: None, refused: None }
+    /// The first step of an answer for which `assumed` tokens are assumed, which is its limit if it has one.
+    pub(super) fn new(assumed: u64, is_limited: bool) -> Self {
+        let most = if is_limited { assumed } else { u64::MAX };
+        Self { held: assumed.min(STEP), most, assumed, asked: None, refused: None }
     }
 
     /// Takes what the store of a fleet has answered. Returns whether its answer is still awaited.
@@ -92,7 +95,7 @@ impl Steps {
         answer: &Answer,
         reservation: &mut Reservation,
     ) -> Option<&Short> {
-        let written = written(answer, self.most);
+        let written = written(answer, self.assumed);
         let has_room = self.held < self.most && self.refused.is_none();
         if !self.is_waiting(reservation) && has_room && written + STEP / 4 >= self.held {
             self.ask(app, reservation, written);
@@ -103,9 +106,9 @@ impl Steps {
     }
 }
 
-/// Output tokens so far; all, if they cannot be seen.
-fn written(answer: &Answer, most: u64) -> u64 {
+/// Output tokens so far; `all`, if they cannot be seen.
+fn written(answer: &Answer, all: u64) -> u64 {
     let visible = answer.tap.as_ref().filter(|tap| answer.is_stream && tap.unread().is_none());
     let counted = |tap: &ResponseTap| tap.usage().map_or(0, |usage| usage.output_tokens);
-    visible.map_or(most, |tap| answer.text_tokens().max(counted(tap)))
+    visible.map_or(all, |tap| answer.text_tokens().max(counted(tap)))
 }

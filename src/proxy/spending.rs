@@ -65,7 +65,8 @@ impl RequestCtx {
                 let is_in_steps = reservation.is_in_steps();
                 self.reservation = Some(reservation);
                 if is_in_steps {
-                    self.stage.routed_mut()?.steps = Some(Box::new(Steps::new(estimate.output)));
+                    self.stage.routed_mut()?.steps =
+                        Some(Box::new(Steps::new(estimate.output, estimate.is_limited)));
                 }
                 return Ok(());
             }
@@ -123,7 +124,7 @@ fn need(who: &Identified, route: &Route, estimate: Estimate) -> Need {
         .iter()
         .map(|other| (settings.backends[other.backend].settings().name(), other.served_as.as_deref()));
     let candidates = once((route.backend.settings().name(), route.served_as.as_deref())).chain(others);
-    let Estimate { input, output } = estimate;
+    let Estimate { input, output, .. } = estimate;
     let price = |(backend, served_as): (&crate::ids::BackendName, Option<&str>), output: u64| {
         let mut names = [model, served_as].into_iter().flatten();
         names.find_map(|name| settings.prices.most(backend.as_str(), name, tier, input, output))

@@ -7,7 +7,7 @@ use crate::fleet::shared::fleet_with;
 use crate::support::redis::Redis;
 use crate::support::socket::Socket;
 use crate::support::wire::Unframed;
-use crate::support::{Backend, Demo, Gateway, within};
+use crate::support::{Backend, Call, Demo, Gateway, within};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_budget_may_kill_the_session_that_passes_it() {
@@ -153,6 +153,21 @@ async fn a_stream_for_which_the_rest_does_not_last_ends_and_is_not_repeated() {
     let demo = Demo::start().await;
     let gateway = Gateway::with(format!("backend: {:?}\n{ONE_STEP}", demo.url())).await;
     is_cut_once(&demo, &[gateway]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_without_a_limit_of_its_own_is_held_in_steps_to_its_end() {
+    let demo = Demo::start().await;
+    let budgets = ONE_STEP.replace("4600", "20k");
+    let gateway = Gateway::with(format!("backend: {:?}\n{budgets}", demo.url())).await;
+    let user = json!([{"role": "user", "content": "[[words 9000]] [[pace 100us]]"}]);
+    let call = Call::post("/v1/chat/completions");
+    let call = call.json(&json!({"model": "gpt-demo", "messages": user, "stream": true}));
+    let answer = call.send(gateway.proxy()).await;
+    let body = answer.text();
+    assert!(body.contains("budget_exceeded") && !body.contains("[DONE]"), "{}", &body[body.len() - 600..]);
+    let spent = settled(&gateway).await;
+    assert!((19_000.0..=20_300.0).contains(&spent), "{spent}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
