@@ -5,6 +5,7 @@
 //! HTTP (`cli/client.rs`) with the types of `control::api`.
 
 mod audit;
+mod budget;
 mod cdr;
 mod check;
 mod client;
@@ -18,6 +19,7 @@ mod table;
 #[cfg(test)]
 mod testing;
 mod top;
+mod usage;
 
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
@@ -85,15 +87,17 @@ enum Command {
     Session(commands::SessionArgs),
     /// Show totals
     Stats(commands::PlainArgs),
+    /// Sum tokens and cost of ended sessions by caller, tenant, group or model
+    Usage(usage::UsageArgs),
     /// Kill a session, or an agent in it: cut what is open and refuse what follows
     Kill(commands::KillArgs),
     /// Lift the kill of a session or agent
     Resume(commands::ResumeArgs),
     /// List kill orders in force
     Kills(commands::PlainArgs),
-    /// What was spent of the budgets
+    /// What was spent of the budgets, and what is added to their limits
     #[command(subcommand)]
-    Budget(commands::BudgetCommand),
+    Budget(budget::BudgetCommand),
     /// Records of ended sessions: export them, or verify an exported file
     #[command(subcommand)]
     Cdr(cdr::CdrCommand),
@@ -186,11 +190,10 @@ pub fn main() -> ExitCode {
         Command::Sessions(arguments) => commands::sessions(&arguments).map_err(failed),
         Command::Session(arguments) => commands::session(&arguments).map_err(failed),
         Command::Stats(arguments) => commands::stats(&arguments).map_err(failed),
+        Command::Usage(arguments) => usage::usage(&arguments).map_err(failed),
         Command::Kill(arguments) => commands::kill(&arguments).map_err(failed),
         Command::Resume(arguments) => commands::resume(&arguments).map_err(failed),
-        Command::Budget(commands::BudgetCommand::List(arguments)) => {
-            commands::budgets(&arguments).map_err(failed)
-        }
+        Command::Budget(command) => budget::budget(command).map_err(failed),
         Command::Kills(arguments) => commands::kills(&arguments).map_err(failed),
         Command::Cdr(command) => cdr::cdr(command).map_err(failed),
         Command::Key(command) => key::key(command).map_err(failed),

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, Uri};
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::capture::redact_text;
 use crate::clock::millis;
 use crate::error::ErrorKind;
-use crate::ids::{BackendName, PrincipalId, RequestId, SessionId};
+use crate::ids::{BackendName, Membership, PrincipalId, RequestId, SessionId};
 use crate::protocol::facts::tools::ToolCounts;
 use crate::protocol::facts::usage::Usage;
 use crate::protocol::wire::websocket::Traffic;
@@ -34,6 +35,8 @@ pub struct RequestSummary {
     pub session_id: Option<SessionId>,
     /// The caller; `None` when the request was rejected before the caller was known.
     pub principal: Option<PrincipalId>,
+    /// The tenant and groups of the caller; `None` when it has neither.
+    pub membership: Option<Arc<Membership>>,
     /// The calling program, as far as it says so itself.
     pub client: Option<Cow<'static, str>>,
     /// The client's address, also behind trusted proxies.
@@ -89,6 +92,7 @@ impl Default for RequestSummary {
             request_id: RequestId::new(""),
             session_id: None,
             principal: None,
+            membership: None,
             client: None,
             client_addr: Ipv4Addr::UNSPECIFIED.into(),
             method: Method::GET,
@@ -117,6 +121,11 @@ impl Default for RequestSummary {
 }
 
 impl RequestSummary {
+    /// The tenant of the caller.
+    pub fn tenant(&self) -> Option<&str> {
+        self.membership.as_ref()?.tenant.as_deref()
+    }
+
     /// The model that the request asks for, else the one that answered.
     pub fn any_model(&self) -> Option<&str> {
         self.model.as_deref().or(self.answered_by.as_deref())

@@ -39,7 +39,7 @@ fn read<'a>(dialect: Dialect, framing: Framing, chunks: impl Iterator<Item = &'a
             Event::Text(part) => heard.text.extend_from_slice(part),
             Event::Call(call) => heard.calls.push(call.clone()),
             Event::Stop(why) => heard.stops.push(why.to_owned()),
-            Event::Usage(_) => {}
+            Event::Reasoning(_) | Event::Usage(_) => {}
         });
     }
     heard.at_boundary = tap.at_boundary();

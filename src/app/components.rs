@@ -21,6 +21,7 @@ use crate::identity::{ClientKeys, Key, MadeKeys};
 use crate::ids::BackendName;
 use crate::limits::fleet::FleetBudgets;
 use crate::limits::ledger::Ledger;
+use crate::limits::overrides::{Additions, Overrides};
 use crate::protocol::dialects::output_limit;
 use crate::protocol::request::RequestPaths;
 use crate::proxy::awaited::AwaitedAnswers;
@@ -64,6 +65,8 @@ pub(super) struct Components {
     pub(super) state: Arc<State>,
     /// Keys that operators make through the API.
     pub(super) keys: Arc<ClientKeys>,
+    /// What operators add to the limits of budgets.
+    pub(super) overrides: Arc<Overrides>,
     /// What was spent of budgets.
     pub(super) ledger: Arc<Ledger>,
     /// Keeps the ledger in a file; `None` in a fleet.
@@ -85,33 +88,29 @@ impl Components {
         super::panics::report(Arc::clone(&log), Arc::clone(&metrics));
         let state = Arc::new(State::new(&config.data_dir));
         let keys = super::made_keys::open(config, &state);
-        let settings = runtime_settings(config, &metrics, None, keys.table())?;
+        let overrides = super::budget_overrides::open(&state);
+        let settings = runtime_settings(config, &metrics, None, keys.table(), overrides.additions())?;
         let live: SharedSettings = Arc::new(ArcSwap::from_pointee(settings));
         let clock = Clock::system();
         let readiness = Arc::<Readiness>::default();
         let history = history(config, &metrics, &readiness);
         let exporter = Exporter::start(&config.telemetry, metrics.otlp_dropped(), &log);
-        let listener = EventSink {
-            log: Arc::clone(&log),
-            metrics: Arc::clone(&metrics),
-            history: history.clone(),
-            exporter: exporter.clone(),
-        };
+        let listener = EventSink::new(&log, &metrics, history.as_ref(), exporter.as_ref());
         let names = super::principal_key::load(config);
-        let Sharing { replicator, ledger, spending, fleet_budgets } =
-            Sharing::of(config, names.shared, Arc::clone(&state))?;
+        let shared = Sharing::of(config, names.shared, Arc::clone(&state))?;
+        let Sharing { replicator, ledger, spending, fleet_budgets } = shared;
         let sessions = sessions(config, replicator.as_ref(), &clock, listener);
         sessions.set_client_keys(Arc::new(SharedKeys {
             keys: Arc::clone(&keys),
+            overrides: Arc::clone(&overrides),
             live: Arc::clone(&live),
             sessions: Arc::downgrade(&sessions),
         }));
         sessions.set_principals_key(names.key.id());
         sessions.set_backend_urls(addresses(config));
         let kills = KillRecovery::restore(history.as_ref(), &sessions);
-        if let Some(replicator) = replicator.clone() {
-            watch_fleet(&metrics, &sessions, replicator.clone());
-            readiness.watch(move || replicator.warnings());
+        if let Some(replicator) = &replicator {
+            watch_fleet(&metrics, &readiness, &sessions, replicator);
         }
         watch_capacity(&metrics, &sessions);
         watch_budgets(&metrics, &live, &ledger);
@@ -130,6 +129,7 @@ impl Components {
                 principals: names.key,
                 state,
                 keys,
+                overrides,
                 ledger,
                 spending,
                 fleet_budgets,
@@ -200,6 +200,7 @@ pub(crate) fn runtime_settings(
     metrics: &Metrics,
     before: Option<&RuntimeSettings>,
     made: &Arc<ArcSwap<MadeKeys>>,
+    additions: &Arc<ArcSwap<Additions>>,
 ) -> Result<RuntimeSettings, Faults> {
     let mut faults = Faults::default();
     let mut backends = Vec::with_capacity(config.backends.len());
@@ -238,11 +239,12 @@ pub(crate) fn runtime_settings(
         },
         auth: config.auth.with_made(made, before.map(|before| &*before.auth)),
         identity: config.identity.clone(),
-        budgets: config.budgets.clone(),
+        budgets: config.budgets.with_additions(additions),
         tls: config.server.tls().cloned(),
         h2c: config.server.h2c(),
         capture: config.capture,
         prices: config.prices.clone(),
+        max_tenants: config.max_tenants,
         timeouts: *config.server.timeouts(),
         limits: *config.server.limits(),
         discovery: config.models.discovery,
@@ -278,8 +280,15 @@ impl Sharing {
     }
 }
 
-fn watch_fleet(metrics: &Metrics, sessions: &Arc<Manager>, replicator: Arc<Replicator>) {
-    let sessions = Arc::clone(sessions);
+fn watch_fleet(
+    metrics: &Metrics,
+    readiness: &Readiness,
+    sessions: &Arc<Manager>,
+    replicator: &Arc<Replicator>,
+) {
+    let warned = Arc::clone(replicator);
+    readiness.watch(move || warned.warnings());
+    let (sessions, replicator) = (Arc::clone(sessions), Arc::clone(replicator));
     metrics.watch_fleet(move || FleetNumbers {
         active: sessions.active(),
         store_up: replicator.is_up(),

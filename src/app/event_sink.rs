@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tracing::{error, info};
 
 use crate::history::Archive;
-use crate::session::{Event, KillOrder, Listener, ServedLeg};
+use crate::session::{BY_BUDGET, Event, KillOrder, Listener, ServedLeg};
 use crate::telemetry::log::Log;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::otlp::export::Exporter;
@@ -16,10 +16,27 @@ const RECORD: &str = "session_record";
 
 /// The session manager's listener.
 pub(super) struct EventSink {
-    pub(super) log: Arc<Log>,
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) history: Option<Arc<Archive>>,
-    pub(super) exporter: Option<Arc<Exporter>>,
+    log: Arc<Log>,
+    metrics: Arc<Metrics>,
+    history: Option<Arc<Archive>>,
+    exporter: Option<Arc<Exporter>>,
+}
+
+impl EventSink {
+    /// A listener that writes to these.
+    pub(super) fn new(
+        log: &Arc<Log>,
+        metrics: &Arc<Metrics>,
+        history: Option<&Arc<Archive>>,
+        exporter: Option<&Arc<Exporter>>,
+    ) -> Self {
+        Self {
+            log: Arc::clone(log),
+            metrics: Arc::clone(metrics),
+            history: history.cloned(),
+            exporter: exporter.cloned(),
+        }
+    }
 }
 
 impl Listener for EventSink {
@@ -68,7 +85,8 @@ fn tell(log: &Log, metrics: &Metrics, event: &Event) {
             log.log_event(Level::Info, RECORD, record.as_ref());
         }
         Event::Killed { order, legs_cut } => {
-            metrics.session_killed("control");
+            let is_of_budget = order.by.starts_with(BY_BUDGET);
+            metrics.session_killed(if is_of_budget { "budget" } else { "control" });
             match &order.agent {
                 Some(agent) => {
                     info!(session_id = %order.session_id, %agent, by = %order.by, legs_cut, "agent killed");

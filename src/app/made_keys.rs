@@ -10,10 +10,12 @@ use pingora_core::services::background::BackgroundService;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
+use super::budget_overrides;
 use crate::config::Config;
 use crate::history::state::State;
 use crate::identity::{AuthConfig, ClientKeys, KeyStorage};
 use crate::ids::SharedDocument;
+use crate::limits::overrides::Overrides;
 use crate::proxy::runtime_settings::SharedSettings;
 use crate::session::{ClientKeyStore, Manager};
 use crate::settings::fault::Faults;
@@ -80,9 +82,10 @@ pub(super) fn written(config: &Config) -> String {
     serde_json::to_string(&config.auth.written()).unwrap_or_default()
 }
 
-/// Applies what other processes say of keys: the instances of a fleet, and the other process of an upgrade.
+/// Applies what other processes say of keys, and of overrides of budgets, which are shared in the same way: the instances of a fleet, and the other process of an upgrade.
 pub(super) struct SharedKeys {
     pub(super) keys: Arc<ClientKeys>,
+    pub(super) overrides: Arc<Overrides>,
     pub(super) live: SharedSettings,
     /// Weak, because the sessions hold this.
     pub(super) sessions: Weak<Manager>,
@@ -96,15 +99,20 @@ impl SharedKeys {
 
 impl ClientKeyStore for SharedKeys {
     fn held(&self) -> Vec<SharedDocument> {
-        self.keys.documents()
+        let mut documents = self.keys.documents();
+        documents.extend(self.overrides.documents());
+        documents
     }
 
     fn is_over(&self, document: &str) -> bool {
-        ClientKeys::is_over(document)
+        ClientKeys::is_over(document) || Overrides::is_over(document)
     }
 
     fn learn(&self, documents: Vec<String>) {
-        let learned = self.keys.learn(&documents);
+        let (overrides, keys): (Vec<_>, Vec<_>) =
+            documents.into_iter().partition(|document| Overrides::is_one(document));
+        budget_overrides::learn(&self.overrides, &overrides);
+        let learned = self.keys.learn(&keys);
         if learned.is_empty() {
             return;
         }

@@ -17,6 +17,7 @@ use crate::control;
 use crate::control::api::health::BackendStatus;
 use crate::control::service::{ReloadReport, Runtime};
 use crate::identity::Auth;
+use crate::limits::amount::CostUnit;
 use crate::limits::budgets::BudgetAccount;
 use crate::settings::fault::Faults;
 use crate::upstream::backend::Backend;
@@ -87,8 +88,9 @@ impl Reload {
     fn swap(&self) -> Result<ReloadReport, Faults> {
         let config = self.sources.load()?;
         let before = self.shared.live.load_full();
+        let Components { metrics, keys, overrides, .. } = &self.shared;
         let settings =
-            runtime_settings(&config, &self.shared.metrics, Some(&before), self.shared.keys.table())?;
+            runtime_settings(&config, metrics, Some(&before), keys.table(), overrides.additions())?;
         self.check_control(&config)?;
         log_warnings(&config);
         Plan::after_reload(&config).log();
@@ -135,6 +137,10 @@ impl Runtime for Reload {
 
     fn budgets(&self) -> Vec<BudgetAccount> {
         self.shared.live.load().budgets.accounts(&self.shared.ledger)
+    }
+
+    fn budget_unit(&self, budget: &str) -> Option<CostUnit> {
+        self.shared.live.load().budgets.unit_of(budget)
     }
 
     fn backends(&self) -> BTreeMap<String, BackendStatus> {

@@ -187,6 +187,7 @@ fn control_service(
         settings: Arc::clone(&reload.control),
         runtime,
         keys: Arc::clone(&shared.keys),
+        overrides: Arc::clone(&shared.overrides),
         history: shared.history.clone(),
         audit: Arc::new(AuditLog::new(
             Arc::clone(&shared.state),

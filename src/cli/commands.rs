@@ -206,19 +206,6 @@ pub(super) fn stats(arguments: &PlainArgs) -> anyhow::Result<()> {
     show(arguments, answer, report::stats)
 }
 
-/// `elida budget`
-#[derive(Debug, clap::Subcommand)]
-pub(super) enum BudgetCommand {
-    /// List what was spent and is held of each budget
-    List(PlainArgs),
-}
-
-/// `elida budget list`
-pub(super) fn budgets(arguments: &PlainArgs) -> anyhow::Result<()> {
-    let answer = Client::new(&arguments.control)?.get(&["control", "budgets"], &())?;
-    show(arguments, answer, report::budgets)
-}
-
 /// `elida kills`
 pub(super) fn kills(arguments: &PlainArgs) -> anyhow::Result<()> {
     let answer = Client::new(&arguments.control)?.get(&["control", "kills"], &())?;

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::table::{bytes, plain, span, table};
-use crate::control::api::budgets::BudgetList;
+use crate::control::api::budgets::{BudgetList, OverrideList};
 use crate::control::api::history::{CapturePage, CapturedBody};
 use crate::control::api::kills::{KillList, KillReply};
 use crate::control::api::sessions::SessionPage;
@@ -156,6 +156,25 @@ pub(super) fn budgets(list: &BudgetList) -> String {
         ]);
     }
     table(&rows, &[5, 6, 7, 8])
+}
+
+/// Formats the overrides of a budget (`GET /control/budgets/{name}/override`).
+pub(super) fn overrides(list: &OverrideList) -> String {
+    if list.overrides.is_empty() {
+        return "nothing is added to the limit of this budget\n".into();
+    }
+    let mut rows = vec![["ID", "ADDED", "ACCOUNT", "UNTIL", "BY", "AT"].map(String::from).to_vec()];
+    for one in &list.overrides {
+        rows.push(vec![
+            word(&one.id),
+            one.add.to_string(),
+            optional(one.account.as_ref()),
+            time(one.until),
+            word(&one.by),
+            time(one.made),
+        ]);
+    }
+    table(&rows, &[])
 }
 
 /// Formats requests with their bodies (`GET /control/history/{id}/captures`).

@@ -58,6 +58,8 @@ pub struct Config {
     pub capture: capture::Settings,
     /// Prices of models.
     pub prices: pricing::Prices,
+    /// How many tenants have metrics of their own.
+    pub max_tenants: u16,
     /// The log.
     pub logging: telemetry::settings::Settings,
     /// Export to an OpenTelemetry collector. Needs a restart.
@@ -123,8 +125,7 @@ pub(super) fn compile(
     let routing = compile_routing(written.routing, &rules, shorthand, faults);
     let (caller_limits, budgets) = limits::settings::compile_all(written.limits, written.budgets, faults);
     let history = written.history.compile(faults);
-    let capture = written.capture.compile(faults);
-    check_capture(capture, history.as_ref(), faults);
+    let capture = compile_capture(written.capture, history.as_ref(), faults);
     let prices = written.usage.compile(faults);
     let logging = written.logging.compile(faults);
     let telemetry = written.telemetry.compile(faults);
@@ -155,6 +156,7 @@ pub(super) fn compile(
         capture: capture?,
         unpriced: unpriced(&rules, prices.as_ref()?),
         prices: prices?,
+        max_tenants: written.usage.max_tenants,
         logging: logging?,
         telemetry: telemetry?,
         printable,
@@ -309,16 +311,18 @@ fn warn_of_own_paths(
 }
 
 /// Captured bodies need the history.
-fn check_capture(
-    capture: Option<capture::Settings>,
+fn compile_capture(
+    written: capture::CaptureConfig,
     history: Option<&history::Settings>,
     faults: &mut Faults,
-) {
+) -> Option<capture::Settings> {
+    let capture = written.compile(faults);
     let is_on = capture.is_some_and(|capture| capture.is_on());
     if is_on && history.is_some_and(|history| history.file(Path::new("")).is_none()) {
         let hint = "write history.enabled: true, or capture.mode: off";
         faults.add("capture.mode", "bodies are stored in the history, which is disabled", hint);
     }
+    capture
 }
 
 /// Puts the backend of the `backend` shorthand under `backends`, if there are no others. Returns whether it did.

@@ -247,7 +247,8 @@ mod tests {
         assert!(fault::<SeriesQuery>("step=week").contains("step must be minute, hour or day"));
         assert_eq!(read_query::<UsageQuery>("by=model").unwrap().by, GroupBy::Model);
         assert!(
-            fault::<UsageQuery>("by=x").contains("by must be principal, model, client, backend or session")
+            fault::<UsageQuery>("by=x")
+                .contains("by must be principal, tenant, group, model, client, backend or session")
         );
         assert_eq!(read_query::<ExportQuery>("of=requests").unwrap().of, ExportKind::Requests);
         assert!(fault::<ExportQuery>("format=xml&q=a").contains("format must be ndjson or csv; 'q' is not"));

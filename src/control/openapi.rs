@@ -34,7 +34,7 @@ pub(super) struct Operation {
     is_open: bool,
     is_by_tenant: bool,
     is_audited: bool,
-    /// What `{id}` in the path is.
+    /// What `{id}` in the path is; `{name}` is the name of a budget.
     names: &'static str,
     query: Option<SchemaOf>,
     body: Option<SchemaOf>,
@@ -82,6 +82,12 @@ impl Operation {
     /// `{id}` in the path is the id of a key.
     pub(super) fn names_key(mut self) -> Self {
         self.names = "The id of a key.";
+        self
+    }
+
+    /// `{id}` in the path is the id of an override.
+    pub(super) fn names_override(mut self) -> Self {
+        self.names = "The id of an override.";
         self
     }
 
@@ -152,14 +158,13 @@ impl Operation {
     }
 
     fn describe(&self, path: &str, schemas: &mut Schemas) -> Value {
-        let mut parameters: Vec<Value> = path
-            .contains("{id}")
-            .then(|| {
-                let description = self.names;
-                json!({"name": "id", "in": "path", "required": true, "description": description,
+        let named = [("name", "The name of a budget."), ("id", self.names)];
+        let named = named.iter().filter(|(name, _)| path.contains(&format!("{{{name}}}")));
+        let mut parameters: Vec<Value> = named
+            .map(|(name, description)| {
+                json!({"name": name, "in": "path", "required": true, "description": description,
                        "schema": {"type": "string"}})
             })
-            .into_iter()
             .collect();
         parameters.extend(self.query.map(|query| schemas.parameters(query)).unwrap_or_default());
         let mut described = json!({

@@ -26,7 +26,9 @@ use super::{auth, routes};
 use crate::history::Archive;
 use crate::history::audit::AuditLog;
 use crate::identity::{Auth, ClientKeys};
+use crate::limits::amount::CostUnit;
 use crate::limits::budgets::BudgetAccount;
+use crate::limits::overrides::Overrides;
 use crate::session::Manager;
 use crate::settings::fault::Faults;
 use crate::telemetry::metrics::Metrics;
@@ -59,6 +61,9 @@ pub trait Runtime: Send + Sync {
     /// Returns what was spent of the budgets.
     fn budgets(&self) -> Vec<BudgetAccount>;
 
+    /// Returns what a budget counts; `None` if no budget has this name.
+    fn budget_unit(&self, budget: &str) -> Option<CostUnit>;
+
     /// Returns the backends by name.
     fn backends(&self) -> BTreeMap<String, BackendStatus>;
 }
@@ -77,6 +82,8 @@ pub struct Parts {
     pub runtime: Arc<dyn Runtime>,
     /// The keys of callers.
     pub keys: Arc<ClientKeys>,
+    /// What operators add to the limits of budgets.
+    pub overrides: Arc<Overrides>,
     /// The history; `None` when it is disabled or cannot be used.
     pub history: Option<Arc<Archive>>,
     /// The audit log.

@@ -20,8 +20,10 @@ use crate::clock::Clock;
 use crate::history::audit::AuditLog;
 use crate::history::state::State;
 use crate::identity::{Auth, AuthConfig, ClientKeys, KeyStorage};
-use crate::ids::{PrincipalId, RequestId, Scope, SessionId, SessionKey};
+use crate::ids::{PrincipalId, RequestId, Scope, SessionId, SessionKey, SharedDocument};
+use crate::limits::amount::CostUnit;
 use crate::limits::budgets::BudgetAccount;
+use crate::limits::overrides::{OverrideStorage, Overrides};
 use crate::session::store::MemoryStore;
 use crate::session::{
     self, Cut, CutReason, Event, Identity, Leg, LegKind, LegStart, Manager, SessionRequest,
@@ -56,6 +58,10 @@ impl Runtime for Program {
 
     fn budgets(&self) -> Vec<BudgetAccount> {
         Vec::new()
+    }
+
+    fn budget_unit(&self, _: &str) -> Option<CostUnit> {
+        None
     }
 
     fn backends(&self) -> BTreeMap<String, BackendStatus> {
@@ -133,6 +139,17 @@ fn with_origin() -> ControlConfig {
     ControlConfig { cors, ..with_token() }
 }
 
+/// Overrides that cannot be stored.
+fn no_overrides() -> Arc<Overrides> {
+    struct Nowhere;
+    impl OverrideStorage for Nowhere {
+        fn put(&self, _: &SharedDocument) -> Result<(), String> {
+            Err("nowhere".to_owned())
+        }
+    }
+    Arc::new(Overrides::new(Vec::new(), Box::new(Nowhere)))
+}
+
 /// Keys that cannot be stored.
 fn no_keys() -> Arc<ClientKeys> {
     struct Nowhere;
@@ -163,6 +180,7 @@ impl TestServer {
             settings: Arc::clone(&settings),
             runtime: Arc::new(Program { faults: None }),
             keys: no_keys(),
+            overrides: no_overrides(),
             history: None,
             audit: no_audit(),
             store: "memory",
@@ -507,6 +525,7 @@ fn control_config_reload_tells_every_fault() {
         settings: Arc::clone(&settings),
         runtime: Arc::new(Program { faults: Some(faults) }),
         keys: no_keys(),
+        overrides: no_overrides(),
         history: None,
         audit: no_audit(),
         store: "memory",

@@ -104,7 +104,7 @@ mod tests {
 
     fn claim(name: &str, lasts: Lasts) -> Claim {
         let key = AccountKey { budget: "b".into(), unit: CostUnit::Usd, name: name.into(), start: 1_000_000 };
-        Claim { key, limit: 1 << 53, need: 10, floor: 0, soft: u64::MAX, lasts }
+        Claim { key, limit: 1 << 53, need: 10, floor: 0, step: 0, soft: u64::MAX, lasts }
     }
 
     #[test]

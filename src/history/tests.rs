@@ -452,6 +452,7 @@ fn the_orders_that_stand_in_an_older_file_are_found() {
          CREATE TABLE legs (seq INTEGER NOT NULL REFERENCES records (seq) ON DELETE CASCADE, body TEXT NOT NULL) STRICT;
          CREATE INDEX legs_by_record ON legs (seq); DROP INDEX kills_by_end; DROP INDEX kills_by_id; ALTER TABLE kills DROP COLUMN ends_ms;
          ALTER TABLE records DROP COLUMN seal; ALTER TABLE usage DROP COLUMN unpriced_answers;
+         DROP INDEX records_by_tenant; ALTER TABLE records DROP COLUMN tenant; ALTER TABLE usage DROP COLUMN estimated_answers;
          PRAGMA user_version = 1;",
     )
     .unwrap();

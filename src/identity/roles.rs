@@ -39,6 +39,8 @@ pub enum Right {
     History,
     /// Read usage.
     Usage,
+    /// Change budgets.
+    Budgets,
     /// Read the audit log.
     Audit,
     /// Make, list and revoke keys.
@@ -75,7 +77,7 @@ impl Role {
             Self::Admin => true,
             Self::Operator => matches!(right, Right::Read | Right::Operate),
             Self::Auditor => matches!(right, Right::Read | Right::History | Right::Usage | Right::Audit),
-            Self::Finops => matches!(right, Right::Read | Right::Usage),
+            Self::Finops => matches!(right, Right::Read | Right::Usage | Right::Budgets),
             Self::Viewer => right == Right::Read,
         }
     }

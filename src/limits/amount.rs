@@ -52,12 +52,13 @@ fn nanodollars(text: &str) -> Option<u64> {
 }
 
 fn parse(text: &str) -> Option<AmountText> {
-    let (number, unit) = text.trim().rsplit_once(' ')?;
-    let number = number.trim();
-    let (amount, unit) = match unit {
-        "USD" | "usd" => (nanodollars(number)?, CostUnit::Usd),
-        "tokens" => (count(number)?, CostUnit::Tokens),
-        _ => return None,
+    let text = text.trim();
+    let (amount, unit) = match text.strip_suffix("tokens") {
+        Some(number) => (count(number.trim_end())?, CostUnit::Tokens),
+        None => {
+            let number = text.strip_suffix("USD").or_else(|| text.strip_suffix("usd"))?;
+            (nanodollars(number.trim_end())?, CostUnit::Usd)
+        }
     };
     (1..=MAX).contains(&amount).then_some(AmountText { amount, unit })
 }
@@ -109,7 +110,7 @@ impl JsonSchema for AmountText {
         json_schema!({
             "description": "An amount, like 500 USD, 0.25 USD, 2M tokens.",
             "type": "string",
-            "pattern": "^\\s*[0-9]+([kKMG]|\\.[0-9]{1,9})?\\s+(USD|usd|tokens)\\s*$",
+            "pattern": "^\\s*[0-9]+([kKMG]|\\.[0-9]{1,9})?\\s*(USD|usd|tokens)\\s*$",
         })
     }
 }
@@ -126,13 +127,14 @@ mod tests {
             ("0.000000001 USD", 1, "0.000000001 USD"),
             ("9k USD", 9_000_000_000_000, "9000 USD"),
             ("2M tokens", 2_000_000, "2000000 tokens"),
+            ("100USD", 100_000_000_000, "100 USD"),
         ] {
             let parsed = parse(text).unwrap_or_else(|| panic!("{text}"));
             assert_eq!((parsed.amount, parsed.to_string().as_str()), (amount, written), "{text}");
             assert_eq!(parse(written), Some(parsed));
         }
         for wrong in
-            ["500", "USD", "0 USD", "-1 USD", "1.5 tokens", "10M USD", "1.0000000001 USD", "1 EUR", "1USD"]
+            ["500", "USD", "0 USD", "-1 USD", "1.5 tokens", "10M USD", "1.0000000001 USD", "1 EUR", "tokens"]
         {
             assert_eq!(parse(wrong), None, "{wrong}");
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use jiff::civil::Time;
 use jiff::tz::TimeZone;
@@ -9,7 +10,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::amount::{AmountText, CostUnit};
+use super::bucket::MAX;
+use super::ledger::steps::STEP;
 use super::ledger::{AccountKey, Claim, Lasts, Ledger, Short, Shortage};
+use super::overrides::Additions;
 use crate::policy::expr::{Expression, Truth};
 use crate::policy::facts::Facts;
 
@@ -72,6 +76,28 @@ impl BudgetPeriod {
     }
 }
 
+/// What happens when a request passes a budget.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum BudgetAction {
+    /// The request is refused.
+    #[default]
+    Block,
+    /// Its session is killed.
+    Kill,
+}
+
+/// How much of a budget is held of a stream that is under way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum BudgetHold {
+    /// All that it may cost, so that it never passes the limit.
+    #[default]
+    Full,
+    /// 4,096 output tokens, and as many again when three quarters of them are written.
+    Steps,
+}
+
 /// A budget, compiled.
 #[derive(Debug)]
 pub struct Budget {
@@ -81,11 +107,17 @@ pub struct Budget {
     pub(super) period: BudgetPeriod,
     pub(super) limit: AmountText,
     pub(super) soft: u64,
+    pub(super) action: BudgetAction,
+    pub(super) hold: BudgetHold,
 }
 
 /// All budgets.
 #[derive(Clone, Debug, Default)]
-pub struct Budgets(Arc<[Arc<Budget>]>);
+pub struct Budgets {
+    all: Arc<[Arc<Budget>]>,
+    /// What operators add to their limits.
+    additions: Arc<ArcSwap<Additions>>,
+}
 
 /// What a request may need at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +130,19 @@ pub struct Need {
     pub input_tokens: u64,
     /// Nanodollars for the prompt.
     pub input_nanodollars: u64,
+    /// The same for the first step of the answer only; `None` if the answer cannot be followed.
+    pub first_step: Option<StepNeed>,
+}
+
+/// What a request may need until its first step is written, with its prompt, and what such a step costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepNeed {
+    /// Tokens of the prompt and the first step.
+    pub tokens: u64,
+    /// Nanodollars for both.
+    pub nanodollars: u64,
+    /// Nanodollars for [`STEP`] output tokens.
+    pub step_nanodollars: u64,
 }
 
 /// Why a request is refused.
@@ -156,8 +201,11 @@ pub struct BudgetAccount {
     pub starts_at: Option<Timestamp>,
     /// `usd` or `tokens`.
     pub unit: CostUnit,
-    /// The most that may be spent, in that unit.
+    /// The most that may be spent, in that unit, with what overrides add.
     pub limit: f64,
+    /// What overrides add to the limit; absent when none does.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub added: f64,
     /// What ended requests cost.
     pub spent: f64,
     /// What open requests may still cost.
@@ -168,12 +216,33 @@ pub struct BudgetAccount {
 
 impl Budgets {
     pub(super) fn new(budgets: Vec<Arc<Budget>>) -> Self {
-        Self(budgets.into())
+        Self { all: budgets.into(), additions: Arc::default() }
+    }
+
+    /// Adds these overrides to the limits.
+    #[must_use]
+    pub fn with_additions(&self, additions: &Arc<ArcSwap<Additions>>) -> Self {
+        Self { all: Arc::clone(&self.all), additions: Arc::clone(additions) }
+    }
+
+    /// Whether a request that passes the budget has its session killed.
+    pub fn kills(&self, budget: &str) -> bool {
+        self.all.iter().any(|known| *known.name == *budget && known.action == BudgetAction::Kill)
+    }
+
+    /// Whether some budget is held in steps.
+    pub fn has_steps(&self) -> bool {
+        self.all.iter().any(|budget| budget.hold == BudgetHold::Steps)
+    }
+
+    /// Returns what a budget counts; `None` if there is no such budget.
+    pub fn unit_of(&self, budget: &str) -> Option<CostUnit> {
+        self.all.iter().find(|known| *known.name == *budget).map(|known| known.limit.unit)
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.all.is_empty()
     }
 
     /// Returns what the request asks of every budget that concerns it. `session` identifies its session; no two sessions have the same.
@@ -190,19 +259,21 @@ impl Budgets {
         // A request that cannot be decided on is counted: what is unreadable must not be free.
         let concerns =
             |budget: &&Arc<Budget>| budget.when.as_ref().is_none_or(|when| when.truth(facts) != Truth::No);
-        self.0.iter().filter(concerns).map(|budget| budget.claim(facts, session, need, now)).collect()
+        let additions = self.additions.load();
+        let concerned = self.all.iter().filter(concerns);
+        concerned.map(|budget| budget.claim(facts, session, need, now, &additions)).collect()
     }
 
     /// Returns why a request is refused.
     pub fn refusal(&self, short: Short, now: Timestamp) -> OverBudget {
         let budget = short.budget;
-        let found = self.0.iter().find(|found| found.name == budget);
+        let found = self.all.iter().find(|found| found.name == budget);
         match (short.shortage, found) {
             (Shortage::Unknown, _) => OverBudget::Unknown { budget },
             (Shortage::Spent, Some(found)) => OverBudget::Exceeded {
                 budget,
                 spent: AmountText { amount: short.spent, ..found.limit }.to_string(),
-                limit: found.limit,
+                limit: AmountText { amount: short.limit, ..found.limit },
                 resets_at: found.period.span(now).map(|(_, end)| end),
             },
             (Shortage::Spent | Shortage::Held, _) => OverBudget::Busy { budget },
@@ -217,28 +288,32 @@ impl Budgets {
             let largest = own.map(|account| account.spent / account.limit).fold(0.0, f64::max);
             (budget.name.to_string(), largest)
         };
-        self.0.iter().map(share).collect()
+        self.all.iter().map(share).collect()
     }
 
     /// Returns the accounts of configured budgets, by budget, those with the least left first.
     pub fn accounts(&self, ledger: &Ledger) -> Vec<BudgetAccount> {
+        let (additions, now) = (self.additions.load(), Timestamp::now());
         let mut accounts: Vec<BudgetAccount> = ledger
             .accounts()
             .into_iter()
             .filter_map(|(key, account)| {
                 let is_it =
                     |budget: &&Arc<Budget>| budget.name == key.budget && budget.limit.unit == key.unit;
-                let budget = self.0.iter().find(is_it)?;
+                let budget = self.all.iter().find(is_it)?;
+                let added = additions.to(&budget.name, budget.limit.unit, &key.name, now);
+                let limit = budget.limit.amount.saturating_add(added).min(MAX);
                 let show = |amount: u64| budget.limit.unit.shown(amount);
                 let held = account.held.saturating_sub(account.asking).saturating_add(account.held_by_others);
-                let left = budget.limit.amount.saturating_sub(account.spent()).saturating_sub(held);
+                let left = limit.saturating_sub(account.spent()).saturating_sub(held);
                 Some(BudgetAccount {
                     budget: budget.name.to_string(),
                     name: key.name.into(),
                     period: budget.period.name().into(),
                     starts_at: starts_at(budget.period, key.start),
                     unit: budget.limit.unit,
-                    limit: show(budget.limit.amount),
+                    limit: show(limit),
+                    added: show(added),
                     spent: show(account.spent()),
                     held: show(held),
                     left: show(left),
@@ -253,6 +328,10 @@ impl Budgets {
         });
         accounts
     }
+}
+
+fn is_zero(amount: &f64) -> bool {
+    *amount == 0.0
 }
 
 fn starts_at(period: BudgetPeriod, start: u128) -> Option<Timestamp> {
@@ -271,6 +350,7 @@ impl Budget {
         session: u128,
         need: Need,
         now: Timestamp,
+        additions: &Additions,
     ) -> Result<Claim, OverBudget> {
         let mut name = String::new();
         self.by.write_name(facts, &mut name);
@@ -281,17 +361,23 @@ impl Budget {
                 (u128::try_from(begin.as_second()).unwrap_or(0), Lasts::Until(end.as_second()))
             }
         };
-        let (need, floor) = match self.limit.unit {
-            CostUnit::Tokens => (need.tokens, need.input_tokens),
-            CostUnit::Usd => {
+        let first = need.first_step.filter(|_| self.hold == BudgetHold::Steps);
+        let (need, floor, step) = match (self.limit.unit, first) {
+            (CostUnit::Tokens, None) => (need.tokens, need.input_tokens, 0),
+            (CostUnit::Tokens, Some(first)) => (first.tokens, need.input_tokens, STEP),
+            (CostUnit::Usd, first) => {
                 let unpriced = || OverBudget::Unpriced { budget: Arc::clone(&self.name) };
-                (need.nanodollars.ok_or_else(unpriced)?, need.input_nanodollars)
+                let all = need.nanodollars.ok_or_else(unpriced)?;
+                let (most, step) = first.map_or((all, 0), |one| (one.nanodollars, one.step_nanodollars));
+                (most, need.input_nanodollars, step)
             }
         };
+        let added = additions.to(&self.name, self.limit.unit, &name, now);
+        let limit = self.limit.amount.saturating_add(added).min(MAX);
         let key =
             AccountKey { budget: Arc::clone(&self.name), unit: self.limit.unit, name: name.into(), start };
         let need = need.max(1);
-        Ok(Claim { key, limit: self.limit.amount, need, floor: floor.min(need), soft: self.soft, lasts })
+        Ok(Claim { key, limit, need, floor: floor.min(need), step, soft: self.soft, lasts })
     }
 }
 

@@ -110,8 +110,8 @@ impl FleetBudgets {
                 held.asked();
                 return Ok(held);
             }
-            Ok(Outcome::Spent(place, spent)) => short(held.claims(), place, Shortage::Spent, spent),
-            Ok(Outcome::Held(place, spent)) => short(held.claims(), place, Shortage::Held, spent),
+            Ok(Outcome::Spent(place, spent)) => Short::of(held.claims(), place, Shortage::Spent, spent),
+            Ok(Outcome::Held(place, spent)) => Short::of(held.claims(), place, Shortage::Held, spent),
             Err(_) => unknown(held.claims()),
         };
         held.undo();
@@ -278,13 +278,8 @@ impl FleetBudgets {
     }
 }
 
-fn short(claims: &[Claim], place: usize, shortage: Shortage, spent: u64) -> Short {
-    let budget = claims.get(place).map_or_else(|| "".into(), |claim| Arc::clone(&claim.key.budget));
-    Short { budget, shortage, spent }
-}
-
 fn unknown(claims: &[Claim]) -> Short {
-    short(claims, 0, Shortage::Unknown, 0)
+    Short::of(claims, 0, Shortage::Unknown, 0)
 }
 
 /// What the instance has spent and holds of an account. What was granted and is not used stays granted.

@@ -16,6 +16,10 @@ use tokio::sync::Notify;
 use super::amount::{AmountText, CostUnit};
 
 pub(super) mod keeping;
+mod refusal;
+pub mod steps;
+
+pub use refusal::{NotReserved, Short, Shortage};
 
 /// The most accounts. Those that were not used for longest, of which nothing is held and all is stored, are forgotten first.
 const MAX_ACCOUNTS: usize = 100_000;
@@ -56,6 +60,8 @@ pub struct Claim {
     pub need: u64,
     /// What the request costs at least, if its instance dies.
     pub floor: u64,
+    /// What [`steps::STEP`] output tokens cost, if the budget is held in steps; else 0.
+    pub step: u64,
     /// How much may be spent before the soft limit is passed.
     pub soft: u64,
     /// How long the account is used.
@@ -112,37 +118,6 @@ impl Account {
     }
 }
 
-/// Why a claim is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shortage {
-    /// What is spent leaves no room for it.
-    Spent,
-    /// What others hold leaves no room for it at present.
-    Held,
-    /// The fleet's store does not answer, so that others' spending is not known.
-    Unknown,
-}
-
-/// A refused reservation.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Short {
-    /// The budget.
-    pub budget: Arc<str>,
-    /// What takes its room.
-    pub shortage: Shortage,
-    /// What was spent of the budget.
-    pub spent: u64,
-}
-
-/// Why nothing was reserved.
-#[derive(Debug, PartialEq, Eq)]
-pub enum NotReserved {
-    /// A claim does not fit.
-    Short(Short),
-    /// What was granted to this instance does not suffice.
-    NeedsGrant(Vec<Claim>),
-}
-
 /// What is kept of the accounts beside this process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Keeping {
@@ -191,7 +166,7 @@ impl Ledger {
             };
             let claim = claims.iter().find(is_short)?;
             let (budget, spent) = (Arc::clone(&claim.key.budget), accounts.of(&claim.key).spent());
-            Some(NotReserved::Short(Short { budget, shortage, spent }))
+            Some(NotReserved::Short(Short { budget, shortage, spent, limit: claim.limit }))
         };
         if let Some(short) = short(Shortage::Spent) {
             return Err(short);
@@ -213,10 +188,7 @@ impl Ledger {
     pub fn reserve_alone(self: &Arc<Self>, claims: Vec<Claim>) -> Result<Reservation, Short> {
         self.reserve(claims).map_err(|refused| match refused {
             NotReserved::Short(short) => short,
-            NotReserved::NeedsGrant(claims) => {
-                let budget = claims.first().map_or_else(|| "".into(), |claim| Arc::clone(&claim.key.budget));
-                Short { budget, shortage: Shortage::Unknown, spent: 0 }
-            }
+            NotReserved::NeedsGrant(claims) => Short::of(&claims, 0, Shortage::Unknown, 0),
         })
     }
 
@@ -402,7 +374,7 @@ mod tests {
 
     fn claim(budget: &str, limit: u64, need: u64) -> Claim {
         let key = AccountKey { budget: budget.into(), unit: CostUnit::Tokens, name: "n".into(), start: 0 };
-        Claim { key, limit, need, floor: 0, soft: u64::MAX, lasts: Lasts::Forever }
+        Claim { key, limit, need, floor: 0, step: 0, soft: u64::MAX, lasts: Lasts::Forever }
     }
 
     fn account(ledger: &Ledger, budget: &str) -> (u64, u64) {
@@ -418,7 +390,7 @@ mod tests {
         let short = ledger.reserve(vec![claim("b", 1000, 60), claim("a", 100, 60)]).unwrap_err();
         assert_eq!(
             short,
-            NotReserved::Short(Short { budget: "a".into(), shortage: Shortage::Held, spent: 0 })
+            NotReserved::Short(Short { budget: "a".into(), shortage: Shortage::Held, spent: 0, limit: 100 })
         );
         assert_eq!((account(&ledger, "a"), account(&ledger, "b")), ((0, 60), (0, 60)));
         assert!(first.settle(|_| 45).is_empty());
@@ -428,7 +400,12 @@ mod tests {
         let short = ledger.reserve(vec![claim("a", 100, 60)]).unwrap_err();
         assert_eq!(
             short,
-            NotReserved::Short(Short { budget: "a".into(), shortage: Shortage::Spent, spent: 45 })
+            NotReserved::Short(Short {
+                budget: "a".into(),
+                shortage: Shortage::Spent,
+                spent: 45,
+                limit: 100
+            })
         );
         drop(ledger.reserve(vec![claim("a", 100, 55)]).unwrap());
         assert_eq!(account(&ledger, "a"), (45, 0), "nothing was used");
@@ -495,7 +472,7 @@ mod tests {
                 name: name.to_string().into(),
                 start: 0,
             };
-            Claim { key, limit: 100, need: 10, floor: 0, soft: 100, lasts: Lasts::Forever }
+            Claim { key, limit: 100, need: 10, floor: 0, step: 0, soft: 100, lasts: Lasts::Forever }
         };
         let held = ledger.reserve(vec![named(0)]).unwrap();
         for name in 1..=2 * MAX_ACCOUNTS {
@@ -527,7 +504,12 @@ mod tests {
         let short = ledger.reserve(vec![claim("a", 100, 20)]).unwrap_err();
         assert_eq!(
             short,
-            NotReserved::Short(Short { budget: "a".into(), shortage: Shortage::Spent, spent: 82 })
+            NotReserved::Short(Short {
+                budget: "a".into(),
+                shortage: Shortage::Spent,
+                spent: 82,
+                limit: 100
+            })
         );
     }
 

@@ -6,7 +6,8 @@
 //! - [`counters`]: the counters of one limit, by name, bounded.
 //! - [`limiter`]: all limits, and what one request holds of them.
 //! - [`fields`]: the `RateLimit` header fields.
-//! - [`budgets`]: what requests may cost, in [`amount`]s; [`ledger`]: what was spent and is held; [`fleet`]: the same of a fleet.
+//! - [`budgets`]: what requests may cost, in [`amount`]s; [`ledger`]: what was spent and is held; [`fleet`]: the same of a fleet;
+//!   [`overrides`]: what operators add to the limits.
 //!
 //! Pure but for its locks, and for [`fleet`]: the caller supplies the time and the facts of the request.
 
@@ -18,6 +19,7 @@ mod fields;
 pub mod fleet;
 pub mod ledger;
 pub mod limiter;
+pub mod overrides;
 pub mod rate;
 pub mod settings;
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::amount::AmountText;
 use super::bucket::Rate;
-use super::budgets::{Budget, BudgetPeriod, Budgets};
+use super::budgets::{Budget, BudgetAction, BudgetHold, BudgetPeriod, Budgets};
 use super::limiter::{Limit, Limits};
 use super::rate::RateText;
 use crate::policy::expr::{Expression, SourceFault};
@@ -139,6 +139,12 @@ pub struct BudgetConfig {
     /// The share of the limit whose passing is reported, above 0 and at most 1; absent reports nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub soft: Option<f64>,
+    /// What happens when a request passes it: `block` refuses the request, `kill` kills its session.
+    #[serde(default)]
+    pub action: BudgetAction,
+    /// How much is held of a stream: `full` is all that it may cost, `steps` 4,096 output tokens at a time.
+    #[serde(default)]
+    pub hold: BudgetHold,
 }
 
 /// `BudgetConfig` is compared to find out what a reload changes; a float that is read is never NaN.
@@ -178,7 +184,16 @@ fn compile_budgets(written: Vec<BudgetConfig>, faults: &mut Faults) -> Option<Bu
             let share = one.soft.unwrap_or(f64::INFINITY);
             // A float becomes the nearest integer in range.
             let soft = (one.limit.amount as f64 * share).ceil() as u64;
-            Arc::new(Budget { name: one.name.into(), by, when, period: one.period, limit: one.limit, soft })
+            Arc::new(Budget {
+                name: one.name.into(),
+                by,
+                when,
+                period: one.period,
+                limit: one.limit,
+                soft,
+                action: one.action,
+                hold: one.hold,
+            })
         }));
     }
     Some(Budgets::new(budgets.into_iter().collect::<Option<_>>()?))

@@ -19,12 +19,20 @@ const VERSION: u32 = 1;
 const MAX: f64 = 1e6;
 
 /// The `usage` section.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "Usage")]
 pub struct PricingConfig {
     /// A price file in the format of `conf/prices.yaml`; empty uses the built-in prices.
     pub prices_file: String,
+    /// How many tenants have metrics of their own; further ones are counted as `other`, and with 0 none is counted.
+    pub max_tenants: u16,
+}
+
+impl Default for PricingConfig {
+    fn default() -> Self {
+        Self { prices_file: String::new(), max_tenants: 100 }
+    }
 }
 
 /// A price file.
@@ -97,7 +105,7 @@ struct TierPrices {
 
 impl PricingConfig {
     /// Compiles the section and reads the price file.
-    pub fn compile(self, faults: &mut Faults) -> Option<Prices> {
+    pub fn compile(&self, faults: &mut Faults) -> Option<Prices> {
         const AT: &str = "usage.prices_file";
         let text = if self.prices_file.is_empty() {
             BUILT_IN.to_owned()
@@ -365,7 +373,10 @@ mod tests {
         let fault = |text: &str| {
             std::fs::write(&path, text).unwrap();
             let mut faults = Faults::default();
-            let written = PricingConfig { prices_file: path.to_string_lossy().into_owned() };
+            let written = PricingConfig {
+                prices_file: path.to_string_lossy().into_owned(),
+                ..PricingConfig::default()
+            };
             assert!(written.compile(&mut faults).is_none(), "{text}");
             faults.to_string()
         };
@@ -386,7 +397,8 @@ mod tests {
         assert!(tier("{ input: 1 }").contains("a factor such as 0.5"));
         std::fs::remove_file(&path).unwrap();
         let mut faults = Faults::default();
-        let written = PricingConfig { prices_file: path.to_string_lossy().into_owned() };
+        let written =
+            PricingConfig { prices_file: path.to_string_lossy().into_owned(), ..PricingConfig::default() };
         assert!(written.compile(&mut faults).is_none() && faults.to_string().contains("usage.prices_file"));
     }
 }

@@ -33,7 +33,7 @@ pub(crate) async fn admit(
             parent_agent_id: found.parent_agent_id,
         },
         principal: caller.principal.clone(),
-        membership: caller.key.as_ref().and_then(|key| key.holder().membership().cloned()),
+        membership: caller.membership().cloned(),
         accounts: caller.accounts.clone(),
         client_addr: caller.address,
         counted_from: received.handle.settings.forwarding.counts(caller.address),

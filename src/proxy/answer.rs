@@ -7,6 +7,9 @@ use crate::protocol::answer::tap::ResponseTap;
 use crate::protocol::wire::event_tail::EventTail;
 use crate::protocol::wire::framing::Framing;
 
+/// Bytes of text that make ten tokens, where a provider has not counted them.
+pub(super) const BYTES_OF_TEN_TOKENS: u64 = 36;
+
 /// The response so far.
 #[derive(Default)]
 pub(crate) struct Answer {
@@ -30,4 +33,11 @@ pub(crate) struct Answer {
     pub(crate) text_bytes: u64,
     /// Whether the whole body was sent.
     pub(crate) whole: bool,
+}
+
+impl Answer {
+    /// Tokens that its text is estimated at.
+    pub(super) fn text_tokens(&self) -> u64 {
+        self.text_bytes.saturating_mul(10).div_ceil(BYTES_OF_TEN_TOKENS)
+    }
 }

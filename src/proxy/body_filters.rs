@@ -9,7 +9,7 @@ use super::downstream::LEG_CUT;
 use super::error_response::REFUSED;
 use super::read;
 use super::request_ctx::RequestCtx;
-use super::{govern, spending, upgrade};
+use super::{govern, next_step, spending, upgrade};
 use crate::protocol::answer::events::Event;
 
 /// Forwards a chunk of the request body to the backend. `headers` are the request's.
@@ -18,7 +18,7 @@ use crate::protocol::answer::events::Event;
 /// The leg was cut, a streamed body exceeds its limit or names a model that is refused, or the request has not been
 /// routed.
 pub(crate) fn upload(ctx: &mut RequestCtx, headers: &HeaderMap, body: &mut Option<Bytes>) -> Result<()> {
-    let RequestCtx { app, stage, outcome, admission, reservation } = ctx;
+    let RequestCtx { app, stage, outcome, admission, reservation, .. } = ctx;
     let routed = stage.routed_mut()?;
     let Some(chunk) = body else { return Ok(()) };
     let received = &routed.who.received;
@@ -31,7 +31,7 @@ pub(crate) fn upload(ctx: &mut RequestCtx, headers: &HeaderMap, body: &mut Optio
     if routed.socket.is_some() {
         session.add_bytes_in(chunk.len() as u64);
         let spent = admission.spent_tokens(now.as_millis()).map(|refused| govern::refusal(&refused));
-        let spent = spent.or_else(|| spending::overdrawn(reservation.as_ref()));
+        let spent = spent.or_else(|| spending::overdrawn(app, routed, reservation.as_ref()));
         return upgrade::on_client_bytes(routed, outcome, spent, chunk);
     }
     // What is held is sent again with each attempt; it was counted and limited while it was read.
@@ -57,9 +57,9 @@ pub(crate) fn upload(ctx: &mut RequestCtx, headers: &HeaderMap, body: &mut Optio
 /// Forwards a chunk of the response body to the client.
 ///
 /// # Errors
-/// The leg was cut, or the request has not been routed.
+/// The leg was cut, a budget has ended, or the request has not been routed.
 pub(crate) fn download(ctx: &mut RequestCtx, chunk: &Option<Bytes>, end: bool) -> Result<()> {
-    let RequestCtx { app, stage, outcome, admission, reservation } = ctx;
+    let RequestCtx { app, stage, outcome, admission, reservation, .. } = ctx;
     let routed = stage.routed_mut()?;
     let handle = &routed.who.received.handle;
     if handle.cut.reason().is_some() {
@@ -75,7 +75,7 @@ pub(crate) fn download(ctx: &mut RequestCtx, chunk: &Option<Bytes>, end: bool) -
         if let Some(tap) = &mut answer.tap {
             let text_bytes = &mut answer.text_bytes;
             tap.listen(chunk, &mut |event| match event {
-                Event::Text(text) => *text_bytes += text.len() as u64,
+                Event::Text(text) | Event::Reasoning(text) => *text_bytes += text.len() as u64,
                 Event::Call(call) => *text_bytes += call.arguments.len() as u64,
                 Event::Stop(_) | Event::Usage(_) => {}
             });
@@ -98,6 +98,10 @@ pub(crate) fn download(ctx: &mut RequestCtx, chunk: &Option<Bytes>, end: bool) -
     answer.whole |= end;
     if let Some(chunk) = chunk {
         upgrade::on_backend_bytes(routed, admission, reservation.as_ref(), chunk);
+    }
+    if let Some(refusal) = next_step::hold(ctx) {
+        ctx.outcome.refusal = Some(Box::new(refusal));
+        return Error::e_explain(REFUSED, "a budget has ended");
     }
     Ok(())
 }

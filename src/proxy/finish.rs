@@ -29,7 +29,7 @@ impl Drop for RequestCtx {
 
 /// Accounts for the request: metrics, the session's totals, the access line, capture and span.
 fn finish(ctx: &mut RequestCtx) {
-    let RequestCtx { app, stage, outcome, admission, reservation } = ctx;
+    let RequestCtx { app, stage, outcome, admission, reservation, .. } = ctx;
     if let Some(tap) = &mut outcome.answer.tap {
         tap.end();
     }
@@ -38,15 +38,18 @@ fn finish(ctx: &mut RequestCtx) {
         // After a panic the connection task sends the response.
         outcome.answer.status = Some(status(ErrorKind::Internal).as_u16());
     }
-    let Some(summary) = summary(app, stage, outcome, error) else { return };
+    let Some(mut summary) = summary(app, stage, outcome, error) else { return };
+    let counted = summary.usage;
+    let charged =
+        reservation.is_some().then(|| spending::charge(app, stage, outcome, &mut summary)).flatten();
     let backend = stage.route().map_or(&app.unrouted, |route| route.backend.metrics());
     count(backend, stage, outcome, &summary);
     verdict::judge(stage, outcome, error, app.clock.now());
     kill_latency(&app.metrics, stage, error);
     if summary.socket.is_none() {
-        govern::correct(admission, outcome, summary.usage);
+        govern::correct(admission, outcome, counted);
     }
-    spending::settle(reservation, stage, outcome, &summary);
+    spending::settle(reservation, charged, &summary);
     if let Some(leg) = stage.leg_mut() {
         leg.settle(&summary);
     }
@@ -56,7 +59,7 @@ fn finish(ctx: &mut RequestCtx) {
 }
 
 /// Builds the summary; `None` when no head was read.
-fn summary(
+pub(super) fn summary(
     app: &ProxyState,
     stage: &Stage,
     outcome: &Outcome,
@@ -73,6 +76,7 @@ fn summary(
         request_id: received.request_id.clone(),
         session_id: session_id.or_else(|| outcome.named.clone()),
         principal: who.map(|who| who.caller.principal.clone()),
+        membership: who.and_then(|who| who.caller.membership().cloned()),
         client: who.and_then(|who| who.caller.client.name.clone()),
         client_addr: received.client,
         method: received.method.clone(),
@@ -167,6 +171,11 @@ fn listens(stage: &Stage) -> bool {
 
 fn count(metrics: &BackendMetrics, stage: &Stage, outcome: &Outcome, summary: &RequestSummary) {
     let status = summary.status.unwrap_or(0);
+    let max = stage.received().map_or(0, |received| received.handle.settings.max_tenants);
+    let tenant = summary.tenant().map(|name| (name, max));
+    if let Some((name, max)) = tenant {
+        metrics.tenant_request(name, max);
+    }
     metrics.finished(served(stage, outcome), summary.method.as_str(), status, summary.duration);
     metrics.bytes_in(summary.bytes_in);
     metrics.bytes_out(summary.bytes_out);
@@ -189,7 +198,7 @@ fn count(metrics: &BackendMetrics, stage: &Stage, outcome: &Outcome, summary: &R
         _ => {}
     }
     if let Some(usage) = summary.usage {
-        count_tokens(metrics, summary.any_model(), usage);
+        count_tokens(metrics, summary.any_model(), tenant, usage);
     }
     let tap = outcome.answer.tap.as_ref();
     if let Some(unread) = tap.and_then(|tap| tap.unread()) {

@@ -29,6 +29,8 @@ use crate::telemetry::metrics::Metrics;
 const LONGEST_WAIT: u64 = 60_000;
 /// `Retry-After` in milliseconds when room depends on other requests.
 const SOON: u64 = 1000;
+/// Tokens of an image that the body only names.
+const IMAGE: u64 = 1600;
 /// Output tokens of a request that sets no limit.
 const DEFAULT_OUTPUT: u64 = 16_384;
 
@@ -83,6 +85,8 @@ impl RequestCtx {
 pub(super) struct Estimate {
     pub(super) input: u64,
     pub(super) output: u64,
+    /// Whether the request limits its answer to that.
+    pub(super) is_limited: bool,
 }
 
 impl Estimate {
@@ -91,14 +95,18 @@ impl Estimate {
     }
 }
 
-/// Returns the most tokens that the request may need: two bytes of the body a token, and what the answer may have. `None` for
-/// what makes no model write.
+/// Returns the most tokens that the request may need: two bytes of the body a token, [`IMAGE`] for each image that it
+/// names, and what the answer may have. `None` for what makes no model write.
 pub(super) fn estimate(who: &Identified, route: &Route) -> Option<Estimate> {
     let received = &who.received;
     let asks = received.socket && route.dialect.is_llm() || verdict::makes_answer(received, route);
     let sent = received.handle.upload.bytes().max(received.declared.unwrap_or(0));
-    let input = sent.max(who.call.tools_offered.bytes()).div_ceil(2);
-    asks.then(|| Estimate { input, output: max_output(who, route.dialect).unwrap_or(DEFAULT_OUTPUT) })
+    let images = output_limit::images(&who.call, received.handle.settings.output_hints);
+    let input = sent.max(who.call.tools_offered.bytes()).div_ceil(2) + images * IMAGE;
+    asks.then(|| {
+        let most = max_output(who, route.dialect);
+        Estimate { input, output: most.unwrap_or(DEFAULT_OUTPUT), is_limited: most.is_some() }
+    })
 }
 
 /// Returns the limit that the request sets for its answer.
@@ -171,7 +179,7 @@ impl RequestFacts<'_> {
     }
 
     fn membership(&self) -> Option<&Membership> {
-        self.who.caller.key.as_ref()?.holder().membership().map(|membership| &**membership)
+        self.who.caller.membership().map(|membership| &**membership)
     }
 
     /// The groups of the key; the only list.

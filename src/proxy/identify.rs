@@ -10,7 +10,7 @@ use super::receive::Received;
 use crate::error::{ErrorKind, Refusal};
 use crate::identity::client::Client;
 use crate::identity::{FoundSession, Key, KeyFault, Origin, Principal, ShownKey, TokenFault};
-use crate::ids::{ClientNetwork, PrincipalId, Validity};
+use crate::ids::{ClientNetwork, Membership, PrincipalId, Validity};
 use crate::protocol::dialects::credentials;
 use crate::protocol::request::ModelRequest;
 use crate::upstream::{balance, reporters};
@@ -47,6 +47,11 @@ impl Caller {
     /// Returns whether it may use this model.
     pub(crate) fn may_use_model(&self, model: &str) -> bool {
         self.key.as_ref().is_none_or(|key| key.holder().may_use_model(model))
+    }
+
+    /// Returns its tenant and groups; `None` if it has neither.
+    pub(crate) fn membership(&self) -> Option<&Arc<Membership>> {
+        self.key.as_ref()?.holder().membership()
     }
 
     /// Returns whether its key or token need not be looked up again.

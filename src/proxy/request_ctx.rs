@@ -22,6 +22,7 @@ use bytes::Bytes;
 use pingora_core::{Error, ErrorType, Result};
 
 use super::answer::Answer;
+use super::answer_steps::Steps;
 use super::dispatch::Route;
 use super::identify::Caller;
 use super::receive::Received;
@@ -107,6 +108,8 @@ pub(crate) struct Routed {
     pub(crate) rewritten: Option<Bytes>,
     /// Follows the frames of a WebSocket; `None` for other requests, and when the backend did not switch protocols.
     pub(crate) socket: Option<Box<SocketTap>>,
+    /// How much of the answer is held, if a budget is held in steps.
+    pub(crate) steps: Option<Box<Steps>>,
     /// Counts the leg as open.
     _open: GaugeGuard,
 }
@@ -291,6 +294,6 @@ impl Stage {
 impl Routed {
     fn new(who: Box<Identified>, leg: Leg, open: GaugeGuard, route: Route) -> Box<Self> {
         let socket = who.received.socket.then(|| Box::new(SocketTap::new(route.dialect)));
-        Box::new(Self { who, leg, route, rewritten: None, socket, _open: open })
+        Box::new(Self { who, leg, route, rewritten: None, socket, steps: None, _open: open })
     }
 }

@@ -49,6 +49,8 @@ pub(crate) struct RuntimeSettings {
     pub(crate) capture: capture::Settings,
     /// Prices of models.
     pub(crate) prices: Prices,
+    /// How many tenants have metrics of their own.
+    pub(crate) max_tenants: u16,
     /// Which model list `GET /v1/models` returns.
     pub(crate) discovery: Discovery,
     /// Which proxies are trusted to report the client's address.

@@ -1,32 +1,41 @@
 //! Reserves what a request may cost of its budgets before it is forwarded, and settles what it did cost when it has ended.
 
 use std::iter::once;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
 use tracing::warn;
 
+use super::answer::BYTES_OF_TEN_TOKENS;
+use super::answer_steps::Steps;
 use super::dispatch::Route;
 use super::error_response::Reject;
 use super::govern::{Estimate, RequestFacts, estimate};
-use super::request_ctx::{Identified, Outcome, RequestCtx, Stage, reached};
+use super::request_ctx::{Identified, Outcome, RequestCtx, Routed, Stage, reached};
+use super::state::ProxyState;
 use super::usage::{Priceable, priced};
 use crate::error::{ErrorKind, Refusal, RefusalMetadata};
 use crate::limits::amount::CostUnit;
-use crate::limits::budgets::{Need, OverBudget};
+use crate::limits::budgets::{Need, OverBudget, StepNeed};
+use crate::limits::ledger::steps::STEP;
 use crate::limits::ledger::{AccountKey, Claim, Reservation};
 use crate::protocol::dialects::output_limit;
 use crate::protocol::facts::usage::{Cost, Usage};
+use crate::session::{BY_BUDGET, CutReason, KillError, KillRequest, Leg, NamedBy, SessionRef};
 use crate::summary::RequestSummary;
 
 /// Picodollars in a nanodollar.
 const PICO: u64 = 1000;
-/// Bytes of text that make ten tokens, where a provider has not counted them.
-const BYTES_OF_TEN_TOKENS: u64 = 36;
 /// When a request may come again whose budget is held by others.
 const SOON: Duration = Duration::from_secs(1);
 
 impl RequestCtx {
+    /// Whether budgets are configured.
+    pub(super) fn has_budgets(&self) -> bool {
+        self.stage.received().is_some_and(|received| !received.handle.settings.budgets.is_empty())
+    }
+
     /// Holds what the request may cost of every budget that concerns it.
     ///
     /// # Errors
@@ -35,9 +44,6 @@ impl RequestCtx {
         let routed = reached(self.stage.routed())?;
         let (who, route) = (&*routed.who, &routed.route);
         let budgets = &who.received.handle.settings.budgets;
-        if budgets.is_empty() {
-            return Ok(());
-        }
         let Some(estimate) = estimate(who, route) else { return Ok(()) };
         let (clock, now) = (&self.app.clock, self.app.clock.now());
         let facts = RequestFacts { who, headers, clock, now, forward: Some((&routed.leg, Some(route))) };
@@ -56,15 +62,56 @@ impl RequestCtx {
         };
         let over = match reserved {
             Ok(reservation) => {
+                let is_in_steps = reservation.is_in_steps();
                 self.reservation = Some(reservation);
+                if is_in_steps {
+                    self.stage.routed_mut()?.steps =
+                        Some(Box::new(Steps::new(estimate.output, estimate.is_limited)));
+                }
                 return Ok(());
             }
             Err(over) => over,
         };
-        let refusal = refusal(&over);
-        self.app.metrics.budget_refused(over.budget(), refusal.kind.code());
-        Err(refusal.into())
+        let refused = refusal(&over);
+        self.app.metrics.budget_refused(over.budget(), refused.kind.code());
+        if matches!(over, OverBudget::Exceeded { .. }) && budgets.kills(over.budget()) {
+            let killed = kill(&self.app, &routed.leg, over.budget(), &refused.message);
+            let message = format!("Session killed: {}", refused.message);
+            // The kill cuts this leg, too, before all instances have the order: then there is little time for the refusal.
+            let is_killed = tokio::select! {
+                is_killed = killed => is_killed,
+                reason = who.received.handle.cut.soft() => reason == CutReason::Killed,
+            };
+            return Err(
+                if is_killed { Refusal::new(ErrorKind::SessionKilled, message) } else { refused }.into()
+            );
+        }
+        Err(refused.into())
     }
+}
+
+/// Kills the session of a request that passes a budget. Returns whether it was killed by this: it may have ended before.
+pub(super) fn kill(
+    app: &ProxyState,
+    leg: &Leg,
+    budget: &str,
+    why: &str,
+) -> impl Future<Output = bool> + Send + use<> {
+    let (sessions, uid) = (Arc::clone(&app.sessions), leg.session().uid());
+    let request =
+        KillRequest { reason: why.to_owned(), by: format!("{BY_BUDGET}{budget}"), ..KillRequest::default() };
+    // A task of its own: the kill is complete even when the client hangs up.
+    let killing = tokio::spawn(async move {
+        let name = uid.to_string();
+        let killed = sessions.kill(SessionRef::new(&name, Some(NamedBy::Uid)), request).await;
+        if let Err(fault) = &killed
+            && !matches!(fault, KillError::AlreadyEnded { .. })
+        {
+            warn!(%uid, %fault, "a session that has passed a budget cannot be killed");
+        }
+        killed.is_ok()
+    });
+    async move { killing.await.unwrap_or(false) }
 }
 
 /// Returns the most that the request may cost at any of the backends that may serve it.
@@ -77,8 +124,8 @@ fn need(who: &Identified, route: &Route, estimate: Estimate) -> Need {
         .iter()
         .map(|other| (settings.backends[other.backend].settings().name(), other.served_as.as_deref()));
     let candidates = once((route.backend.settings().name(), route.served_as.as_deref())).chain(others);
-    let Estimate { input, output } = estimate;
-    let price = |(backend, served_as): (&crate::ids::BackendName, Option<&str>)| {
+    let Estimate { input, output, .. } = estimate;
+    let price = |(backend, served_as): (&crate::ids::BackendName, Option<&str>), output: u64| {
         let mut names = [model, served_as].into_iter().flatten();
         names.find_map(|name| settings.prices.most(backend.as_str(), name, tier, input, output))
     };
@@ -87,17 +134,34 @@ fn need(who: &Identified, route: &Route, estimate: Estimate) -> Need {
         Some((most.0.max(all), most.1.max(input)))
     };
     // A socket may name its model in a message; its answers are priced when they end.
-    let picodollars = match who.received.socket && model.is_none() {
+    let is_unknown = who.received.socket && model.is_none();
+    let most = |output: u64| match is_unknown {
         true => Some((0, 0)),
-        false => candidates.map(price).try_fold((0, 0), dearest),
+        false => candidates.clone().map(|one| price(one, output)).try_fold((0, 0), dearest),
     };
+    let picodollars = most(output);
     let nano = |pico: u64| pico.div_ceil(PICO);
+    let first_step = (settings.budgets.has_steps() && is_followed(who, route)).then(|| {
+        let first = output.min(STEP);
+        let (all, step) = (most(first), most(STEP).map(|(all, input)| all.saturating_sub(input)));
+        StepNeed {
+            tokens: input.saturating_add(first),
+            nanodollars: all.map_or(0, |(all, _)| nano(all)),
+            step_nanodollars: step.map_or(0, nano),
+        }
+    });
     Need {
         tokens: estimate.total(),
         nanodollars: picodollars.map(|(all, _)| nano(all)),
         input_tokens: input,
         input_nanodollars: picodollars.map_or(0, |(_, input)| nano(input)),
+        first_step,
     }
+}
+
+/// Whether the answer is a stream that can be followed while it is written.
+fn is_followed(who: &Identified, route: &Route) -> bool {
+    !who.received.socket && who.call.stream == Some(true) && route.dialect.is_read()
 }
 
 /// Words the refusal.
@@ -161,18 +225,48 @@ impl Used {
     }
 }
 
+/// Returns the usage that budgets are charged with; `None` if the request cost nothing. An estimate replaces what the
+/// provider has counted in the summary, so that records and metrics agree with the budgets.
+pub(super) fn charge(
+    app: &ProxyState,
+    stage: &Stage,
+    outcome: &Outcome,
+    summary: &mut RequestSummary,
+) -> Option<Usage> {
+    let charged = used(stage, outcome, summary).filter(|_| summary.socket.is_none())?;
+    if charged.estimated_answers > 0 && !is_counted_later(app, stage, outcome) {
+        summary.usage = Some(charged);
+    }
+    Some(charged)
+}
+
+/// Whether the answer goes on in the background, so that the request that reads it counts it. One whose stream was cut is
+/// not counted again when it is read later.
+fn is_counted_later(app: &ProxyState, stage: &Stage, outcome: &Outcome) -> bool {
+    let (Some(tap), Some(who)) = (outcome.answer.tap.as_ref(), stage.identified()) else { return false };
+    let Some(id) = tap.id().filter(|_| tap.usage().is_none()) else { return false };
+    tap.is_complete() || {
+        app.awaited.remove(&who.caller.principal, id);
+        false
+    }
+}
+
 /// Settles the budgets of a request that has ended. Each answer of a WebSocket was spent when it ended.
 pub(super) fn settle(
     reservation: &mut Option<Reservation>,
-    stage: &Stage,
-    outcome: &Outcome,
+    charged: Option<Usage>,
     summary: &RequestSummary,
 ) {
     let Some(mut held) = reservation.take() else { return };
     if summary.socket.is_none() {
-        let used = Used::of(&used(stage, outcome, summary).unwrap_or_default());
-        report(&held.settle(|claim| used.cost(claim)));
+        spend_all(&mut held, charged);
     }
+}
+
+/// Releases what is held, and spends this usage.
+pub(super) fn spend_all(held: &mut Reservation, charged: Option<Usage>) {
+    let used = Used::of(&charged.unwrap_or_default());
+    report(&held.settle(|claim| used.cost(claim)));
 }
 
 /// Spends an answer of a WebSocket.
@@ -184,10 +278,17 @@ pub(super) fn spend(reservation: Option<&Reservation>, usage: &Usage) {
 }
 
 /// Returns why a WebSocket may ask for no further answer.
-pub(super) fn overdrawn(reservation: Option<&Reservation>) -> Option<Refusal> {
+pub(super) fn overdrawn(
+    app: &ProxyState,
+    routed: &Routed,
+    reservation: Option<&Reservation>,
+) -> Option<Refusal> {
     let (budget, spent, limit) = reservation?.overdrawn()?;
     let message =
         format!("the budget '{budget}' of {limit} does not last for another answer, {spent} is spent");
+    if routed.who.received.handle.settings.budgets.kills(&budget) {
+        drop(kill(app, &routed.leg, &budget, &message));
+    }
     Some(Refusal::new(ErrorKind::BudgetExceeded, message))
 }
 
@@ -211,13 +312,20 @@ fn used(stage: &Stage, outcome: &Outcome, summary: &RequestSummary) -> Option<Us
     }
     let tap = answer.tap.as_ref();
     let is_cut = tap.is_none_or(|tap| !tap.is_complete());
-    let streamed = answer.text_bytes.saturating_mul(10).div_ceil(BYTES_OF_TEN_TOKENS);
+    let streamed = answer.text_tokens();
     let usage = match summary.usage {
         Some(usage) if !is_cut || usage.output_tokens >= streamed => return Some(usage),
-        Some(usage) => Usage { output_tokens: streamed, cost: Cost::default(), unpriced_answers: 0, ..usage },
+        Some(usage) => Usage {
+            output_tokens: streamed,
+            cost: Cost::default(),
+            unpriced_answers: 0,
+            estimated_answers: 1,
+            ..usage
+        },
         None => Usage {
             input_tokens: summary.bytes_in.saturating_mul(10).div_ceil(BYTES_OF_TEN_TOKENS),
             output_tokens: streamed,
+            estimated_answers: 1,
             ..Usage::default()
         },
     };
@@ -239,6 +347,10 @@ fn has_left(error: Option<ErrorKind>) -> bool {
                 | ErrorKind::SessionKilled
                 | ErrorKind::AgentKilled
                 | ErrorKind::SessionTimedOut
+                | ErrorKind::KeyRevoked
+                | ErrorKind::KeyExpired
+                | ErrorKind::KeyRequired
+                | ErrorKind::TokenExpired
                 | ErrorKind::ShuttingDown
         )
     )

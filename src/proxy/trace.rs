@@ -38,6 +38,7 @@ pub(crate) fn finish(app: &ProxyState, stage: &mut Stage, summary: &RequestSumma
         status: summary.status,
         outcome: summary.outcome,
         principal: summary.principal.clone(),
+        membership: summary.membership.clone(),
         client: summary.client.as_deref().map(clipped),
         client_address: summary.client_addr,
         backend: stage.route().map(|route| backend(route, summary)),
@@ -91,6 +92,7 @@ fn tokens(usage: Usage) -> Tokens {
         cache_read: usage.cache_read_tokens,
         cache_write: usage.cache_write_tokens,
         reasoning: usage.reasoning_tokens,
+        is_estimate: usage.estimated_answers > 0,
     }
 }
 

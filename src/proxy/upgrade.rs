@@ -146,7 +146,9 @@ pub(crate) fn on_backend_bytes(
         leg.add_usage(model.map(redact_text).as_deref(), usage);
         spending::spend(reservation, &usage);
         admission.add_tokens(usage.prompt_tokens().saturating_add(usage.output_tokens));
-        count_tokens(route.backend.metrics(), model, usage);
+        let tenant = who.caller.membership().and_then(|found| found.tenant.as_deref());
+        let tenant = tenant.map(|tenant| (tenant, who.received.handle.settings.max_tenants));
+        count_tokens(route.backend.metrics(), model, tenant, usage);
     });
     for _ in failed..socket.failed_answers() {
         route.backend.metrics().error(ErrorKind::BackendError.code());

@@ -35,20 +35,26 @@ pub(crate) fn priced(received: &Received, route: &Route, answer: &Priceable<'_>,
 }
 
 /// Counts the tokens of one answer, and their cost; those of an answer without a model too, so that
-/// metrics and records agree.
-pub(crate) fn count_tokens(metrics: &BackendMetrics, model: Option<&str>, usage: Usage) {
+/// metrics and records agree. `tenant` is that of the caller, with the number of tenants that are told apart.
+pub(crate) fn count_tokens(
+    metrics: &BackendMetrics,
+    model: Option<&str>,
+    tenant: Option<(&str, u16)>,
+    usage: Usage,
+) {
     let model = model.map_or(Cow::Borrowed(NO_MODEL), redact_text);
     let model = &*model;
     metrics.cost(model, usage.cost.as_usd().unwrap_or_default());
     metrics.unpriced(model, usage.unpriced_answers);
-    metrics.tokens(
-        model,
-        &[
-            (TokenKind::Input, usage.input_tokens),
-            (TokenKind::Output, usage.output_tokens),
-            (TokenKind::CacheRead, usage.cache_read_tokens),
-            (TokenKind::CacheWrite, usage.cache_write_tokens),
-            (TokenKind::Reasoning, usage.reasoning_tokens),
-        ],
-    );
+    let counts = [
+        (TokenKind::Input, usage.input_tokens),
+        (TokenKind::Output, usage.output_tokens),
+        (TokenKind::CacheRead, usage.cache_read_tokens),
+        (TokenKind::CacheWrite, usage.cache_write_tokens),
+        (TokenKind::Reasoning, usage.reasoning_tokens),
+    ];
+    metrics.tokens(model, &counts);
+    if let Some((tenant, max)) = tenant {
+        metrics.tenant_usage(tenant, max, &counts, usage.cost.as_usd().unwrap_or_default());
+    }
 }

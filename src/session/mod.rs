@@ -34,7 +34,7 @@ pub use self::core::session::Session;
 pub use settings::{Block, SessionConfig, Settings};
 pub use store::{Filter, Page};
 pub use views::agent_view::AgentView;
-pub use views::kill_order::{BlockMode, KillOrder};
+pub use views::kill_order::{BY_BUDGET, BlockMode, KillOrder};
 pub use views::record::{Record, SCHEMA as RECORD_SCHEMA};
 pub use views::request_line::{LegKind, RequestLine};
 pub use views::session_view::SessionView;

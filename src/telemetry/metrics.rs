@@ -23,6 +23,7 @@ pub use self::labels::{RouteMethod, Served, TokenKind};
 use self::models::{ByModel, Models};
 pub use self::otlp::OtlpDropped;
 use self::registry::{add, counters, gauges, histogram, histograms, options};
+use self::tenants::Tenants;
 use super::log::Log;
 use super::log::sink::Sink;
 
@@ -37,6 +38,7 @@ mod models;
 mod otlp;
 mod registry;
 mod table;
+mod tenants;
 
 /// The `backend` label of a request for which no backend was chosen.
 const NO_BACKEND: &str = "none";
@@ -89,6 +91,7 @@ pub struct Metrics {
     pub(super) fleet: OnceLock<Mutex<Box<dyn Fn() -> FleetNumbers + Send>>>,
     pub(super) capacity: CapacityMetrics,
     models: Arc<Models>,
+    tenants: Arc<Tenants>,
 }
 
 impl Metrics {
@@ -138,6 +141,7 @@ impl Metrics {
             fleet: OnceLock::new(),
             capacity: CapacityMetrics::new(in_registry)?,
             models: Arc::default(),
+            tenants: Arc::new(Tenants::new(in_registry)?),
             registry,
         };
         for result in ["applied", "rejected"] {
@@ -167,6 +171,7 @@ impl Metrics {
                 self.unpriced.clone(),
                 Arc::clone(&self.models),
             )),
+            tenants: Arc::clone(&self.tenants),
         }
     }
 
@@ -290,6 +295,7 @@ pub struct BackendMetrics {
     failovers: IntCounterVec,
     resolved: Arc<Resolved>,
     tokens: Arc<ByModel>,
+    tenants: Arc<Tenants>,
 }
 
 /// Handles of the common case, resolved on first use, since a lookup hashes all labels.
@@ -358,20 +364,6 @@ impl BackendMetrics {
     /// Counts the tokens that the provider reported for a response.
     pub fn tokens(&self, model: &str, counts: &[(TokenKind, u64)]) {
         self.tokens.count(model, counts);
-    }
-
-    /// Adds the cost of tokens, in US dollars.
-    pub fn cost(&self, model: &str, usd: f64) {
-        if usd > 0.0 {
-            self.tokens.spend(model, usd);
-        }
-    }
-
-    /// Counts answers whose tokens have no price.
-    pub fn unpriced(&self, model: &str, answers: u64) {
-        if answers > 0 {
-            self.tokens.unpriced(model, answers);
-        }
     }
 }
 

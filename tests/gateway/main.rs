@@ -90,16 +90,22 @@ mod protocols {
 
 /// Who may do how much.
 mod governance {
+    /// What happens when a budget is passed: kills, and streams that are held in steps.
+    pub mod actions;
     /// What requests may cost.
     pub mod budgets;
     /// Budgets of several instances: one is killed, Redis is away or wiped.
     pub mod fleet;
     /// Rates, tokens and open requests.
     pub mod limits;
+    /// What operators add to the limits of budgets.
+    pub mod overrides;
     /// What is spent of budgets survives a restart.
     pub mod restart;
     /// `conf/examples/teams.yaml`.
     pub mod teams;
+    /// Usage by tenant and group; what is an estimate is marked.
+    pub mod usage;
 }
 
 /// Who calls: keys of the gateway's own.

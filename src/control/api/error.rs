@@ -51,6 +51,10 @@ error_codes! {
     SessionNotFound = 404 "session_not_found",
     /// No key has this id.
     KeyNotFound = 404 "key_not_found",
+    /// No budget has this name.
+    BudgetNotFound = 404 "budget_not_found",
+    /// The budget has no override in force with this id.
+    OverrideNotFound = 404 "override_not_found",
     /// The history has no record of this session.
     RecordNotFound = 404 "record_not_found",
     /// The history is disabled, or its file cannot be used.

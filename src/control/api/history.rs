@@ -32,6 +32,10 @@ macro_rules! record_query {
             pub state: Option<FinalState>,
             /// Sessions of this principal, exactly.
             pub principal: Option<String>,
+            /// Sessions of principals of this tenant.
+            pub tenant: Option<String>,
+            /// Sessions of principals in this group.
+            pub group: Option<String>,
             /// Sessions of this client program, with or without its version.
             pub client: Option<String>,
             /// Sessions most of whose requests this backend served.
@@ -50,6 +54,8 @@ macro_rules! record_query {
                     range: range(self.from, self.to),
                     state: self.state.map(|state| state.name().to_owned()),
                     principal: self.principal.clone(),
+                    tenant: self.tenant.clone(),
+                    group: self.group.clone(),
                     client: self.client.clone(),
                     backend: self.backend.clone(),
                     model: self.model.clone(),
@@ -212,7 +218,7 @@ pub struct Series {
 }
 
 /// Answer of `GET /control/usage`.
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct UsageReport {
     /// One line per name, the most expensive first; at most 1000.
     pub usage: Vec<UsageLine>,

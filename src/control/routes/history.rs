@@ -134,7 +134,7 @@ pub(super) async fn series(
     Ok(Json(Series { points, truncated }))
 }
 
-/// Returns tokens and cost by principal, model, client, backend or session.
+/// Returns tokens and cost by principal, tenant, group, model, client, backend or session.
 pub(super) async fn usage(
     State(state): State<Arc<ControlState>>,
     Extension(reach): Extension<Reach>,

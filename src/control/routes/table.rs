@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::super::api::audit::{AuditList, AuditQuery, Whoami};
-use super::super::api::budgets::BudgetList;
+use super::super::api::budgets::{BudgetList, NewOverride, OverrideList, OverrideView};
 use super::super::api::config::ReloadReply;
 use super::super::api::error::ErrorCode::*;
 use super::super::api::health::{BackendList, ControlHealth, Liveness, ReadinessReport, Startup};
@@ -26,11 +26,12 @@ use crate::identity::roles::Right;
 use crate::session::{Resumed, SessionView, Stats};
 
 /// Groups of endpoints.
-pub(in crate::control) const TAGS: [(&str, &str); 6] = [
+pub(in crate::control) const TAGS: [(&str, &str); 7] = [
     (SESSIONS, "Active and ended sessions, kills and the live feed."),
     (HISTORY, "Records of ended sessions, their requests and sums."),
     (ACCESS, "Who may call, and who changed what."),
     (KEYS, "Keys for callers of the proxy."),
+    (BUDGETS, "What was spent of budgets, and what is added to their limits."),
     (INSTANCE, "Configuration, backends, totals and metrics of this instance."),
     (PROBES, "Probes for orchestrators; they need no token."),
 ];
@@ -38,6 +39,7 @@ const SESSIONS: &str = "sessions";
 const HISTORY: &str = "history";
 const ACCESS: &str = "access";
 const KEYS: &str = "keys";
+const BUDGETS: &str = "budgets";
 const INSTANCE: &str = "instance";
 const PROBES: &str = "probes";
 
@@ -50,6 +52,7 @@ pub(in crate::control) fn endpoints() -> impl Iterator<Item = Endpoint> {
         record_endpoints(),
         access_endpoints(),
         key_endpoints(),
+        budget_endpoints(),
         instance_endpoints(),
         probes(),
     ];
@@ -274,6 +277,43 @@ fn key_endpoints() -> Vec<Endpoint> {
     ]
 }
 
+fn budget_endpoints() -> Vec<Endpoint> {
+    let operation = |id, summary| Operation::new(BUDGETS, id, summary, Right::Budgets);
+    vec![
+        on_get(
+            "/control/budgets",
+            budgets::list,
+            operation("listBudgets", "Returns what was spent of the budgets on this instance")
+                .needs(Right::Usage)
+                .ok::<BudgetList>("The accounts."),
+        ),
+        on_get(
+            "/control/budgets/{name}/override",
+            budgets::overrides,
+            operation("listOverrides", "Lists what is added to the limit of a budget, and until when")
+                .needs(Right::Usage)
+                .ok::<OverrideList>("The overrides in force.")
+                .errors(&[BudgetNotFound]),
+        ),
+        on_post(
+            "/control/budgets/{name}/override",
+            budgets::add,
+            operation("addOverride", "Adds to the limit of a budget until some time")
+                .body::<NewOverride>()
+                .answer::<OverrideView>(201, "The limit is raised.")
+                .errors(&[BadRequest, BudgetNotFound, StateUnavailable, Internal]),
+        ),
+        on_delete(
+            "/control/budgets/{name}/override/{id}",
+            budgets::take_back,
+            operation("removeOverride", "Takes back what was added to the limit of a budget")
+                .names_override()
+                .ok::<OverrideView>("It adds nothing from now on.")
+                .errors(&[OverrideNotFound, StateUnavailable, Internal]),
+        ),
+    ]
+}
+
 fn instance_endpoints() -> Vec<Endpoint> {
     let operation = |id, summary| Operation::new(INSTANCE, id, summary, Right::Read);
     vec![
@@ -289,13 +329,6 @@ fn instance_endpoints() -> Vec<Endpoint> {
             health::backends,
             operation("listBackends", "Returns the backends and their health")
                 .ok::<BackendList>("The backends."),
-        ),
-        on_get(
-            "/control/budgets",
-            budgets::list,
-            operation("listBudgets", "Returns what was spent of the budgets on this instance")
-                .needs(Right::Usage)
-                .ok::<BudgetList>("The accounts."),
         ),
         on_get(
             "/control/stats",

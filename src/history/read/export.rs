@@ -17,7 +17,7 @@ use crate::history::proof::record_check::{PAGE_BYTES, PAGE_RECORDS};
 pub(in crate::history) type Column = (&'static str, &'static str);
 
 /// The CSV columns of records.
-const COLUMNS: [Column; 25] = [
+const COLUMNS: [Column; 28] = [
     ("seq", "/chain/seq"),
     ("uid", "/uid"),
     ("session_id", "/session_id"),
@@ -26,6 +26,8 @@ const COLUMNS: [Column; 25] = [
     ("end_reason", "/end_reason"),
     ("kind", "/kind"),
     ("principal", "/principal"),
+    ("tenant", "/tenant"),
+    ("groups", "/groups"),
     ("client", "/client"),
     ("client_addr", "/client_addr"),
     ("backend", "/backend"),
@@ -41,6 +43,7 @@ const COLUMNS: [Column; 25] = [
     ("cache_read_tokens", "/usage/cache_read_tokens"),
     ("cache_write_tokens", "/usage/cache_write_tokens"),
     ("unpriced_answers", "/usage/unpriced_answers"),
+    ("estimated_answers", "/usage/estimated_answers"),
     ("cost_usd", "/usage/cost_usd"),
     ("hash", "/chain/hash"),
 ];
@@ -171,6 +174,10 @@ pub(in crate::history) fn csv(
         match record.pointer(pointer) {
             None | Some(Value::Null) => {}
             Some(Value::String(text)) => sink.write_all(cell(text).as_bytes())?,
+            Some(Value::Array(list)) => {
+                let texts: Vec<&str> = list.iter().filter_map(Value::as_str).collect();
+                sink.write_all(cell(&texts.join(" ")).as_bytes())?;
+            }
             Some(other) => write!(sink, "{other}")?,
         }
     }

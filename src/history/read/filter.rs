@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 /// The longest search text, in characters; the rest is ignored.
 const MAX_SEARCH_CHARS: usize = 256;
 
+/// The groups of the caller of a record, as an SQL table.
+const GROUPS: &str = "json_each(iif(json_valid(body), body, '{}'), '$.groups')";
+
 /// Selects records. A `None` field matches every record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecordFilter {
@@ -16,6 +19,10 @@ pub struct RecordFilter {
     pub state: Option<String>,
     /// The caller.
     pub principal: Option<String>,
+    /// The tenant of the caller.
+    pub tenant: Option<String>,
+    /// A group of the caller.
+    pub group: Option<String>,
     /// The client program, with or without its version.
     pub client: Option<String>,
     /// The backend that served most of its requests.
@@ -42,6 +49,8 @@ impl RecordFilter {
         };
         and("state = ?", 1, &self.state);
         and("principal = ?", 1, &self.principal);
+        and("tenant = ?", 1, &self.tenant);
+        and(&format!("EXISTS (SELECT 1 FROM {GROUPS} WHERE value = ?)"), 1, &self.group);
         and("(client = ? OR substr(client, 1, instr(client, '/') - 1) = ?)", 2, &self.client);
         and("backend = ?", 1, &self.backend);
         and("seq IN (SELECT seq FROM usage WHERE model = ?)", 1, &self.model);
@@ -60,11 +69,11 @@ impl RecordFilter {
     }
 }
 
-/// Returns a SQL condition on the body of a record: its caller is of one of these tenants, which are its parameters; `None`
+/// Returns a SQL condition on the table `records`: the caller is of one of these tenants, which are its parameters; `None`
 /// for all.
 pub(in crate::history) fn of_tenants(tenants: &[String]) -> Option<String> {
     let places = vec!["?"; tenants.len()].join(", ");
-    (!tenants.is_empty()).then(|| format!("body ->> '$.tenant' IN ({places})"))
+    (!tenants.is_empty()).then(|| format!("tenant IN ({places})"))
 }
 
 /// The length of one interval of a time series.
@@ -97,6 +106,10 @@ pub enum GroupBy {
     /// The caller.
     #[default]
     Principal,
+    /// The tenant of the caller.
+    Tenant,
+    /// A group of the caller: who is in several is counted in each.
+    Group,
     /// The model.
     Model,
     /// The client program and its version.
@@ -108,10 +121,22 @@ pub enum GroupBy {
 }
 
 impl GroupBy {
+    /// What is joined to `records` and `usage` for the column.
+    pub(in crate::history) fn joined(self) -> String {
+        match self {
+            Self::Group => format!(" LEFT JOIN {GROUPS} AS member"),
+            Self::Principal | Self::Tenant | Self::Model | Self::Client | Self::Backend | Self::Session => {
+                String::new()
+            }
+        }
+    }
+
     /// The column of `records` or `usage`.
     pub(in crate::history) fn column(self) -> &'static str {
         match self {
             Self::Principal => "principal",
+            Self::Tenant => "tenant",
+            Self::Group => "member.value",
             Self::Model => "model",
             Self::Client => "client",
             Self::Backend => "backend",

@@ -18,7 +18,7 @@ use crate::ids::Uid;
 const PAGE: i64 = 1000;
 
 /// The CSV columns of legs.
-const COLUMNS: [Column; 33] = [
+const COLUMNS: [Column; 34] = [
     ("uid", "/uid"),
     ("session_id", "/session_id"),
     ("request_id", "/request_id"),
@@ -50,6 +50,7 @@ const COLUMNS: [Column; 33] = [
     ("reasoning_tokens", "/usage/reasoning_tokens"),
     ("web_search_requests", "/usage/web_search_requests"),
     ("unpriced_answers", "/usage/unpriced_answers"),
+    ("estimated_answers", "/usage/estimated_answers"),
     ("cost_usd", "/usage/cost_usd"),
     ("close_code", "/socket/close_code"),
 ];

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use rusqlite::types::Value as Sql;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params, params_from_iter};
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::filter::{GroupBy, Interval, RecordFilter, of_tenants};
@@ -32,13 +32,14 @@ const MAX_EVENTS: usize = 200;
 const MAX_REQUESTS: usize = 20;
 
 /// The columns with token counts, in the order of [`TokenSums`].
-const TOKENS: [&str; 6] = [
+const TOKENS: [&str; 7] = [
     "input_tokens",
     "output_tokens",
     "cache_read_tokens",
     "cache_write_tokens",
     "reasoning_tokens",
     "unpriced_answers",
+    "estimated_answers",
 ];
 
 /// A connection to the history.
@@ -101,7 +102,7 @@ pub struct KillLine {
 }
 
 /// Sums of tokens and cost.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TokenSums {
     /// Tokens of prompts, without those read from caches or written to them.
     pub input_tokens: u64,
@@ -115,6 +116,9 @@ pub struct TokenSums {
     pub reasoning_tokens: u64,
     /// Answers without a price: what they cost is not in `cost_usd`.
     pub unpriced_answers: u64,
+    /// Answers some of whose tokens are an estimate of the gateway.
+    #[serde(default)]
+    pub estimated_answers: u64,
     /// Cost in US dollars; null when nothing of it has a price.
     pub cost_usd: Option<f64>,
 }
@@ -152,9 +156,9 @@ pub struct Point {
 }
 
 /// One line of a usage report.
-#[derive(Debug, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct UsageLine {
-    /// The principal, model, client, backend or session; `None` for requests without one.
+    /// The principal, tenant, group, model, client, backend or session; `None` for requests without one.
     pub name: Option<String>,
     /// Requests.
     pub requests: u64,
@@ -203,10 +207,8 @@ impl Reader {
     ) -> rusqlite::Result<Option<(String, Box<RawValue>)>> {
         let condition = of_tenants(tenants).map(|condition| format!(" AND {condition}")).unwrap_or_default();
         // The uid takes precedence: a client may choose another session's uid as its session id.
-        let sql = format!(
-            "SELECT uid, body FROM records WHERE (uid = ?1 OR session_id = ?1){condition}
-                ORDER BY uid = ?1 DESC, seq DESC LIMIT 1"
-        );
+        let rows = format!("SELECT uid, body FROM records WHERE (uid = ?1 OR session_id = ?1){condition}");
+        let sql = format!("{rows} ORDER BY uid = ?1 DESC, seq DESC LIMIT 1");
         let values = std::iter::once(target).chain(tenants.iter().map(String::as_str));
         let row = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, json(row, 1)?));
         self.database.query_row(&sql, params_from_iter(values), row).optional()
@@ -228,8 +230,8 @@ impl Reader {
         let sql = "SELECT body, lifted_ms, lifted_by FROM kills WHERE uid = ?1 ORDER BY at_ms";
         let mut kills = self.database.prepare(sql)?;
         let kills = kills.query_map([uid], |row| {
-            let lifted: Option<i64> = row.get(1)?;
-            Ok(KillLine { order: json(row, 0)?, lifted_at: lifted.map(time), lifted_by: row.get(2)? })
+            let lifted_at = row.get::<_, Option<i64>>(1)?.map(time);
+            Ok(KillLine { order: json(row, 0)?, lifted_at, lifted_by: row.get(2)? })
         })?;
         let kills = kills.collect::<rusqlite::Result<_>>()?;
         Ok(Some(RecordDetail { record, requests, events, kills }))
@@ -285,20 +287,19 @@ impl Reader {
     pub fn series(&self, filter: &RecordFilter, step: Interval) -> rusqlite::Result<(Vec<Point>, bool)> {
         let (condition, values) = filter.condition();
         let length = step.millis();
-        let [i, o, r, w, t, u] = TOKENS.map(|column| format!("total({column})"));
+        let [i, o, r, w, t, u, e] = TOKENS.map(|column| format!("total({column})"));
         let sql = format!(
-            "WITH tokens AS (SELECT seq AS of, {i} AS i, {o} AS o, {r} AS r, {w} AS w, {t} AS t, {u} AS u, \
+            "WITH tokens AS (SELECT seq AS of, {i} AS i, {o} AS o, {r} AS r, {w} AS w, {t} AS t, {u} AS u, {e} AS e, \
              total(cost_usd) AS c FROM usage GROUP BY seq) \
              SELECT ended_ms / {length} * {length}, count(*), sum(state = 'killed'), sum(state = 'timed_out'), \
              {}, {}, total(c) \
              FROM records LEFT JOIN tokens ON of = seq WHERE {condition} GROUP BY 1 ORDER BY 1 DESC LIMIT {MAX_POINTS} + 1",
             sums_of(["requests", "errors", "bytes_in", "bytes_out"]),
-            sums_of(["i", "o", "r", "w", "t", "u"]),
+            sums_of(["i", "o", "r", "w", "t", "u", "e"]),
         );
         let mut statement = self.database.prepare(&sql)?;
-        let points = statement.query_map(params_from_iter(values), |row| {
-            Ok(Point { at: time(row.get(0)?), sums: sums(row)? })
-        })?;
+        let point = |row: &Row<'_>| Ok(Point { at: time(row.get(0)?), sums: sums(row)? });
+        let points = statement.query_map(params_from_iter(values), point)?;
         let mut points: Vec<Point> = points.collect::<rusqlite::Result<_>>()?;
         let is_truncated = points.len() > MAX_POINTS;
         points.truncate(MAX_POINTS);
@@ -306,18 +307,19 @@ impl Reader {
         Ok((points, is_truncated))
     }
 
-    /// Returns tokens and cost by group, the most expensive first, at equal cost the one with most tokens.
+    /// Returns tokens and cost by what `by` names, the most expensive first, at equal cost the one with most tokens.
     pub fn usage(&self, filter: &RecordFilter, by: GroupBy) -> rusqlite::Result<Vec<UsageLine>> {
         let (condition, values): (_, Vec<Sql>) = filter.condition();
         let [input, output, read, written, ..] = TOKENS.map(|column| format!("total({column})"));
         let condition = condition.replace("seq IN", "records.seq IN");
         let sql = format!(
             "SELECT {}, {}, {}, total(cost_usd) AS cost FROM usage \
-             JOIN records ON records.seq = usage.seq WHERE {condition} GROUP BY 1 \
+             JOIN records ON records.seq = usage.seq{} WHERE {condition} GROUP BY 1 \
              ORDER BY cost DESC, {input} + {output} + {read} + {written} DESC, 1 LIMIT {MAX_USAGE_LINES}",
             by.column(),
             sums_of(["usage.requests"]),
             sums_of(TOKENS),
+            by.joined(),
         );
         let mut statement = self.database.prepare(&sql)?;
         let lines = statement.query_map(params_from_iter(values), |row| {
@@ -364,10 +366,10 @@ fn sums(row: &Row<'_>) -> rusqlite::Result<Sums> {
     })
 }
 
-/// Reads seven columns, the first of which is `column`.
+/// Reads eight columns, the first of which is `column`.
 fn token_sums(row: &Row<'_>, column: usize) -> rusqlite::Result<TokenSums> {
     let unpriced_answers = number(row, column + 5)?;
-    let cost: f64 = row.get(column + 6)?;
+    let cost: f64 = row.get(column + 7)?;
     Ok(TokenSums {
         input_tokens: number(row, column)?,
         output_tokens: number(row, column + 1)?,
@@ -375,6 +377,7 @@ fn token_sums(row: &Row<'_>, column: usize) -> rusqlite::Result<TokenSums> {
         cache_write_tokens: number(row, column + 3)?,
         reasoning_tokens: number(row, column + 4)?,
         unpriced_answers,
+        estimated_answers: number(row, column + 6)?,
         cost_usd: (cost > 0.0 || unpriced_answers == 0).then_some(cost),
     })
 }

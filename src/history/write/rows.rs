@@ -251,8 +251,8 @@ fn leg_row(
 fn usage_rows(rows: &Transaction<'_>, record: &Record, seq: u64) -> rusqlite::Result<()> {
     let insert = include_str!("../sql/insert_usage.sql");
     let mut insert = rows.prepare_cached(insert)?;
-    let mut add = |model: Option<&str>, requests: u64, counts: [u64; 6], cost: u64| {
-        let [input, output, read, written, reasoning, unpriced] = counts.map(signed);
+    let mut add = |model: Option<&str>, requests: u64, counts: [u64; 7], cost: u64| {
+        let [input, output, read, written, reasoning, unpriced, estimated] = counts.map(signed);
         let cost = Cost::of(cost).as_usd();
         insert.execute(params![
             signed(seq),
@@ -264,6 +264,7 @@ fn usage_rows(rows: &Transaction<'_>, record: &Record, seq: u64) -> rusqlite::Re
             written,
             reasoning,
             unpriced,
+            estimated,
             cost
         ])
     };
@@ -282,7 +283,7 @@ fn usage_rows(rows: &Transaction<'_>, record: &Record, seq: u64) -> rusqlite::Re
     Ok(())
 }
 
-fn counts(usage: &Usage) -> [u64; 6] {
+fn counts(usage: &Usage) -> [u64; 7] {
     [
         usage.input_tokens,
         usage.output_tokens,
@@ -290,6 +291,7 @@ fn counts(usage: &Usage) -> [u64; 6] {
         usage.cache_write_tokens,
         usage.reasoning_tokens,
         usage.unpriced_answers,
+        usage.estimated_answers,
     ]
 }
 

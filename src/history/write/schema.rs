@@ -3,13 +3,14 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 /// One migration per version. A released migration is never changed.
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: [&str; 7] = [
     include_str!("../sql/migrations/1_records.sql"),
     include_str!("../sql/migrations/2_kills_by_end.sql"),
     include_str!("../sql/migrations/3_requests_by_uid.sql"),
     include_str!("../sql/migrations/4_captures.sql"),
     include_str!("../sql/migrations/5_seals.sql"),
     include_str!("../sql/migrations/6_unpriced.sql"),
+    include_str!("../sql/migrations/7_callers.sql"),
 ];
 
 /// The schema version that this program writes.

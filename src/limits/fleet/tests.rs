@@ -8,7 +8,7 @@ use crate::redis::testing::Server;
 
 fn claim(budget: &str, name: &str, limit: u64, need: u64) -> Claim {
     let key = AccountKey { budget: budget.into(), unit: CostUnit::Tokens, name: name.into(), start: 7 };
-    Claim { key, limit, need, floor: need / 2, soft: u64::MAX, lasts: Lasts::Forever }
+    Claim { key, limit, need, floor: need / 2, step: 0, soft: u64::MAX, lasts: Lasts::Forever }
 }
 
 async fn instance(server: &Server, name: &str) -> FleetBudgets {

@@ -8,6 +8,8 @@ use crate::protocol::facts::usage::Usage;
 pub enum Event<'a> {
     /// More of the text that the user will see, in UTF-8. A character may be divided between two.
     Text(&'a [u8]),
+    /// More of the reasoning, or of its summary, where the provider sends it.
+    Reasoning(&'a [u8]),
     /// A tool call whose arguments are complete.
     Call(&'a ToolCall),
     /// Why the model stopped, in the provider's word.

@@ -67,7 +67,9 @@ pub(in crate::protocol) enum Field {
     StopDetail,
     /// Text the user will see.
     Text,
-    /// More of what the event's kind says: text, or arguments of a call.
+    /// Text of the reasoning.
+    Thought,
+    /// More of what the event's kind says: text, reasoning, or arguments of a call.
     Delta,
     /// Of a tool call: its index in the answer, its kind, id, name and arguments.
     CallIndex,
@@ -91,7 +93,9 @@ impl Field {
     /// What the scanner reports; what only a listener needs, only with one.
     fn want(self, listening: bool) -> Option<Want> {
         match self {
-            Self::Text | Self::Delta | Self::CallArguments => listening.then_some(Want::Parts),
+            Self::Text | Self::Thought | Self::Delta | Self::CallArguments => {
+                listening.then_some(Want::Parts)
+            }
             Self::SearchAction => (!listening).then_some(Want::Scalar),
             Self::CallEnd | Self::CallAgainEnd | Self::CallPieceEnd | Self::ChoiceEnd => Some(Want::End),
             Self::Input
@@ -178,11 +182,13 @@ pub(in crate::protocol) struct CallRules {
     pub(in crate::protocol) steps: &'static [(&'static str, CallStep)],
     /// Event kinds whose [`Field::Delta`] is text.
     pub(in crate::protocol) text_kinds: &'static [&'static str],
+    /// Event kinds whose [`Field::Delta`] is reasoning.
+    pub(in crate::protocol) thought_kinds: &'static [&'static str],
 }
 
 impl CallRules {
     /// Paths tell everything.
-    pub(super) const BY_PATH: Self = Self { suffix: "", steps: &[], text_kinds: &[] };
+    pub(super) const BY_PATH: Self = Self { suffix: "", steps: &[], text_kinds: &[], thought_kinds: &[] };
 }
 
 /// The scanner's form of a table of fields.

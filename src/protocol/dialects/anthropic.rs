@@ -52,6 +52,7 @@ const FIELDS: &[(&str, Field)] = &[
     ("content_block.input", Field::CallArguments),
     ("delta.partial_json", Field::CallArguments),
     ("delta.text", Field::Text),
+    ("delta.thinking", Field::Thought),
     // … and in the whole answer.
     ("content[]", Field::CallEnd),
     ("content[].type", Field::CallKind),
@@ -59,6 +60,7 @@ const FIELDS: &[(&str, Field)] = &[
     ("content[].name", Field::CallName),
     ("content[].input", Field::CallArguments),
     ("content[].text", Field::Text),
+    ("content[].thinking", Field::Thought),
 ];
 
 static ANSWERS: AnswerRules = AnswerRules {
@@ -74,6 +76,7 @@ static ANSWERS: AnswerRules = AnswerRules {
             ("content_block_stop", CallStep::Close),
         ],
         text_kinds: &[],
+        thought_kinds: &[],
     },
     paths: LazyLock::new(|| paths(FIELDS)),
 };

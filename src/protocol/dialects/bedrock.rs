@@ -96,6 +96,7 @@ const FIELDS: &[(&str, Field)] = &[
     ("usage.cacheWriteInputTokens", Field::CacheWrite),
     ("stopReason", Field::Stop),
     ("output.message.content[].text", Field::Text),
+    ("output.message.content[].reasoningContent.reasoningText.text", Field::Thought),
     ("output.message.content[].toolUse", Field::CallEnd),
     ("output.message.content[].toolUse.toolUseId", Field::CallId),
     ("output.message.content[].toolUse.name", Field::CallName),
@@ -106,6 +107,7 @@ const FIELDS: &[(&str, Field)] = &[
     ("start.toolUse.name", Field::CallName),
     ("delta.toolUse.input", Field::CallArguments),
     ("delta.text", Field::Text),
+    ("delta.reasoningContent.text", Field::Thought),
     // What vendors say in their own words, and what is added to the last event of each.
     ("stop_reason", Field::Stop),
     ("completionReason", Field::Stop),

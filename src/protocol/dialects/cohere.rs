@@ -40,12 +40,14 @@ const FIELDS: &[(&str, Field)] = &[
     // `content-delta`; `tool-call-start` begins a call of this index, `tool-call-delta` adds to its arguments.
     ("index", Field::CallIndex),
     ("delta.message.content.text", Field::Text),
+    ("delta.message.content.thinking", Field::Thought),
     ("delta.message.tool_calls.type", Field::CallKind),
     ("delta.message.tool_calls.id", Field::CallId),
     ("delta.message.tool_calls.function.name", Field::CallName),
     ("delta.message.tool_calls.function.arguments", Field::CallArguments),
     // The whole answer.
     ("message.content[].text", Field::Text),
+    ("message.content[].thinking", Field::Thought),
     ("message.tool_calls[]", Field::CallEnd),
     ("message.tool_calls[].type", Field::CallKind),
     ("message.tool_calls[].id", Field::CallId),
@@ -70,6 +72,7 @@ static ANSWERS: AnswerRules = AnswerRules {
             ("tool-call-end", CallStep::Close),
         ],
         text_kinds: &[],
+        thought_kinds: &[],
     },
     paths: LazyLock::new(|| paths(FIELDS)),
 };
@@ -226,7 +229,7 @@ data: [DONE]
                 Event::Call(call) => {
                     calls.push([call.id.clone(), call.name.clone(), call.arguments.clone()]);
                 }
-                Event::Stop(_) | Event::Usage(_) => {}
+                Event::Reasoning(_) | Event::Stop(_) | Event::Usage(_) => {}
             });
         }
         tap.end();

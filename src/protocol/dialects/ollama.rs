@@ -53,12 +53,14 @@ const FIELDS: &[(&str, Field)] = &[
     ("prompt_eval_count", Field::Input),
     ("eval_count", Field::Output),
     ("message.content", Field::Text),
+    ("message.thinking", Field::Thought),
     ("message.tool_calls[]", Field::CallEnd),
     ("message.tool_calls[].id", Field::CallId),
     ("message.tool_calls[].function.name", Field::CallName),
     ("message.tool_calls[].function.arguments", Field::CallArguments),
     // `/api/generate`.
     ("response", Field::Text),
+    ("thinking", Field::Thought),
 ];
 
 static ANSWERS: AnswerRules = AnswerRules {

@@ -66,6 +66,10 @@ pub(super) const FIELDS: &[(&str, Field)] = &[
     // Mistral's reasoning models write an array.
     ("choices[].delta.content[].text", Field::Text),
     ("choices[].delta.refusal", Field::Text),
+    // DeepSeek, vLLM and others; OpenRouter; Mistral.
+    ("choices[].delta.reasoning_content", Field::Thought),
+    ("choices[].delta.reasoning", Field::Thought),
+    ("choices[].delta.content[].thinking[].text", Field::Thought),
     // The whole answer.
     ("choices[].message.tool_calls[]", Field::CallEnd),
     ("choices[].message.tool_calls[].id", Field::CallId),
@@ -79,6 +83,9 @@ pub(super) const FIELDS: &[(&str, Field)] = &[
     ("choices[].message.content", Field::Text),
     ("choices[].message.content[].text", Field::Text),
     ("choices[].message.refusal", Field::Text),
+    ("choices[].message.reasoning_content", Field::Thought),
+    ("choices[].message.reasoning", Field::Thought),
+    ("choices[].message.content[].thinking[].text", Field::Thought),
     // Completions, whole and streamed.
     ("choices[].text", Field::Text),
 ];

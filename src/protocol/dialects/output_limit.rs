@@ -1,4 +1,4 @@
-//! How many tokens a request lets its answer have, and in which service tier.
+//! How many tokens a request lets its answer have, and in which service tier; how many images it names.
 
 use super::spec::Dialect;
 use crate::protocol::facts::model_request::ModelRequest;
@@ -24,9 +24,32 @@ const CHOICES: [&str; 3] = ["n", "best_of", "generationConfig.candidateCount"];
 /// Where bodies name the service tier that they want.
 const TIERS: [&str; 2] = ["service_tier", "speed"];
 
+/// Where bodies name an image or a document that the provider fetches: its bytes are not in the body.
+const IMAGES: [&str; 11] = [
+    "messages[].content[].image_url.url",
+    "messages[].content[].image_url",
+    "messages[].content[].source.url",
+    "messages[].content[].source.file_id",
+    "messages[].content[].content[].source.url",
+    "messages[].content[].content[].source.file_id",
+    "input[].content[].image_url",
+    "input[].content[].file_id",
+    "input[].output[].image_url",
+    "contents[].parts[].fileData.fileUri",
+    "contents[].parts[].file_data.file_uri",
+];
+
 /// The paths to look up in a body, behind those of other hints.
 pub fn paths() -> impl Iterator<Item = &'static str> {
-    LIMITS.into_iter().chain(CHOICES).chain(TIERS)
+    LIMITS.into_iter().chain(CHOICES).chain(TIERS).chain(IMAGES)
+}
+
+/// Returns how many images and documents the body names, without those whose bytes it has: of all [`paths`] only theirs can be
+/// there more than once. `first` as in [`of`].
+pub fn images(call: &ModelRequest, first: usize) -> u64 {
+    let begin = first + LIMITS.len() + CHOICES.len() + TIERS.len();
+    let named = (begin..begin + IMAGES.len()).filter(|index| call.hint(*index).is_some()).count() as u64;
+    if named == 0 { 0 } else { named + u64::from(call.more_hints) }
 }
 
 /// Returns the service tier that the body asks for; `None` if it names none. `first` as in [`of`].
@@ -56,6 +79,35 @@ pub fn of(call: &ModelRequest, first: usize, dialect: Dialect) -> Option<u64> {
 mod tests {
     use super::Dialect;
     use crate::protocol::request::{RequestPaths, RequestScan};
+
+    #[test]
+    fn images_are_counted_where_the_body_only_names_them() {
+        let paths: Vec<String> = super::paths().map(str::to_owned).collect();
+        let paths = RequestPaths::new(&paths);
+        let long = format!("data:image/png;base64,{}", "A".repeat(100_000));
+        let part = |url: &str| format!(r#"{{"type": "image_url", "image_url": {{"url": "{url}"}}}}"#);
+        let chat = |parts: &str| format!(r#"{{"messages": [{{"content": [{parts}]}}]}}"#);
+        let two = [part("https://a/1.png"), part("https://a/1.png")].join(",");
+        for (dialect, body, expected) in [
+            (Dialect::OPENAI_CHAT, chat(&two), 2),
+            (Dialect::OPENAI_CHAT, chat(&part(&long)), 0),
+            (
+                Dialect::ANTHROPIC,
+                chat(r#"{"type": "image", "source": {"type": "url", "url": "https://a"}}"#),
+                1,
+            ),
+            (
+                Dialect::GEMINI,
+                r#"{"contents": [{"parts": [{"fileData": {"fileUri": "gs://a"}}]}]}"#.to_owned(),
+                1,
+            ),
+            (Dialect::OPENAI_CHAT, chat(r#"{"type": "text", "text": "image_url"}"#), 0),
+        ] {
+            let mut scan = RequestScan::speaking(dialect, &paths);
+            scan.feed(body.as_bytes());
+            assert_eq!(super::images(&scan.finish(), 0), expected, "{}", &body[..body.len().min(200)]);
+        }
+    }
 
     #[test]
     fn each_dialect_says_it_somewhere_else() {

@@ -43,7 +43,7 @@ static ANSWERS: AnswerRules = AnswerRules {
         error_kinds: &["error"],
         ..EndRules::BY_PATH
     },
-    calls: CallRules { suffix: "_call", steps: &[], text_kinds: &[] },
+    calls: CallRules { suffix: "_call", steps: &[], text_kinds: &[], thought_kinds: &[] },
     paths: LazyLock::new(|| paths(FIELDS)),
 };
 

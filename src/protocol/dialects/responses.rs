@@ -98,6 +98,7 @@ static ANSWERS: AnswerRules = AnswerRules {
             ("response.mcp_call_arguments.done", CallStep::SetAndClose),
         ],
         text_kinds: &["response.output_text.delta", "response.refusal.delta"],
+        thought_kinds: &["response.reasoning_text.delta", "response.reasoning_summary_text.delta"],
     },
     paths: LazyLock::new(|| paths(FIELDS)),
 };

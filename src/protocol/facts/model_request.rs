@@ -34,6 +34,8 @@ pub struct ModelRequest {
     pub rpc: Option<Box<Rpc>>,
     /// The values at the configured paths of identity hints.
     pub(in crate::protocol) hints: Box<[Option<Box<str>>]>,
+    /// How many more values there were at these paths.
+    pub(in crate::protocol) more_hints: u32,
 }
 
 /// Where a request names its model.

@@ -28,6 +28,10 @@ pub struct Usage {
     /// are none.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub unpriced_answers: u64,
+    /// Answers some of whose tokens are an estimate of the gateway, because their provider has not counted them. Absent when
+    /// there are none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub estimated_answers: u64,
     /// What the tokens cost by the configured prices, in US dollars; null when nothing of it has a price.
     #[serde(rename = "cost_usd", default)]
     #[schemars(with = "Option<f64>")]
@@ -101,6 +105,7 @@ impl ReportedCounts {
             reasoning_tokens: self.reasoning,
             web_search_requests: self.web_searches,
             unpriced_answers: 0,
+            estimated_answers: 0,
             cost: Cost::default(),
         }
     }
@@ -118,6 +123,7 @@ impl AddAssign for Usage {
             (&mut self.reasoning_tokens, other.reasoning_tokens),
             (&mut self.web_search_requests, other.web_search_requests),
             (&mut self.unpriced_answers, other.unpriced_answers),
+            (&mut self.estimated_answers, other.estimated_answers),
         ] {
             *mine = mine.saturating_add(theirs);
         }

@@ -153,11 +153,15 @@ impl Found {
             (TOOLS..OWN_LEN, value) => self.request.tools_offered.take(&value),
             (other, value) => match self.request.hints.get_mut(other - OWN_LEN) {
                 Some(place) => {
+                    let was_there = place.is_some();
                     *place = match value {
                         Value::Str(text) => Some(text.into()),
                         Value::Number(number) => Some(number.into()),
                         Value::Bool(_) | Value::Null | Value::Part(_) | Value::End => None,
                     };
+                    if was_there {
+                        self.request.more_hints = self.request.more_hints.saturating_add(1);
+                    }
                 }
                 None if !self.has_rpc => {
                     if let Value::Str(name) = value {

@@ -1,4 +1,5 @@
-//! Client keys between processes: what operators make, rotate and revoke on one instance holds on all.
+//! Client keys between processes: what operators make, rotate and revoke on one instance holds on all. Overrides of budgets
+//! are documents of the same kind, and take the same way.
 //!
 //! The keys themselves belong to `identity`; here they are documents with revisions, of which the higher one counts. A document
 //! that is *missing* elsewhere was therefore lost, and whoever knows it writes it again (docs/adr/0014).

@@ -280,6 +280,7 @@ mod tests {
             let [input, output, read, write, hour, reasoning, searches, cost] = counts?;
             Some(Usage {
                 unpriced_answers: 0,
+                estimated_answers: 0,
                 input_tokens: input,
                 output_tokens: output,
                 cache_read_tokens: read,

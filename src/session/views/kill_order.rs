@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Moment;
 use crate::ids::{AgentId, KeyId, Scope, SessionId, SessionKey, Uid};
 
+/// How the author of an order begins that a budget gives; then comes its name.
+pub const BY_BUDGET: &str = "budget:";
+
 /// What ends the block of a kill order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -37,7 +40,7 @@ pub struct KillOrder {
     pub uid: Uid,
     /// Why, in the operator's words.
     pub reason: String,
-    /// Who gave the order.
+    /// Who gave the order: an operator, or `budget:NAME`.
     pub by: String,
     /// When the order was given.
     pub at: Timestamp,
@@ -65,6 +68,10 @@ impl KillOrder {
     /// The message for the client, with the reason but not the operator.
     pub fn notice(&self) -> String {
         let whom = self.agent.as_ref().map_or_else(|| "Session".to_owned(), |agent| format!("Agent {agent}"));
+        // A budget gives its orders itself.
+        if self.by.starts_with(BY_BUDGET) {
+            return format!("{whom} killed: {}", self.reason);
+        }
         match self.reason.as_str() {
             "" => format!("{whom} killed by operator"),
             reason => format!("{whom} killed by operator: {reason}"),

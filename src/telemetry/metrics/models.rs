@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::{Mutex, RwLock};
 use prometheus::{Counter, CounterVec, IntCounter, IntCounterVec};
 
+use super::BackendMetrics;
 use super::labels::{OTHER, TokenKind};
 
 /// The largest number of distinct models; further ones are counted as `other`.
@@ -97,5 +98,21 @@ impl ByModel {
     fn remember(&self, model: &str) -> Arc<Handles> {
         let mut known = self.known.write();
         Arc::clone(known.entry(model.into()).or_default())
+    }
+}
+
+impl BackendMetrics {
+    /// Adds the cost of tokens, in US dollars.
+    pub fn cost(&self, model: &str, usd: f64) {
+        if usd > 0.0 {
+            self.tokens.spend(model, usd);
+        }
+    }
+
+    /// Counts answers whose tokens have no price.
+    pub fn unpriced(&self, model: &str, answers: u64) {
+        if answers > 0 {
+            self.tokens.unpriced(model, answers);
+        }
     }
 }

@@ -78,6 +78,12 @@ table! {
         "Cost in US dollars of the tokens, by the configured prices.";
     ANSWERS_UNPRICED = "elida_answers_unpriced_total" ["backend", "model"]
         "Answers with tokens that have no price, and are not in the cost.";
+    TENANT_REQUESTS = "elida_tenant_requests_total" ["tenant"]
+        "Requests of callers of a tenant.";
+    TENANT_TOKENS = "elida_tenant_tokens_total" ["tenant", "type"]
+        "Tokens of callers of a tenant; input is without cached ones, output is all that the model wrote.";
+    TENANT_COST = "elida_tenant_cost_usd_total" ["tenant"]
+        "Cost of the tokens of callers of a tenant in US dollars.";
     JWKS_FETCHES = "elida_jwks_fetches_total" ["issuer", "result"]
         "Fetches of the keys of a token issuer: done or failed.";
     CONFIG_RELOADS = "elida_config_reloads_total" ["result"]

@@ -1,12 +1,13 @@
 //! What callers pass when a request or session has ended: a copy of plain values, or the record.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use crate::ids::{BackendName, PrincipalId, RequestId, SessionId, Uid};
+use crate::ids::{BackendName, Membership, PrincipalId, RequestId, SessionId, Uid};
 use crate::telemetry::access::clip;
 use crate::telemetry::trace::Context;
 
@@ -37,6 +38,8 @@ pub struct Request {
     pub outcome: &'static str,
     /// The caller.
     pub principal: Option<PrincipalId>,
+    /// The tenant and groups of the caller.
+    pub membership: Option<Arc<Membership>>,
     /// The client program.
     pub client: Option<Box<str>>,
     /// The client's address.
@@ -104,6 +107,8 @@ pub struct Tokens {
     pub cache_write: u64,
     /// Reasoning tokens.
     pub reasoning: u64,
+    /// Whether some of these are an estimate of the gateway.
+    pub is_estimate: bool,
 }
 
 /// The call detail record of an ended session. `session` implements it.

@@ -175,6 +175,7 @@ mod tests {
             status: Some(200),
             outcome: "ok",
             principal: None,
+            membership: None,
             client: None,
             client_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             backend: None,

@@ -103,6 +103,12 @@ fn about_session(request: &Request, attributes: &mut Attributes) {
     }
     attributes.text_option("elida.session.uid", request.uid.map(|uid| uid.to_string()).as_deref());
     attributes.text_option("elida.principal", request.principal.as_ref().map(|id| id.as_str()));
+    if let Some(membership) = &request.membership {
+        attributes.text_option("elida.tenant", membership.tenant.as_deref());
+        if !membership.groups.is_empty() {
+            attributes.texts("elida.groups", membership.groups.iter().map(|group| &**group));
+        }
+    }
     attributes.text_option("elida.client", request.client.as_deref());
     attributes.text("elida.request_id", request.request_id.as_str());
     attributes.text("elida.outcome", request.outcome);
@@ -123,12 +129,15 @@ fn about_call(call: &ModelCall, attributes: &mut Attributes) {
     if let Some(reason) = &call.stop_reason {
         attributes.texts("gen_ai.response.finish_reasons", [&**reason]);
     }
-    if let Some(Tokens { input, output, cache_read, cache_write, reasoning }) = call.tokens {
+    if let Some(Tokens { input, output, cache_read, cache_write, reasoning, is_estimate }) = call.tokens {
         attributes.number("gen_ai.usage.input_tokens", input);
         attributes.number("gen_ai.usage.output_tokens", output);
         attributes.number("gen_ai.usage.cache_read.input_tokens", cache_read);
         attributes.number("gen_ai.usage.cache_creation.input_tokens", cache_write);
         attributes.number("gen_ai.usage.reasoning.output_tokens", reasoning);
+        if is_estimate {
+            attributes.add("elida.usage.estimated", true);
+        }
     }
     if !call.tools.is_empty() {
         attributes.number("elida.tool_calls", call.tools.iter().map(|(_, calls)| calls).sum());
@@ -152,6 +161,9 @@ pub(super) fn of_session(
     events.events.push(event("session.ended", record.ended_at(), last));
     let pair = |(key, value)| KeyValue::new(format!("elida.session.{key}"), value);
     let mut attributes = Attributes(scalars::<Plain>(members).map(pair).collect());
+    if let Some(Value::Array(groups)) = members.get("groups") {
+        attributes.texts("elida.session.groups", groups.iter().filter_map(Value::as_str));
+    }
     attributes.text("gen_ai.conversation.id", record.session_id().as_str());
     attributes.text("session.id", record.session_id().as_str());
     attributes.text("client.address", &record.client_address().to_string());

@@ -113,7 +113,7 @@ fn endpoints() -> Vec<(String, String, Option<Vec<String>>, bool)> {
                 let roles = needed[0]["token"].as_array().expect("roles");
                 roles.iter().map(|role| role.as_str().expect("a role").to_owned()).collect()
             });
-            let target = path.replace("{id}", "no-such-thing");
+            let target = path.replace("{id}", "no-such-thing").replace("{name}", "no-such-thing");
             found.push((method.to_uppercase(), target, roles, operation["x-by-tenant"] == true));
         }
     }

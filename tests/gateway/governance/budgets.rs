@@ -147,6 +147,28 @@ async fn what_open_requests_hold_makes_others_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_leaves_before_the_answer_begins_pays_for_the_prompt() {
+    let (demo, prices) = (Demo::start().await, prices());
+    let gateway =
+        with_budgets(&demo, &prices, "  - { name: t, by: client.addr, period: total, limit: 10k tokens }")
+            .await;
+    let text = format!("[[mute]] {}", "one two three ".repeat(50));
+    let client = chat(&text, 500, true).session("left").open(gateway.proxy()).await;
+    within("the backend to have it", async {
+        while demo.ledger().arrived() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    drop(client);
+    let spent = settled(&gateway).await;
+    assert!((200.0..400.0).contains(&spent), "a token for 3.6 bytes: {spent}");
+    let ended = |session: &Value| session["usage"]["estimated_answers"] == 1;
+    let session = gateway.session_until("left", ended).await;
+    assert_eq!(session["usage"]["input_tokens"].as_f64(), Some(spent), "{session}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_socket_spends_its_answers_and_ends_when_nothing_is_left() {
     let (demo, prices) = (Demo::start().await, prices());
     let gateway =

@@ -34,7 +34,11 @@ async fn shell(command: &str, control: SocketAddr) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_commands_of_the_documentation_do_what_it_says() {
     let demo = Demo::start().await;
-    let gateway = Gateway::start(&demo).await;
+    let gateway = Gateway::with(format!(
+        "backend: {:?}\nbudgets:\n  - {{ name: team, by: '\"all\"', when: 'request.model == \"none\"', period: month, limit: 1 USD }}\n",
+        demo.url()
+    ))
+    .await;
     let control = gateway.control();
     let send = async || Call::chat("hello").session("my-session").send(gateway.proxy()).await.status();
     assert_eq!(send().await, 200);
@@ -42,7 +46,7 @@ async fn the_commands_of_the_documentation_do_what_it_says() {
         .into_iter()
         .filter(|command| command.starts_with("curl") && !command.contains("/control/events"))
         .collect();
-    assert_eq!(commands.len(), 22, "each is looked at below: {commands:#?}");
+    assert_eq!(commands.len(), 25, "each is looked at below: {commands:#?}");
     let run = async |end: &str| {
         let fits = |command: &&String| command.trim_end_matches('\'').ends_with(end);
         let command = commands.iter().find(fits).unwrap_or_else(|| panic!("{end} is not documented"));
@@ -91,6 +95,15 @@ async fn the_commands_of_the_documentation_do_what_it_says() {
             "callers_kept_away": 0, "open": 0})
     );
     assert_eq!(read("/control/budgets").await, json!({"budgets": []}));
+    let overrides: Vec<_> = commands.iter().filter(|command| command.contains("/override")).collect();
+    assert_eq!(overrides.len(), 3, "add, list, take back");
+    let made = crate::support::json(shell(overrides[0], control).await.as_bytes());
+    assert_eq!((&made["budget"], &made["add"]), (&json!("team"), &json!("100 USD")), "{made}");
+    assert_eq!(read("/team/override").await, json!({"overrides": [made]}));
+    let (path, _) = overrides[2].rsplit_once('/').expect("a path");
+    let id = made["id"].as_str().expect("an id");
+    let gone = crate::support::json(shell(&format!("{path}/{id}"), control).await.as_bytes());
+    assert_eq!(gone, made);
     let stats = read("/control/stats").await;
     assert_eq!((&stats["active"], &stats["by_state"]["killed"]), (&json!(0), &json!(2)), "{stats}");
     assert_eq!((&stats["kills"], &stats["kills_in_force"]), (&json!(2), &json!(1)), "{stats}");

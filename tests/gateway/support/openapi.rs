@@ -12,7 +12,8 @@ pub fn operation<'a>(document: &'a Value, method: &str, target: &str) -> Option<
         loop {
             match (asked.next(), known.next()) {
                 (None, None) => return true,
-                (Some(asked), Some(known)) if asked == known || known == "{id}" && !asked.is_empty() => {}
+                (Some(asked), Some(known))
+                    if asked == known || known.starts_with('{') && !asked.is_empty() => {}
                 _ => return false,
             }
         }

@@ -44,6 +44,8 @@ pub(super) struct Found {
     pub(super) is_not_last: bool,
     /// Its delta is text.
     pub(super) is_text: bool,
+    /// Its delta is reasoning.
+    pub(super) is_thought: bool,
     /// What it does to a call.
     pub(super) step: Option<CallStep>,
 }
@@ -105,6 +107,8 @@ impl Found {
             Field::Status => text(&value, |status| keep(&mut self.status, status)),
             Field::StopDetail => text(&value, |detail| keep(&mut self.detail, detail)),
             Field::Text => part(&value, |text| on(Event::Text(text))),
+            Field::Thought => part(&value, |text| on(Event::Reasoning(text))),
+            Field::Delta if self.is_thought => part(&value, |text| on(Event::Reasoning(text))),
             Field::Delta if self.is_text => part(&value, |text| on(Event::Text(text))),
             Field::Delta | Field::CallArguments => part(&value, |piece| self.calls.arguments(piece)),
             Field::CallIndex => number(&value, |index| self.calls.index(index.parse().ok())),
@@ -156,6 +160,7 @@ impl Found {
         self.is_last = rules.ends.last_kinds.contains(&kind);
         self.has_failed |= rules.ends.error_kinds.contains(&kind);
         self.is_text = rules.calls.text_kinds.contains(&kind);
+        self.is_thought = rules.calls.thought_kinds.contains(&kind);
         self.step = rules.calls.steps.iter().find(|(known, _)| *known == kind).map(|(_, step)| *step);
     }
 
@@ -203,6 +208,9 @@ impl Found {
         if std::mem::take(&mut self.is_text) && !self.calls.pending().is_empty() {
             // Its delta came before its kind.
             on(Event::Text(self.calls.pending()));
+        }
+        if std::mem::take(&mut self.is_thought) && !self.calls.pending().is_empty() {
+            on(Event::Reasoning(self.calls.pending()));
         }
         if let Some(step) = self.step.take() {
             self.calls.step(step, rules.calls.suffix, on);

@@ -14,6 +14,7 @@ use crate::protocol::facts::tools::ToolCall;
 #[derive(Debug, Default, PartialEq)]
 struct Heard {
     text: Vec<u8>,
+    thoughts: Vec<u8>,
     calls: Vec<ToolCall>,
     stops: Vec<String>,
     usage: Option<Usage>,
@@ -36,6 +37,7 @@ fn listen(dialect: Dialect, framing: Framing, chunks: &[&[u8]]) -> Heard {
     for chunk in chunks {
         tap.listen(chunk, &mut |event| match event {
             Event::Text(text) => heard.text.extend_from_slice(text),
+            Event::Reasoning(text) => heard.thoughts.extend_from_slice(text),
             Event::Call(call) => heard.calls.push(call.clone()),
             Event::Stop(why) => heard.stops.push(why.to_owned()),
             Event::Usage(usage) => heard.usage = Some(usage),
@@ -453,5 +455,51 @@ proptest! {
         bytes.truncate(at.index(bytes.len() + 1));
         bytes.extend(dirt);
         prop_assert_eq!(listen(dialect, framing, &cut(&bytes, &sizes)), listen(dialect, framing, &[&bytes]));
+    }
+}
+
+#[test]
+fn reasoning_is_heard_beside_the_text_where_it_is_sent() {
+    let sse = |events: &[&str]| events.iter().map(|event| format!("data: {event}\n\n")).collect::<String>();
+    for (dialect, framing, answer) in [
+        (
+            Dialect::OPENAI_CHAT,
+            Framing::Sse,
+            sse(&[
+                r#"{"choices":[{"delta":{"reasoning_content":"hmm "}}]}"#,
+                r#"{"choices":[{"delta":{"reasoning":"yes"}}]}"#,
+                r#"{"choices":[{"delta":{"content":"ok"}}]}"#,
+            ]),
+        ),
+        (
+            Dialect::ANTHROPIC,
+            Framing::Sse,
+            sse(&[
+                r#"{"type":"content_block_delta","index":0,"delta":{"type":"thinking_delta","thinking":"hmm yes"}}"#,
+                r#"{"type":"content_block_delta","index":1,"delta":{"type":"text_delta","text":"ok"}}"#,
+            ]),
+        ),
+        (
+            Dialect::OPENAI_RESPONSES,
+            Framing::Sse,
+            sse(&[
+                r#"{"type":"response.reasoning_summary_text.delta","delta":"hmm "}"#,
+                r#"{"delta":"yes","type":"response.reasoning_text.delta"}"#,
+                r#"{"type":"response.output_text.delta","delta":"ok"}"#,
+            ]),
+        ),
+        (
+            Dialect::OLLAMA,
+            Framing::Ndjson,
+            concat!(r#"{"message":{"thinking":"hmm yes"}}"#, "\n", r#"{"message":{"content":"ok"}}"#, "\n")
+                .to_owned(),
+        ),
+    ] {
+        for size in [1, 7, answer.len()] {
+            let chunks: Vec<&[u8]> = answer.as_bytes().chunks(size).collect();
+            let heard = listen(dialect, framing, &chunks);
+            let told = (String::from_utf8_lossy(&heard.thoughts), String::from_utf8_lossy(&heard.text));
+            assert_eq!((&*told.0, &*told.1), ("hmm yes", "ok"), "{} {size}", dialect.name());
+        }
     }
 }

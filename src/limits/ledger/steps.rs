@@ -1,0 +1,72 @@
+//! What a request holds more of its budgets while its answer is written (`hold: steps`).
+
+use super::{Claim, Reservation};
+
+/// Output tokens of a step.
+pub const STEP: u64 = 4096;
+
+impl Reservation {
+    /// Returns claims for so many more output tokens, of the budgets that are held in steps.
+    pub fn more(&self, tokens: u64) -> Vec<Claim> {
+        let stepping = self.claims.iter().filter(|claim| claim.step > 0);
+        let more = stepping.map(|claim| {
+            let need = u128::from(claim.step) * u128::from(tokens);
+            let need = u64::try_from(need.div_ceil(u128::from(STEP))).unwrap_or(u64::MAX);
+            Claim { need, floor: 0, ..claim.clone() }
+        });
+        more.collect()
+    }
+
+    /// Whether some budget is held in steps.
+    pub fn is_in_steps(&self) -> bool {
+        self.claims.iter().any(|claim| claim.step > 0)
+    }
+
+    /// Holds what another one holds of the same accounts, too.
+    pub fn absorb(&mut self, mut more: Self) {
+        for claim in std::mem::take(&mut more.claims) {
+            match self.claims.iter_mut().find(|own| own.key == claim.key) {
+                Some(own) => own.need = own.need.saturating_add(claim.need),
+                None => self.claims.push(claim),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::{AccountKey, Lasts, Ledger};
+    use super::*;
+    use crate::limits::amount::CostUnit;
+
+    fn claim(budget: &str, need: u64, step: u64) -> Claim {
+        let key = AccountKey { budget: budget.into(), unit: CostUnit::Tokens, name: "n".into(), start: 0 };
+        Claim { key, limit: 10_000, need, floor: 0, step, soft: u64::MAX, lasts: Lasts::Forever }
+    }
+
+    fn account(ledger: &Ledger, budget: &str) -> (u64, u64) {
+        let found = ledger.accounts().into_iter().find(|(key, _)| &*key.budget == budget);
+        found.map(|(_, account)| (account.spent(), account.held)).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_step_is_held_beside_the_first_and_settled_with_it() {
+        let ledger = Arc::<Ledger>::default();
+        let claims = vec![claim("whole", 9000, 0), claim("steps", 5000, STEP)];
+        let mut held = ledger.reserve_alone(claims).unwrap();
+        assert!(held.is_in_steps());
+        let more = held.more(STEP / 2);
+        assert_eq!(
+            more.iter().map(|claim| (&*claim.key.budget, claim.need)).collect::<Vec<_>>(),
+            [("steps", 2048)]
+        );
+        held.absorb(ledger.reserve_alone(more).unwrap());
+        assert_eq!((account(&ledger, "whole"), account(&ledger, "steps")), ((0, 9000), (0, 7048)));
+        assert!(ledger.reserve_alone(held.more(STEP)).is_err(), "it does not last for another one");
+        held.settle(|_| 6000);
+        drop(held);
+        assert_eq!((account(&ledger, "whole"), account(&ledger, "steps")), ((6000, 0), (6000, 0)));
+    }
+}
