@@ -56,16 +56,22 @@ impl Bucket {
         self.at = self.at.max(now);
     }
 
+    /// Returns the milliseconds until there is room for `cost` units.
+    pub fn wait_for(&mut self, rate: &Rate, cost: u64, now: u64) -> u64 {
+        self.drain(rate, now);
+        let room = rate.full() - cost.min(rate.burst) * rate.period;
+        rate.time_for(self.level.saturating_sub(room))
+    }
+
     /// Adds `cost` units if there is room for them. More units than fit into an empty bucket need an empty one, and are
     /// added all the same, so that what follows waits for them.
     ///
     /// # Errors
     /// There is no room: the milliseconds until there is.
     pub fn take(&mut self, rate: &Rate, cost: u64, now: u64) -> Result<(), u64> {
-        self.drain(rate, now);
-        let room = rate.full() - cost.min(rate.burst) * rate.period;
-        if self.level > room {
-            return Err(rate.time_for(self.level - room));
+        let wait = self.wait_for(rate, cost, now);
+        if wait > 0 {
+            return Err(wait);
         }
         self.add(rate, cost);
         Ok(())

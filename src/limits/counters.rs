@@ -29,7 +29,9 @@ pub(super) struct Counter(Mutex<Levels>);
 pub(super) struct Levels {
     pub(super) requests: Bucket,
     pub(super) tokens: Bucket,
+    pub(super) session_starts: Bucket,
     pub(super) in_flight: u32,
+    pub(super) sessions: u32,
 }
 
 impl Counter {
@@ -41,7 +43,7 @@ impl Counter {
 /// The counters of a limit.
 ///
 /// Each shard has two generations of names. A name that is used moves to the younger one; when that is full, it becomes the
-/// older one, and what was in that is forgotten, except for names with open requests. So names that were not used for long
+/// older one, and what was in that is forgotten, except for names with open requests or live sessions. So names that were not used for long
 /// go first, and no request pays for a search.
 #[derive(Debug)]
 pub(super) struct Counters {

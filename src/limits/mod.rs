@@ -4,12 +4,14 @@
 //! - [`settings`]: the section of the configuration, and [`rate`] the rates in it.
 //! - [`bucket`]: a token bucket in whole numbers.
 //! - [`counters`]: the counters of one limit, by name, bounded.
-//! - [`limiter`]: all limits, and what one request holds of them.
+//! - [`limit`]: one limit, and [`limiter`] all of them.
+//! - [`admission`]: what one request holds of them, and [`sessions`] what a session does.
 //! - [`fields`]: the `RateLimit` header fields.
 //! - [`budgets`]: what requests may cost, in [`amount`]s; [`ledger`]: what was spent and is held; [`fleet`]: the same of a fleet.
 //!
 //! Pure but for its locks, and for [`fleet`]: the caller supplies the time and the facts of the request.
 
+pub mod admission;
 pub mod amount;
 pub mod bucket;
 pub mod budgets;
@@ -17,11 +19,16 @@ mod counters;
 mod fields;
 pub mod fleet;
 pub mod ledger;
+pub mod limit;
 pub mod limiter;
 pub mod rate;
+pub mod sessions;
 pub mod settings;
 
-pub use limiter::{Admission, Limits, Refused, Unit};
+pub use admission::Admission;
+pub use limit::{Refused, Unit};
+pub use limiter::Limits;
+pub use sessions::{SessionLimits, SessionPlaces};
 pub use settings::{BudgetConfig, LimitConfig};
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ impl Gateway {
         let hint = ctx.identify(&session.req_header().headers)?;
         ctx.limit_head(&session.req_header().headers)?;
         if let SessionHint::Known(found) = hint {
-            ctx.admit(found).await?;
+            ctx.admit(&session.req_header().headers, found).await?;
         }
         let waited = ctx.read(session).await?;
         let received = reached(ctx.stage.received())?;

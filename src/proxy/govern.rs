@@ -17,7 +17,7 @@ use crate::clock::{Clock, Moment};
 use crate::error::{ErrorKind, Refusal};
 use crate::identity::FoundSession;
 use crate::ids::Membership;
-use crate::limits::{Admission, Refused};
+use crate::limits::{Admission, Refused, Unit};
 use crate::policy::facts::{Fact, Facts, Value};
 use crate::protocol::Dialect;
 use crate::protocol::dialects::output_limit;
@@ -29,6 +29,8 @@ use crate::telemetry::metrics::Metrics;
 const LONGEST_WAIT: u64 = 60_000;
 /// `Retry-After` in milliseconds when room depends on other requests.
 const SOON: u64 = 1000;
+/// The same when it depends on the end of a session.
+const SESSION_ENDS: u64 = 5000;
 /// Output tokens of a request that sets no limit.
 const DEFAULT_OUTPUT: u64 = 16_384;
 
@@ -113,13 +115,23 @@ fn refuse(metrics: &Metrics, refused: &Refused) -> Reject {
 
 /// Words the refusal. Waits of more than a minute are final: clients do not wait so long, but ask again and again.
 pub(super) fn refusal(refused: &Refused) -> Refusal {
-    let wait = refused.wait.unwrap_or(SOON);
+    let soon = if refused.unit == Unit::Sessions { SESSION_ENDS } else { SOON };
+    let wait = refused.wait.unwrap_or(soon);
     let seconds = wait.div_ceil(1000).max(1);
     let kind = if wait > LONGEST_WAIT { ErrorKind::QuotaExceeded } else { ErrorKind::RateLimited };
-    let message = format!(
-        "the limit '{}' allows {}; there is room again in {seconds} s",
-        refused.limit, refused.allowed
-    );
+    let message = match refused.unit {
+        Unit::Requests | Unit::Tokens | Unit::InFlight => {
+            format!("{refused}; there is room again in {seconds} s")
+        }
+        Unit::SessionStarts => {
+            format!("{refused}; send the id of a live session, or begin this one in {seconds} s")
+        }
+        Unit::Sessions => {
+            format!(
+                "{refused}; send the id of one of them, or wait until one has ended (session.idle_timeout)"
+            )
+        }
+    };
     let retry_after = Some(std::time::Duration::from_secs(seconds));
     Refusal { retry_after, ..Refusal::new(kind, message) }
 }

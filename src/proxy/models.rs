@@ -59,7 +59,7 @@ pub(crate) async fn answer(session: &mut Session, ctx: &mut RequestCtx) -> Resul
     if ctx.stage.leg().is_none() {
         let Identified { received, caller, call, .. } = reached(ctx.stage.identified())?;
         let found = identify::by_body(received, caller, call, &head.headers, "")?;
-        ctx.admit(found).await?;
+        ctx.admit(&head.headers, found).await?;
     }
     ctx.limit_forward(&head.headers)?;
     let Identified { received, caller, call, .. } = reached(ctx.stage.identified())?;

@@ -98,6 +98,8 @@ mod governance {
     pub mod limits;
     /// What is spent of budgets survives a restart.
     pub mod restart;
+    /// Live sessions, and how fast new ones begin.
+    pub mod sessions;
 }
 
 /// Who calls: keys of the gateway's own.

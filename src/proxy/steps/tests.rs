@@ -118,7 +118,7 @@ async fn a_session_in_the_head_is_admitted_before_routing_and_accounted_for_once
     let proxy = Proxy::new();
     let (mut ctx, head) = proxy.received(&[("x-session-id", "s-1")]);
     let SessionHint::Known(found) = ctx.identify(&head.headers).unwrap() else { panic!("the head names it") };
-    ctx.admit(found).await.unwrap();
+    ctx.admit(&head.headers, found).await.unwrap();
     assert!(matches!(ctx.stage, Stage::Admitted(_)) && ctx.stage.route().is_none());
     ctx.route(&head).await.unwrap();
     let routed = ctx.stage.routed_mut().unwrap();
@@ -212,7 +212,7 @@ async fn a_cut_leg_passes_no_byte() {
     let proxy = Proxy::new();
     let (mut ctx, head) = proxy.received(&[("x-session-id", "s-2")]);
     let SessionHint::Known(found) = ctx.identify(&head.headers).unwrap() else { panic!("the head names it") };
-    ctx.admit(found).await.unwrap();
+    ctx.admit(&head.headers, found).await.unwrap();
     ctx.route(&head).await.unwrap();
     let chunk = Some(bytes::Bytes::from_static(b"answer"));
     super::super::body_filters::download(&mut ctx, &chunk, false).unwrap();
