@@ -69,12 +69,21 @@ impl Bucket {
     /// # Errors
     /// There is no room: the milliseconds until there is.
     pub fn take(&mut self, rate: &Rate, cost: u64, now: u64) -> Result<(), u64> {
+        self.take_ahead(rate, cost, now, 0).map(drop)
+    }
+
+    /// As [`Bucket::take`], and takes units that there is room for within `ahead` milliseconds: whoever takes them waits that
+    /// long, and whoever comes later waits for them. Returns the wait.
+    ///
+    /// # Errors
+    /// There is no room within that time: the milliseconds until there is.
+    pub fn take_ahead(&mut self, rate: &Rate, cost: u64, now: u64, ahead: u64) -> Result<u64, u64> {
         let wait = self.wait_for(rate, cost, now);
-        if wait > 0 {
+        if wait > ahead {
             return Err(wait);
         }
         self.add(rate, cost);
-        Ok(())
+        Ok(wait)
     }
 
     /// Adds units whether there is room or not.
@@ -194,6 +203,33 @@ mod tests {
                 for (at, cost) in &passed[first..] {
                     sum += cost;
                     proptest::prop_assert!(sum * 1000 <= burst * 1000 + (at - begun) * count);
+                }
+            }
+        }
+
+        /// However long requests may wait, none goes on before its time, and they go on in the order in which they came.
+        #[test]
+        fn who_waits_passes_no_limit(
+            count in 1..50_u64, burst in 1..50_u64,
+            steps in proptest::collection::vec((0..400_u64, 1..5_u64, 0..2000_u64), 1..200),
+        ) {
+            let rate = Rate::new(count, burst, 1000).unwrap();
+            let (mut bucket, mut now, mut passed) = (Bucket::default(), 0, Vec::new());
+            for (pause, cost, ahead) in steps {
+                now += pause;
+                let cost = cost.min(burst);
+                if let Ok(wait) = bucket.take_ahead(&rate, cost, now, ahead) {
+                    proptest::prop_assert!(wait <= ahead);
+                    passed.push((now + wait, cost));
+                }
+            }
+            proptest::prop_assert!(passed.is_sorted_by_key(|(at, _)| *at));
+            for (first, (begun, _)) in passed.iter().enumerate() {
+                let mut sum = 0;
+                for (at, cost) in &passed[first..] {
+                    sum += cost;
+                    // A wait is rounded up to a millisecond.
+                    proptest::prop_assert!(sum * 1000 <= burst * 1000 + (at - begun + 1) * count);
                 }
             }
         }

@@ -79,11 +79,16 @@ impl Limits {
         }
         for place in 0..admission.held.len() {
             let held = &mut admission.held[place];
-            if let Err(refused) = held.take_tokens(tokens, now) {
-                admission.refused = Some((Arc::clone(&held.limit), Arc::clone(&held.counter)));
-                admission.correct_tokens(0);
-                admission.undo(counted);
-                return Err(refused);
+            let counted_by = (Arc::clone(&held.limit), Arc::clone(&held.counter));
+            match held.take_tokens(tokens, now, admission.patience) {
+                Ok(None) => {}
+                Ok(Some(wait)) => admission.waits(wait, counted_by),
+                Err(refused) => {
+                    admission.refused = Some(counted_by);
+                    admission.correct_tokens(0);
+                    admission.undo(counted);
+                    return Err(refused);
+                }
             }
         }
         Ok(())
@@ -103,8 +108,13 @@ impl Limits {
                 continue;
             }
             let counter = limit.counters.of(&name);
-            match Held::take(limit, &counter, now) {
-                Ok(held) => admission.held.push(held),
+            match Held::take(limit, &counter, now, admission.patience) {
+                Ok((held, wait)) => {
+                    admission.held.push(held);
+                    if let Some(wait) = wait {
+                        admission.waits(wait, (Arc::clone(limit), counter));
+                    }
+                }
                 Err(refused) => {
                     admission.refused = Some((Arc::clone(limit), counter));
                     admission.undo(counted);

@@ -18,7 +18,7 @@ use crate::protocol::answer::events::Event;
 /// The leg was cut, a streamed body exceeds its limit or names a model that is refused, or the request has not been
 /// routed.
 pub(crate) fn upload(ctx: &mut RequestCtx, headers: &HeaderMap, body: &mut Option<Bytes>) -> Result<()> {
-    let RequestCtx { app, stage, outcome, admission, reservation } = ctx;
+    let RequestCtx { app, stage, outcome, admission, reservation, .. } = ctx;
     let routed = stage.routed_mut()?;
     let Some(chunk) = body else { return Ok(()) };
     let received = &routed.who.received;
@@ -59,7 +59,7 @@ pub(crate) fn upload(ctx: &mut RequestCtx, headers: &HeaderMap, body: &mut Optio
 /// # Errors
 /// The leg was cut, or the request has not been routed.
 pub(crate) fn download(ctx: &mut RequestCtx, chunk: &Option<Bytes>, end: bool) -> Result<()> {
-    let RequestCtx { app, stage, outcome, admission, reservation } = ctx;
+    let RequestCtx { app, stage, outcome, admission, reservation, .. } = ctx;
     let routed = stage.routed_mut()?;
     let handle = &routed.who.received.handle;
     if handle.cut.reason().is_some() {

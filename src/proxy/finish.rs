@@ -29,7 +29,7 @@ impl Drop for RequestCtx {
 
 /// Accounts for the request: metrics, the session's totals, the access line, capture and span.
 fn finish(ctx: &mut RequestCtx) {
-    let RequestCtx { app, stage, outcome, admission, reservation } = ctx;
+    let RequestCtx { app, stage, outcome, admission, reservation, .. } = ctx;
     if let Some(tap) = &mut outcome.answer.tap {
         tap.end();
     }

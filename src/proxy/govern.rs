@@ -49,7 +49,8 @@ impl RequestCtx {
         let now = self.app.clock.now();
         let facts = RequestFacts { who, headers, clock: &self.app.clock, now, forward: None };
         let counted = limits.at_head(&facts, now.as_millis(), &mut self.admission);
-        counted.map_err(|refused| refuse(&self.app.metrics, &refused))
+        counted.map_err(|refused| refuse(&self.app.metrics, &refused))?;
+        self.begin_to_wait()
     }
 
     /// Counts a request that is about to be forwarded, and the tokens that it may need.
@@ -76,7 +77,8 @@ impl RequestCtx {
         }
         let counted =
             counted.and_then(|()| limits.at_forward(&facts, tokens, now.as_millis(), &mut self.admission));
-        counted.map_err(|refused| refuse(&self.app.metrics, &refused))
+        counted.map_err(|refused| refuse(&self.app.metrics, &refused))?;
+        self.begin_to_wait()
     }
 }
 
@@ -108,7 +110,7 @@ fn max_output(who: &Identified, dialect: Dialect) -> Option<u64> {
     output_limit::of(&who.call, who.received.handle.settings.output_hints, dialect)
 }
 
-fn refuse(metrics: &Metrics, refused: &Refused) -> Reject {
+pub(super) fn refuse(metrics: &Metrics, refused: &Refused) -> Reject {
     metrics.rate_limited(&refused.limit, refused.unit.name());
     refusal(refused).into()
 }

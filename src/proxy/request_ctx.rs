@@ -26,6 +26,7 @@ use super::dispatch::Route;
 use super::identify::Caller;
 use super::receive::Received;
 use super::state::ProxyState;
+use super::waiting::Counting;
 use crate::capture::BodyCapture;
 use crate::error::Refusal;
 use crate::ids::SessionId;
@@ -47,6 +48,8 @@ pub(crate) struct RequestCtx {
     pub(crate) outcome: Outcome,
     /// What the request holds of the limits that count it, until this is dropped.
     pub(crate) admission: Admission,
+    /// What it is counted as, until this is dropped.
+    pub(crate) counting: Counting,
     /// What the request holds of its budgets; dropping it unsettled releases that.
     pub(crate) reservation: Option<Reservation>,
 }
@@ -134,6 +137,7 @@ impl RequestCtx {
             stage: Stage::New,
             outcome: Outcome::default(),
             admission: Admission::default(),
+            counting: Counting::default(),
             reservation: None,
         }
     }

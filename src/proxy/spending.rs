@@ -29,16 +29,22 @@ const SOON: Duration = Duration::from_secs(1);
 impl RequestCtx {
     /// Holds what the request may cost of every budget that concerns it.
     ///
+    /// Returns what is in its way, if anything. A request that is not `in_line` does not overtake those that wait for room.
+    ///
     /// # Errors
-    /// A budget does not last for it, or its model has no price.
-    pub(super) async fn reserve(&mut self, headers: &HeaderMap) -> Result<(), Reject> {
+    /// The request has not reached this step, which would be a bug.
+    pub(super) async fn reserve(
+        &mut self,
+        headers: &HeaderMap,
+        in_line: bool,
+    ) -> Result<Option<OverBudget>, Reject> {
         let routed = reached(self.stage.routed())?;
         let (who, route) = (&*routed.who, &routed.route);
         let budgets = &who.received.handle.settings.budgets;
         if budgets.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
-        let Some(estimate) = estimate(who, route) else { return Ok(()) };
+        let Some(estimate) = estimate(who, route) else { return Ok(None) };
         let (clock, now) = (&self.app.clock, self.app.clock.now());
         let facts = RequestFacts { who, headers, clock, now, forward: Some((&routed.leg, Some(route))) };
         let (need, session) = (need(who, route, estimate), routed.leg.session().uid().as_u128());
@@ -46,7 +52,10 @@ impl RequestCtx {
         let claims = budgets.claims(&facts, session, need, now);
         let reserved = match (claims, &self.app.fleet_budgets) {
             (Err(over), _) => Err(over),
-            (Ok(claims), _) if claims.is_empty() => return Ok(()),
+            (Ok(claims), _) if claims.is_empty() => return Ok(None),
+            (Ok(claims), _) if !in_line && let Some(short) = self.app.ledger.ahead_of(&claims) => {
+                Err(budgets.refusal(short, now))
+            }
             (Ok(claims), None) => {
                 self.app.ledger.reserve_alone(claims).map_err(|short| budgets.refusal(short, now))
             }
@@ -54,16 +63,36 @@ impl RequestCtx {
                 fleet.reserve(claims).await.map_err(|short| budgets.refusal(short, now))
             }
         };
-        let over = match reserved {
+        match reserved {
             Ok(reservation) => {
                 self.reservation = Some(reservation);
-                return Ok(());
+                Ok(None)
             }
-            Err(over) => over,
-        };
-        let refusal = refusal(&over);
+            Err(over) => Ok(Some(over)),
+        }
+    }
+
+    /// Returns the account of a budget that the request asks of.
+    ///
+    /// # Errors
+    /// The request has not reached this step, which would be a bug.
+    pub(super) fn account(&self, headers: &HeaderMap, budget: &str) -> Result<Option<AccountKey>, Reject> {
+        let routed = reached(self.stage.routed())?;
+        let (who, route) = (&*routed.who, &routed.route);
+        let (clock, now) = (&self.app.clock, self.app.clock.now());
+        let Some(estimate) = estimate(who, route) else { return Ok(None) };
+        let facts = RequestFacts { who, headers, clock, now, forward: Some((&routed.leg, Some(route))) };
+        let (need, session) = (need(who, route, estimate), routed.leg.session().uid().as_u128());
+        let budgets = &who.received.handle.settings.budgets;
+        let claims = budgets.claims(&facts, session, need, clock.wall(now)).unwrap_or_default();
+        Ok(claims.into_iter().map(|claim| claim.key).find(|key| *key.budget == *budget))
+    }
+
+    /// Refuses a request because of a budget.
+    pub(super) fn over_budget(&self, over: &OverBudget) -> Reject {
+        let refusal = refusal(over);
         self.app.metrics.budget_refused(over.budget(), refusal.kind.code());
-        Err(refusal.into())
+        refusal.into()
     }
 }
 

@@ -90,6 +90,8 @@ mod protocols {
 
 /// Who may do how much.
 mod governance {
+    /// Requests that wait for room, and those that are shed.
+    pub mod admission;
     /// What requests may cost.
     pub mod budgets;
     /// Budgets of several instances: one is killed, Redis is away or wiped.

@@ -20,6 +20,7 @@ use crate::proxy::downstream::handle::Peer;
 use crate::proxy::runtime_settings::RuntimeSettings;
 use crate::proxy::state::ProxyState;
 use crate::proxy::verdict;
+use crate::proxy::waiting::Load;
 use crate::session::store::MemoryStore;
 use crate::session::{CutReason, Event, Manager};
 use crate::telemetry::log::Log;
@@ -62,6 +63,7 @@ impl Proxy {
             endpoints: Arc::default(),
             ledger: Arc::default(),
             fleet_budgets: None,
+            load: Load::new(metrics.admission_waiting()),
             awaited: AwaitedAnswers::default(),
             connector: Connector::new(None),
         });
