@@ -39,6 +39,8 @@ pub enum ErrorKind {
     RateLimited,
     /// A limit of `limits` is used up for more than a minute.
     QuotaExceeded,
+    /// Too many requests are open for one of its class (`admission.emergency`).
+    Overloaded,
     /// A budget of `budgets` does not last for the request.
     BudgetExceeded,
     /// Open requests hold what is left of a budget.
@@ -119,6 +121,7 @@ impl ErrorKind {
             Self::PolicyBlocked => "policy_blocked",
             Self::RateLimited => "rate_limited",
             Self::QuotaExceeded => "quota_exceeded",
+            Self::Overloaded => "overloaded",
             Self::BudgetExceeded => "budget_exceeded",
             Self::BudgetBusy => "budget_busy",
             Self::ModelUnpriced => "model_unpriced",

@@ -28,6 +28,7 @@ use crate::proxy::awaited::AwaitedAnswers;
 use crate::proxy::endpoints::Endpoints;
 use crate::proxy::runtime_settings::{RuntimeSettings, SharedSettings};
 use crate::proxy::state::ProxyState;
+use crate::proxy::waiting::Load;
 use crate::redis::budgets::BudgetStore;
 use crate::redis::{Keys, Link};
 use crate::session::replication::{OwnKey, Replicator};
@@ -159,6 +160,7 @@ impl Components {
             endpoints,
             ledger: Arc::clone(&self.ledger),
             fleet_budgets: self.fleet_budgets.clone(),
+            load: Load::new(self.metrics.admission_waiting()),
             awaited: AwaitedAnswers::default(),
             connector: Connector::new(None),
         })
@@ -239,6 +241,7 @@ pub(crate) fn runtime_settings(
         },
         auth: config.auth.with_made(made, before.map(|before| &*before.auth)),
         identity: config.identity.clone(),
+        admission: config.admission.clone(),
         budgets: config.budgets.with_additions(additions),
         tls: config.server.tls().cloned(),
         h2c: config.server.h2c(),

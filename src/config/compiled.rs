@@ -50,6 +50,8 @@ pub struct Config {
     pub routing: Table,
     /// How fast callers may be.
     pub limits: limits::Limits,
+    /// How requests are admitted when there is no room for all.
+    pub admission: limits::AdmissionRules,
     /// How much callers may spend.
     pub budgets: limits::budgets::Budgets,
     /// The history of ended sessions.
@@ -124,6 +126,7 @@ pub(super) fn compile(
     let backends = compile_backends(written.backends, proxies, shorthand, faults);
     let routing = compile_routing(written.routing, &rules, shorthand, faults);
     let (caller_limits, budgets) = limits::settings::compile_all(written.limits, written.budgets, faults);
+    let admission = written.admission.compile(faults);
     let history = written.history.compile(faults);
     let capture = compile_capture(written.capture, history.as_ref(), faults);
     let prices = written.usage.compile(faults);
@@ -151,6 +154,7 @@ pub(super) fn compile(
         models: written.models,
         routing: routing?,
         limits: caller_limits?,
+        admission: admission?,
         budgets: budgets?,
         history: history?,
         capture: capture?,

@@ -37,6 +37,8 @@ pub(super) struct ConfigFile {
     pub(super) routing: routing::RoutingConfig,
     /// How fast callers may be: requests and tokens in a time, and open requests.
     pub(super) limits: Vec<limits::LimitConfig>,
+    /// What happens when there is no room for all requests: how long they wait, which go first, and which are refused.
+    pub(super) admission: limits::AdmissionConfig,
     /// How much callers may spend, in US dollars or tokens.
     pub(super) budgets: Vec<limits::BudgetConfig>,
     /// The list of models.
@@ -81,6 +83,7 @@ impl Default for ConfigFile {
             backends: Backends::default(),
             routing: Default::default(),
             limits: Vec::new(),
+            admission: limits::AdmissionConfig::default(),
             budgets: Vec::new(),
             models: Default::default(),
             history: Default::default(),

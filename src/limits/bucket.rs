@@ -56,19 +56,34 @@ impl Bucket {
         self.at = self.at.max(now);
     }
 
+    /// Returns the milliseconds until there is room for `cost` units.
+    pub fn wait_for(&mut self, rate: &Rate, cost: u64, now: u64) -> u64 {
+        self.drain(rate, now);
+        let room = rate.full() - cost.min(rate.burst) * rate.period;
+        rate.time_for(self.level.saturating_sub(room))
+    }
+
     /// Adds `cost` units if there is room for them. More units than fit into an empty bucket need an empty one, and are
     /// added all the same, so that what follows waits for them.
     ///
     /// # Errors
     /// There is no room: the milliseconds until there is.
     pub fn take(&mut self, rate: &Rate, cost: u64, now: u64) -> Result<(), u64> {
-        self.drain(rate, now);
-        let room = rate.full() - cost.min(rate.burst) * rate.period;
-        if self.level > room {
-            return Err(rate.time_for(self.level - room));
+        self.take_ahead(rate, cost, now, 0).map(drop)
+    }
+
+    /// As [`Bucket::take`], and takes units that there is room for within `ahead` milliseconds: whoever takes them waits that
+    /// long, and whoever comes later waits for them. Returns the wait.
+    ///
+    /// # Errors
+    /// There is no room within that time: the milliseconds until there is.
+    pub fn take_ahead(&mut self, rate: &Rate, cost: u64, now: u64, ahead: u64) -> Result<u64, u64> {
+        let wait = self.wait_for(rate, cost, now);
+        if wait > ahead {
+            return Err(wait);
         }
         self.add(rate, cost);
-        Ok(())
+        Ok(wait)
     }
 
     /// Adds units whether there is room or not.
@@ -188,6 +203,33 @@ mod tests {
                 for (at, cost) in &passed[first..] {
                     sum += cost;
                     proptest::prop_assert!(sum * 1000 <= burst * 1000 + (at - begun) * count);
+                }
+            }
+        }
+
+        /// However long requests may wait, none goes on before its time, and they go on in the order in which they came.
+        #[test]
+        fn who_waits_passes_no_limit(
+            count in 1..50_u64, burst in 1..50_u64,
+            steps in proptest::collection::vec((0..400_u64, 1..5_u64, 0..2000_u64), 1..200),
+        ) {
+            let rate = Rate::new(count, burst, 1000).unwrap();
+            let (mut bucket, mut now, mut passed) = (Bucket::default(), 0, Vec::new());
+            for (pause, cost, ahead) in steps {
+                now += pause;
+                let cost = cost.min(burst);
+                if let Ok(wait) = bucket.take_ahead(&rate, cost, now, ahead) {
+                    proptest::prop_assert!(wait <= ahead);
+                    passed.push((now + wait, cost));
+                }
+            }
+            proptest::prop_assert!(passed.is_sorted_by_key(|(at, _)| *at));
+            for (first, (begun, _)) in passed.iter().enumerate() {
+                let mut sum = 0;
+                for (at, cost) in &passed[first..] {
+                    sum += cost;
+                    // A wait is rounded up to a millisecond.
+                    proptest::prop_assert!(sum * 1000 <= burst * 1000 + (at - begun + 1) * count);
                 }
             }
         }

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
 use super::bucket::Bucket;
+use super::line::Line;
 
 /// The most names of a limit.
 pub(super) const MAX_NAMES: usize = 100_000;
@@ -29,7 +30,23 @@ pub(super) struct Counter(Mutex<Levels>);
 pub(super) struct Levels {
     pub(super) requests: Bucket,
     pub(super) tokens: Bucket,
+    pub(super) session_starts: Bucket,
     pub(super) in_flight: u32,
+    /// Requests that wait until one of those in flight ends; made when the first one waits.
+    pub(super) line: Option<Box<Line>>,
+    pub(super) sessions: u32,
+}
+
+impl Levels {
+    /// One of those in flight has ended: its place goes to the first that waits.
+    pub(super) fn end_one(&mut self) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        let Some(line) = &mut self.line else { return };
+        while line.first().is_some_and(|first| self.in_flight < first.most) {
+            self.in_flight += 1;
+            line.admit_first();
+        }
+    }
 }
 
 impl Counter {
@@ -41,7 +58,7 @@ impl Counter {
 /// The counters of a limit.
 ///
 /// Each shard has two generations of names. A name that is used moves to the younger one; when that is full, it becomes the
-/// older one, and what was in that is forgotten, except for names with open requests. So names that were not used for long
+/// older one, and what was in that is forgotten, except for names with open requests or live sessions. So names that were not used for long
 /// go first, and no request pays for a search.
 #[derive(Debug)]
 pub(super) struct Counters {

@@ -3,8 +3,9 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
+use super::admission::Admission;
 use super::counters::Counter;
-use super::limiter::{Admission, Limit, Unit, Written};
+use super::limit::{Limit, Unit, Written};
 
 impl Admission {
     /// Returns the values of `RateLimit-Policy` and `RateLimit`: an item for each rate that counts the request. `None` if no
@@ -19,7 +20,12 @@ impl Admission {
         let is_held =
             |(limit, _): &(&Arc<Limit>, _)| self.held.iter().any(|held| Arc::ptr_eq(&held.limit, limit));
         for (limit, counter) in held.chain(refused.filter(|one| !is_held(one))) {
-            for (unit, rate) in [(Unit::Requests, &limit.requests), (Unit::Tokens, &limit.tokens)] {
+            let amounts = &limit.amounts;
+            for (unit, rate) in [
+                (Unit::Requests, &amounts.requests),
+                (Unit::Tokens, &amounts.tokens),
+                (Unit::SessionStarts, &amounts.session_starts),
+            ] {
                 if let Some(rate) = rate {
                     item((limit, counter), unit, rate, now, (&mut policy, &mut state));
                 }
@@ -38,7 +44,11 @@ fn item(
 ) {
     let (room, empty_in) = {
         let mut levels = counter.lock();
-        let bucket = if unit == Unit::Tokens { &mut levels.tokens } else { &mut levels.requests };
+        let bucket = match unit {
+            Unit::Tokens => &mut levels.tokens,
+            Unit::SessionStarts => &mut levels.session_starts,
+            Unit::Requests | Unit::InFlight | Unit::Sessions => &mut levels.requests,
+        };
         (bucket.room(rate, now), bucket.empty_in(rate, now))
     };
     for field in [&mut *policy, &mut *state] {
@@ -49,14 +59,24 @@ fn item(
     }
     // Writing to a text does not fail.
     let _ = write!(policy, ";q={}", text.count);
-    if unit == Unit::Tokens {
-        policy.push_str(";qu=\"tokens\"");
+    if let Some(suffix) = suffix(unit) {
+        let _ = write!(policy, ";qu=\"{suffix}\"");
     }
     let _ = write!(policy, ";w={}", text.period.secs());
     let _ = write!(state, ";r={room};t={}", empty_in.div_ceil(1000));
 }
 
-/// Appends the name of an item, a string of RFC 9651, 3.3.3. A limit may have two rates, so that of tokens says so.
+/// Returns what is counted, unless it is requests.
+fn suffix(unit: Unit) -> Option<&'static str> {
+    match unit {
+        Unit::Tokens => Some("tokens"),
+        Unit::SessionStarts => Some("sessions"),
+        Unit::Requests | Unit::InFlight | Unit::Sessions => None,
+    }
+}
+
+/// Appends the name of an item, a string of RFC 9651, 3.3.3. A limit may have several rates, so that those of other things
+/// than requests say what they count.
 fn name(field: &mut String, name: &str, unit: Unit) {
     field.push('"');
     for character in name.chars().map(|character| if character.is_ascii_graphic() { character } else { ' ' })
@@ -66,8 +86,9 @@ fn name(field: &mut String, name: &str, unit: Unit) {
         }
         field.push(character);
     }
-    if unit == Unit::Tokens {
-        field.push_str(" tokens");
+    if let Some(suffix) = suffix(unit) {
+        field.push(' ');
+        field.push_str(suffix);
     }
     field.push('"');
 }

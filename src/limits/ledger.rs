@@ -14,6 +14,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::amount::{AmountText, CostUnit};
+use super::waiting::AccountLines;
 
 pub(super) mod keeping;
 mod refusal;
@@ -136,6 +137,8 @@ pub struct Ledger {
     accounts: Mutex<Accounts>,
     keeping: Keeping,
     settled: Notify,
+    /// Requests that wait until something is released.
+    lines: AccountLines,
 }
 
 #[derive(Debug, Default)]
@@ -215,6 +218,11 @@ impl Ledger {
         }
         drop(accounts);
         Reservation { ledger: Arc::clone(self), claims, is_asking: false }
+    }
+
+    /// The requests that wait until something is released.
+    pub fn lines(&self) -> &AccountLines {
+        &self.lines
     }
 
     /// Returns all accounts.
@@ -351,6 +359,7 @@ impl Ledger {
             }
         }
         drop(accounts);
+        self.lines.freed(claims.iter().map(|claim| &claim.key));
         if self.keeping == Keeping::Fleet {
             self.settled.notify_one();
         }

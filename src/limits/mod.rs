@@ -4,26 +4,38 @@
 //! - [`settings`]: the section of the configuration, and [`rate`] the rates in it.
 //! - [`bucket`]: a token bucket in whole numbers.
 //! - [`counters`]: the counters of one limit, by name, bounded.
-//! - [`limiter`]: all limits, and what one request holds of them.
+//! - [`limit`]: one limit, and [`limiter`] all of them.
+//! - [`admission`]: what one request holds of them, and [`sessions`] what a session does.
+//! - [`classes`]: the section `admission`, and [`line`] the order in which requests wait; [`waiting`] those that wait for a budget.
 //! - [`fields`]: the `RateLimit` header fields.
 //! - [`budgets`]: what requests may cost, in [`amount`]s; [`ledger`]: what was spent and is held; [`fleet`]: the same of a fleet;
 //!   [`overrides`]: what operators add to the limits.
 //!
 //! Pure but for its locks, and for [`fleet`]: the caller supplies the time and the facts of the request.
 
+pub mod admission;
 pub mod amount;
 pub mod bucket;
 pub mod budgets;
+pub mod classes;
 mod counters;
 mod fields;
 pub mod fleet;
 pub mod ledger;
+pub mod limit;
 pub mod limiter;
+mod line;
 pub mod overrides;
 pub mod rate;
+pub mod sessions;
 pub mod settings;
+pub mod waiting;
 
-pub use limiter::{Admission, Limits, Refused, Unit};
+pub use admission::{Admission, Patience};
+pub use classes::{AdmissionConfig, AdmissionRules, Class};
+pub use limit::{Refused, Unit};
+pub use limiter::Limits;
+pub use sessions::{SessionLimits, SessionPlaces};
 pub use settings::{BudgetConfig, LimitConfig};
 
 #[cfg(test)]

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::amount::AmountText;
 use super::bucket::Rate;
 use super::budgets::{Budget, BudgetAction, BudgetHold, BudgetPeriod, Budgets};
-use super::limiter::{Limit, Limits};
+use super::limit::{Amounts, Limit};
+use super::limiter::Limits;
 use super::rate::RateText;
 use crate::policy::expr::{Expression, SourceFault};
 use crate::policy::facts::Phase;
@@ -44,6 +45,12 @@ pub struct LimitConfig {
     /// Requests, streams and WebSockets that may be open at the same time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_flight: Option<u32>,
+    /// Sessions that may live at the same time. Requests of a live session are never refused by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sessions: Option<u32>,
+    /// Sessions that may begin in a time, such as `30/min`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_starts: Option<RateText>,
 }
 
 /// Compiles both sections, even after a fault.
@@ -85,37 +92,62 @@ impl LimitConfig {
             at("name", "a name has 1 to 128 printable ASCII characters".into(), "write a short word");
             return None;
         }
-        if self.requests.is_none() && self.tokens.is_none() && self.in_flight.is_none() {
-            faults.add(path, "it limits nothing", "add requests, tokens or in_flight");
-            return None;
-        }
         if self.burst.is_some() && self.requests.is_none() {
             at("burst", "it goes with requests, which is absent".into(), "add requests: 100/s, or remove it");
             return None;
         }
-        if self.in_flight == Some(0) {
-            at("in_flight", "zero would refuse every request".into(), "write a number above zero");
+        for (key, most) in [("in_flight", self.in_flight), ("sessions", self.sessions)] {
+            if most == Some(0) {
+                let message = if key == "sessions" {
+                    "zero would refuse every session"
+                } else {
+                    "zero would refuse every request"
+                };
+                at(key, message.into(), "write a number above zero");
+                return None;
+            }
+        }
+        let amounts = self.amounts(path, faults)?;
+        if amounts.is_empty() {
+            let hint = "add requests, tokens, in_flight, sessions or session_starts";
+            faults.add(path, "it limits nothing", hint);
             return None;
         }
+        // Sessions begin before the body of their first request is read.
+        let known = if amounts.count_sessions() { Phase::Connect } else { Phase::Request };
+        let by = expression(&format!("{path}.by"), &self.by, Expression::name, known, faults);
+        let when = match self.when.as_deref() {
+            Some(when) => {
+                Some(expression(&format!("{path}.when"), when, Expression::condition, known, faults)?)
+            }
+            None => None,
+        };
+        Some(Limit::new(name, by?, when, amounts))
+    }
+
+    fn amounts(&self, path: &str, faults: &mut Faults) -> Option<Amounts> {
         let mut rate = |key: &str, text: Option<RateText>, burst: Option<u64>| match text {
             None => Some(None),
             Some(text) => {
                 let rate = Rate::new(text.count, burst.unwrap_or(text.count), text.period.millis());
                 if rate.is_none() {
                     let hint = "write numbers above zero, or a shorter time";
-                    at(key, "it is zero, or too large to count exactly".into(), hint);
+                    let message = "it is zero, or too large to count exactly";
+                    faults.add(format!("{path}.{key}"), message, hint);
                 }
                 rate.map(|rate| Some((rate, text)))
             }
         };
         let requests = rate("requests", self.requests, self.burst);
         let tokens = rate("tokens", self.tokens, None);
-        let by = expression(&format!("{path}.by"), &self.by, Expression::name, faults);
-        let when = match self.when.as_deref() {
-            Some(when) => Some(expression(&format!("{path}.when"), when, Expression::condition, faults)?),
-            None => None,
-        };
-        Some(Limit::new(name, by?, when, requests?, tokens?, self.in_flight))
+        let session_starts = rate("session_starts", self.session_starts, None);
+        Some(Amounts {
+            requests: requests?,
+            tokens: tokens?,
+            session_starts: session_starts?,
+            in_flight: self.in_flight,
+            sessions: self.sessions,
+        })
     }
 }
 
@@ -176,9 +208,11 @@ fn compile_budgets(written: Vec<BudgetConfig>, faults: &mut Faults) -> Option<Bu
             let message = "the share of the limit is above 0 and at most 1";
             faults.add(format!("{path}.soft"), message, "write 0.8 for 80 %");
         }
-        let by = expression(&format!("{path}.by"), &one.by, Expression::name, faults);
+        let by = expression(&format!("{path}.by"), &one.by, Expression::name, Phase::Request, faults);
         let when = one.when.as_deref();
-        let when = when.map(|when| expression(&format!("{path}.when"), when, Expression::condition, faults));
+        let when = when.map(|when| {
+            expression(&format!("{path}.when"), when, Expression::condition, Phase::Request, faults)
+        });
         let compiled = by.zip(when.map_or(Some(None), |when| when.map(Some)));
         budgets.push(compiled.map(|(by, when)| {
             let share = one.soft.unwrap_or(f64::INFINITY);
@@ -207,8 +241,9 @@ fn expression(
     path: &str,
     text: &str,
     compile: fn(&str, Phase) -> Result<Expression, SourceFault>,
+    known: Phase,
     faults: &mut Faults,
 ) -> Option<Expression> {
-    let compiled = compile(text, Phase::Request);
+    let compiled = compile(text, known);
     compiled.map_err(|fault| faults.add_within(path, text, fault.at, fault.message, fault.hint)).ok()
 }

@@ -1,7 +1,7 @@
 //! Limits together: what a request holds of several, and what it gives back.
 
-use super::limiter::{Admission, Limits, Unit};
 use super::settings::{LimitConfig, compile};
+use super::{Admission, Limits, Unit};
 use crate::policy::facts::{Fact, Facts, Value};
 use crate::settings::fault::Faults;
 
@@ -138,7 +138,7 @@ fn faults_name_their_key() {
     for (json, expected) in [
         (
             serde_json::json!([{"by": "client.addr"}]),
-            "limits[0]: it limits nothing (add requests, tokens or in_flight)",
+            "limits[0]: it limits nothing (add requests, tokens, in_flight, sessions or session_starts)",
         ),
         (
             serde_json::json!([{"by": "client.adr", "in_flight": 1}]),
@@ -153,6 +153,11 @@ fn faults_name_their_key() {
             serde_json::json!([{"by": "client.addr", "in_flight": 0}]),
             "limits[0].in_flight: zero would refuse every request \
             (write a number above zero)",
+        ),
+        (
+            serde_json::json!([{"by": "request.model", "sessions": 1}]),
+            "limits[0].by: request.model is not known yet when this is asked \
+            (the body of the request has not been read then)",
         ),
         (
             serde_json::json!([{"by": "client.addr", "burst": 1, "in_flight": 1}]),

@@ -3,25 +3,47 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderMap;
+
 use crate::capture::redact_text;
 use crate::error::{ErrorKind, Refusal};
 use crate::identity::FoundSession;
 use crate::ids::SessionKey;
-use crate::session::{self, Denied, Identity, Leg, LegKind, LegStart, Manager};
+use crate::session::{self, Denied, Identity, Leg, LegKind, LegStart};
 
+use super::govern::{self, RequestFacts};
 use super::identify::Caller;
 use super::receive::Received;
+use super::request_ctx::Identified;
+use super::state::ProxyState;
 
 /// Opens a leg for this request in the session `found`.
 ///
 /// # Errors
 /// The session was killed, or there is no room for another one.
 pub(crate) async fn admit(
-    sessions: &Arc<Manager>,
-    received: &Received,
-    caller: &Caller,
+    app: &ProxyState,
+    who: &Identified,
+    headers: &HeaderMap,
     found: FoundSession,
 ) -> Result<Leg, Refusal> {
+    let (request, leg) = request(&who.received, &who.caller, found);
+    let limits = &who.received.handle.settings.caller_limits;
+    if !limits.count_sessions() {
+        return app.sessions.admit(request, leg).await.map_err(denied);
+    }
+    let facts = RequestFacts { who, headers, clock: &app.clock, now: app.clock.now(), forward: None };
+    let counted = || limits.of_sessions(&facts);
+    let admitted = app.sessions.admit_within(request, leg, &counted).await;
+    admitted.map_err(|why| {
+        if let Denied::Limited(refused) = &why {
+            app.metrics.rate_limited(&refused.limit, refused.unit.name());
+        }
+        denied(why)
+    })
+}
+
+fn request(received: &Received, caller: &Caller, found: FoundSession) -> (session::SessionRequest, LegStart) {
     let identity = &received.handle.settings.identity;
     let who = session::SessionRequest {
         key: SessionKey { scope: identity.scope(&caller.principal), id: found.id },
@@ -47,7 +69,7 @@ pub(crate) async fn admit(
         cut: received.handle.cut.clone(),
         validity: Arc::clone(caller.validity(received)),
     };
-    sessions.admit(who, leg).await.map_err(denied)
+    (who, leg)
 }
 
 /// `Retry-After` when the instance has no room for another session.
@@ -56,17 +78,21 @@ const FULL: Duration = Duration::from_secs(5);
 const ELSEWHERE: Duration = Duration::from_secs(1);
 
 fn denied(denied: Denied) -> Refusal {
+    if let Denied::Limited(refused) = &denied {
+        return govern::refusal(refused);
+    }
     let retry_after = match &denied {
         Denied::Capacity { .. } => Some(FULL),
         Denied::StartRate { wait } => Some(*wait),
         Denied::ShuttingDown | Denied::Store(_) => Some(ELSEWHERE),
-        Denied::Killed { .. } | Denied::Unreadable { .. } => None,
+        Denied::Killed { .. } | Denied::Unreadable { .. } | Denied::Limited(_) => None,
     };
     let kind = match &denied {
         Denied::Killed { order } if order.agent.is_some() => ErrorKind::AgentKilled,
         Denied::Killed { .. } => ErrorKind::SessionKilled,
         Denied::Capacity { .. } => ErrorKind::SessionCapacity,
         Denied::StartRate { .. } => ErrorKind::SessionStartRate,
+        Denied::Limited(_) => ErrorKind::RateLimited,
         Denied::ShuttingDown => ErrorKind::ShuttingDown,
         Denied::Store(_) => ErrorKind::StoreUnavailable,
         Denied::Unreadable { .. } => ErrorKind::SessionUnreadable,

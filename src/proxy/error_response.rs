@@ -82,9 +82,10 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
         | ErrorKind::BudgetExceeded
         | ErrorKind::ModelUnpriced
         | ErrorKind::OriginRefused => StatusCode::FORBIDDEN,
-        ErrorKind::SessionStartRate | ErrorKind::RateLimited | ErrorKind::BudgetBusy => {
-            StatusCode::TOO_MANY_REQUESTS
-        }
+        ErrorKind::SessionStartRate
+        | ErrorKind::RateLimited
+        | ErrorKind::BudgetBusy
+        | ErrorKind::Overloaded => StatusCode::TOO_MANY_REQUESTS,
         ErrorKind::SessionCapacity
         | ErrorKind::StoreUnavailable
         | ErrorKind::IssuerUnavailable
@@ -120,7 +121,10 @@ fn error_class(kind: ErrorKind) -> ErrorClass {
         ErrorKind::HeaderMismatch => ErrorClass::HeaderMismatch,
         ErrorKind::BodyTooLarge | ErrorKind::UriTooLong | ErrorKind::HeadersTooLarge => ErrorClass::TooLarge,
         ErrorKind::NoRoute => ErrorClass::NotFound,
-        ErrorKind::SessionStartRate | ErrorKind::RateLimited | ErrorKind::BudgetBusy => ErrorClass::RateLimit,
+        ErrorKind::SessionStartRate
+        | ErrorKind::RateLimited
+        | ErrorKind::BudgetBusy
+        | ErrorKind::Overloaded => ErrorClass::RateLimit,
         ErrorKind::SessionCapacity
         | ErrorKind::StoreUnavailable
         | ErrorKind::IssuerUnavailable

@@ -44,9 +44,10 @@ impl Gateway {
             return Ok(false);
         }
         let hint = ctx.identify(&session.req_header().headers)?;
+        ctx.classify(&session.req_header().headers)?;
         ctx.limit_head(&session.req_header().headers)?;
         if let SessionHint::Known(found) = hint {
-            ctx.admit(found).await?;
+            ctx.admit(&session.req_header().headers, found).await?;
         }
         let waited = ctx.read(session).await?;
         let received = reached(ctx.stage.received())?;
@@ -56,6 +57,8 @@ impl Gateway {
             return Ok(false);
         }
         ctx.route(session.req_header()).await?;
+        ctx.pass_limits(session).await?;
+        ctx.pass_budgets(session).await?;
         self.app.metrics.overhead(arrived.elapsed().saturating_sub(waited));
         Ok(true)
     }
@@ -344,7 +347,7 @@ mod tests {
     #[test]
     fn what_is_boxed_for_each_request_is_small() {
         for (what, size, limit) in [
-            ("the context", size_of::<RequestCtx>(), 1232),
+            ("the context", size_of::<RequestCtx>(), 1264),
             ("the steps before routing", size(|gateway, session, ctx| gateway.prepare(session, ctx)), 2744),
             ("the choice of an address", size(|_, _, _| dispatch::peer(never(), never())), 640),
         ] {

@@ -17,7 +17,7 @@ use crate::clock::{Clock, Moment};
 use crate::error::{ErrorKind, Refusal, RefusalMetadata};
 use crate::identity::FoundSession;
 use crate::ids::Membership;
-use crate::limits::{Admission, Refused};
+use crate::limits::{Admission, Refused, Unit};
 use crate::policy::facts::{Fact, Facts, Value};
 use crate::protocol::Dialect;
 use crate::protocol::dialects::output_limit;
@@ -31,6 +31,8 @@ const LONGEST_WAIT: u64 = 60_000;
 const SOON: u64 = 1000;
 /// Tokens of an image that the body only names.
 const IMAGE: u64 = 1600;
+/// The same when it depends on the end of a session.
+const SESSION_ENDS: u64 = 5000;
 /// Output tokens of a request that sets no limit.
 const DEFAULT_OUTPUT: u64 = 16_384;
 
@@ -49,7 +51,8 @@ impl RequestCtx {
         let now = self.app.clock.now();
         let facts = RequestFacts { who, headers, clock: &self.app.clock, now, forward: None };
         let counted = limits.at_head(&facts, now.as_millis(), &mut self.admission);
-        counted.map_err(|refused| refuse(&self.app.metrics, &refused))
+        counted.map_err(|refused| refuse(&self.app.metrics, &refused))?;
+        self.begin_to_wait()
     }
 
     /// Counts a request that is about to be forwarded, and the tokens that it may need.
@@ -76,7 +79,8 @@ impl RequestCtx {
         }
         let counted =
             counted.and_then(|()| limits.at_forward(&facts, tokens, now.as_millis(), &mut self.admission));
-        counted.map_err(|refused| refuse(&self.app.metrics, &refused))
+        counted.map_err(|refused| refuse(&self.app.metrics, &refused))?;
+        self.begin_to_wait()
     }
 }
 
@@ -114,20 +118,30 @@ fn max_output(who: &Identified, dialect: Dialect) -> Option<u64> {
     output_limit::of(&who.call, who.received.handle.settings.output_hints, dialect)
 }
 
-fn refuse(metrics: &Metrics, refused: &Refused) -> Reject {
+pub(super) fn refuse(metrics: &Metrics, refused: &Refused) -> Reject {
     metrics.rate_limited(&refused.limit, refused.unit.name());
     refusal(refused).into()
 }
 
 /// Words the refusal. Waits of more than a minute are final: clients do not wait so long, but ask again and again.
 pub(super) fn refusal(refused: &Refused) -> Refusal {
-    let wait = refused.wait.unwrap_or(SOON);
+    let soon = if refused.unit == Unit::Sessions { SESSION_ENDS } else { SOON };
+    let wait = refused.wait.unwrap_or(soon);
     let seconds = wait.div_ceil(1000).max(1);
     let kind = if wait > LONGEST_WAIT { ErrorKind::QuotaExceeded } else { ErrorKind::RateLimited };
-    let message = format!(
-        "the limit '{}' allows {}; there is room again in {seconds} s",
-        refused.limit, refused.allowed
-    );
+    let message = match refused.unit {
+        Unit::Requests | Unit::Tokens | Unit::InFlight => {
+            format!("{refused}; there is room again in {seconds} s")
+        }
+        Unit::SessionStarts => {
+            format!("{refused}; send the id of a live session, or begin this one in {seconds} s")
+        }
+        Unit::Sessions => {
+            format!(
+                "{refused}; send the id of one of them, or wait until one has ended (session.idle_timeout)"
+            )
+        }
+    };
     let retry_after = Some(std::time::Duration::from_secs(seconds));
     let metadata = RefusalMetadata {
         scope: (*refused.limit).into(),

@@ -85,7 +85,8 @@ pub(crate) async fn follow(
         return Ok(());
     };
     outcome.named = Some(found.id.clone());
-    let new = admit::admit(&app.sessions, &who.received, &who.caller, found).await?;
+    leg.pass_places_on();
+    let new = admit::admit(app, who, headers, found).await?;
     new.routed(route.backend.settings().name(), None);
     let bytes_in = who.received.handle.upload.bytes();
     new.session().add_bytes_in(bytes_in);

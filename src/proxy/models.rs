@@ -59,9 +59,10 @@ pub(crate) async fn answer(session: &mut Session, ctx: &mut RequestCtx) -> Resul
     if ctx.stage.leg().is_none() {
         let Identified { received, caller, call, .. } = reached(ctx.stage.identified())?;
         let found = identify::by_body(received, caller, call, &head.headers, "")?;
-        ctx.admit(found).await?;
+        ctx.admit(&head.headers, found).await?;
     }
-    ctx.limit_forward(&head.headers)?;
+    ctx.pass_limits(session).await?;
+    let head = session.req_header();
     let Identified { received, caller, call, .. } = reached(ctx.stage.identified())?;
     let now = ctx.app.clock.now();
     let own = dispatch::route(received, caller, head, call, &ctx.app.endpoints, now)

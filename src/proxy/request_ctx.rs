@@ -27,6 +27,7 @@ use super::dispatch::Route;
 use super::identify::Caller;
 use super::receive::Received;
 use super::state::ProxyState;
+use super::waiting::Counting;
 use crate::capture::BodyCapture;
 use crate::error::Refusal;
 use crate::ids::SessionId;
@@ -48,6 +49,8 @@ pub(crate) struct RequestCtx {
     pub(crate) outcome: Outcome,
     /// What the request holds of the limits that count it, until this is dropped.
     pub(crate) admission: Admission,
+    /// What it is counted as, until this is dropped.
+    pub(crate) counting: Counting,
     /// What the request holds of its budgets; dropping it unsettled releases that.
     pub(crate) reservation: Option<Reservation>,
 }
@@ -137,6 +140,7 @@ impl RequestCtx {
             stage: Stage::New,
             outcome: Outcome::default(),
             admission: Admission::default(),
+            counting: Counting::default(),
             reservation: None,
         }
     }

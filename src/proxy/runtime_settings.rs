@@ -35,6 +35,8 @@ pub(crate) struct RuntimeSettings {
     pub(crate) output_hints: usize,
     /// How fast callers may be, with the levels of all counters.
     pub(crate) caller_limits: caller_limits::Limits,
+    /// How requests are admitted when there is no room for all.
+    pub(crate) admission: caller_limits::AdmissionRules,
     /// How much callers may spend.
     pub(crate) budgets: caller_limits::budgets::Budgets,
     /// Certificate and key of the listener; `None` for a plain one.

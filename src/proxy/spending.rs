@@ -38,13 +38,19 @@ impl RequestCtx {
 
     /// Holds what the request may cost of every budget that concerns it.
     ///
+    /// Returns what is in its way, if anything. A request that is not `in_line` does not overtake those that wait for room.
+    ///
     /// # Errors
-    /// A budget does not last for it, or its model has no price.
-    pub(super) async fn reserve(&mut self, headers: &HeaderMap) -> Result<(), Reject> {
+    /// The request has not reached this step, which would be a bug.
+    pub(super) async fn reserve(
+        &mut self,
+        headers: &HeaderMap,
+        in_line: bool,
+    ) -> Result<Option<OverBudget>, Reject> {
         let routed = reached(self.stage.routed())?;
         let (who, route) = (&*routed.who, &routed.route);
         let budgets = &who.received.handle.settings.budgets;
-        let Some(estimate) = estimate(who, route) else { return Ok(()) };
+        let Some(estimate) = estimate(who, route) else { return Ok(None) };
         let (clock, now) = (&self.app.clock, self.app.clock.now());
         let facts = RequestFacts { who, headers, clock, now, forward: Some((&routed.leg, Some(route))) };
         let (need, session) = (need(who, route, estimate), routed.leg.session().uid().as_u128());
@@ -52,7 +58,10 @@ impl RequestCtx {
         let claims = budgets.claims(&facts, session, need, now);
         let reserved = match (claims, &self.app.fleet_budgets) {
             (Err(over), _) => Err(over),
-            (Ok(claims), _) if claims.is_empty() => return Ok(()),
+            (Ok(claims), _) if claims.is_empty() => return Ok(None),
+            (Ok(claims), _) if !in_line && let Some(short) = self.app.ledger.ahead_of(&claims) => {
+                Err(budgets.refusal(short, now))
+            }
             (Ok(claims), None) => {
                 self.app.ledger.reserve_alone(claims).map_err(|short| budgets.refusal(short, now))
             }
@@ -60,7 +69,7 @@ impl RequestCtx {
                 fleet.reserve(claims).await.map_err(|short| budgets.refusal(short, now))
             }
         };
-        let over = match reserved {
+        match reserved {
             Ok(reservation) => {
                 let is_in_steps = reservation.is_in_steps();
                 self.reservation = Some(reservation);
@@ -68,25 +77,46 @@ impl RequestCtx {
                     self.stage.routed_mut()?.steps =
                         Some(Box::new(Steps::new(estimate.output, estimate.is_limited)));
                 }
-                return Ok(());
+                Ok(None)
             }
-            Err(over) => over,
-        };
-        let refused = refusal(&over);
-        self.app.metrics.budget_refused(over.budget(), refused.kind.code());
-        if matches!(over, OverBudget::Exceeded { .. }) && budgets.kills(over.budget()) {
-            let killed = kill(&self.app, &routed.leg, over.budget(), &refused.message);
-            let message = format!("Session killed: {}", refused.message);
-            // The kill cuts this leg, too, before all instances have the order: then there is little time for the refusal.
-            let is_killed = tokio::select! {
-                is_killed = killed => is_killed,
-                reason = who.received.handle.cut.soft() => reason == CutReason::Killed,
-            };
-            return Err(
-                if is_killed { Refusal::new(ErrorKind::SessionKilled, message) } else { refused }.into()
-            );
+            Err(over) => Ok(Some(over)),
         }
-        Err(refused.into())
+    }
+
+    /// Returns the account of a budget that the request asks of.
+    ///
+    /// # Errors
+    /// The request has not reached this step, which would be a bug.
+    pub(super) fn account(&self, headers: &HeaderMap, budget: &str) -> Result<Option<AccountKey>, Reject> {
+        let routed = reached(self.stage.routed())?;
+        let (who, route) = (&*routed.who, &routed.route);
+        let (clock, now) = (&self.app.clock, self.app.clock.now());
+        let Some(estimate) = estimate(who, route) else { return Ok(None) };
+        let facts = RequestFacts { who, headers, clock, now, forward: Some((&routed.leg, Some(route))) };
+        let (need, session) = (need(who, route, estimate), routed.leg.session().uid().as_u128());
+        let budgets = &who.received.handle.settings.budgets;
+        let claims = budgets.claims(&facts, session, need, clock.wall(now)).unwrap_or_default();
+        Ok(claims.into_iter().map(|claim| claim.key).find(|key| *key.budget == *budget))
+    }
+
+    /// Refuses a request because of a budget, and kills its session if the budget says so.
+    pub(super) async fn over_budget(&self, over: &OverBudget) -> Reject {
+        let refused = refusal(over);
+        self.app.metrics.budget_refused(over.budget(), refused.kind.code());
+        let Ok(routed) = reached(self.stage.routed()) else { return refused.into() };
+        let received = &routed.who.received;
+        let kills = received.handle.settings.budgets.kills(over.budget());
+        if !kills || !matches!(over, OverBudget::Exceeded { .. }) {
+            return refused.into();
+        }
+        let killed = kill(&self.app, &routed.leg, over.budget(), &refused.message);
+        let message = format!("Session killed: {}", refused.message);
+        // The kill cuts this leg, too, before all instances have the order: then there is little time for the refusal.
+        let is_killed = tokio::select! {
+            is_killed = killed => is_killed,
+            reason = received.handle.cut.soft() => reason == CutReason::Killed,
+        };
+        if is_killed { Refusal::new(ErrorKind::SessionKilled, message).into() } else { refused.into() }
     }
 }
 

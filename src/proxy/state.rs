@@ -6,6 +6,7 @@ use pingora_core::connectors::http::Connector;
 
 use super::awaited::AwaitedAnswers;
 use super::endpoints::Endpoints;
+use super::waiting::Load;
 use crate::clock::Clock;
 use crate::history::Archive;
 use crate::identity::Key;
@@ -45,6 +46,8 @@ pub(crate) struct ProxyState {
     pub(crate) ledger: Arc<Ledger>,
     /// What other instances spend and hold of budgets; `None` without a fleet.
     pub(crate) fleet_budgets: Option<Arc<FleetBudgets>>,
+    /// How many requests are open and wait.
+    pub(crate) load: Load,
     /// Answers whose tokens are still to be counted.
     pub(crate) awaited: AwaitedAnswers,
     /// Connects to backends for requests of the gateway itself.

@@ -83,10 +83,10 @@ impl RequestCtx {
     ///
     /// # Errors
     /// The session was killed, there is no room for another one, or the caller's key was revoked meanwhile.
-    pub(super) async fn admit(&mut self, found: FoundSession) -> Result<(), Reject> {
+    pub(super) async fn admit(&mut self, headers: &HeaderMap, found: FoundSession) -> Result<(), Reject> {
         self.outcome.named = Some(found.id.clone());
         let who = reached(self.stage.identified())?;
-        let leg = admit::admit(&self.app.sessions, &who.received, &who.caller, found).await?;
+        let leg = admit::admit(&self.app, who, headers, found).await?;
         let open = self.app.open(who.received.socket).enter();
         self.stage.admit(leg, open)?;
         // A key that was revoked meanwhile: from here on a revocation cuts the leg.
@@ -139,7 +139,7 @@ impl RequestCtx {
             let found =
                 identify::by_body(&who.received, &who.caller, &who.call, &head.headers, backend.as_str())?;
             who.key_places().check_session(&found)?;
-            self.admit(found).await?;
+            self.admit(&head.headers, found).await?;
         }
         let routed = self.stage.routed_mut()?;
         routed.route.balance(&routed.who.received, routed.leg.session(), now);
@@ -149,12 +149,7 @@ impl RequestCtx {
             routed.leg.offers(&routed.who.call.tools_offered);
         }
         routed.leg.session().add_bytes_in(routed.who.received.handle.upload.bytes());
-        self.limit_forward(&head.headers)?;
-        match self.has_budgets() {
-            // Few gateways have budgets: without them the future is small.
-            true => Box::pin(self.reserve(&head.headers)).await,
-            false => Ok(()),
-        }
+        Ok(())
     }
 }
 

@@ -92,6 +92,8 @@ mod protocols {
 mod governance {
     /// What happens when a budget is passed: kills, and streams that are held in steps.
     pub mod actions;
+    /// Requests that wait for room, and those that are shed.
+    pub mod admission;
     /// What requests may cost.
     pub mod budgets;
     /// Budgets of several instances: one is killed, Redis is away or wiped.
@@ -102,6 +104,8 @@ mod governance {
     pub mod overrides;
     /// What is spent of budgets survives a restart.
     pub mod restart;
+    /// Live sessions, and how fast new ones begin.
+    pub mod sessions;
     /// `conf/examples/teams.yaml`.
     pub mod teams;
     /// Usage by tenant and group; what is an estimate is marked.

@@ -61,6 +61,9 @@ impl Ledger {
             account.saved = stored.own;
             accounts.changes(&key);
         }
+        drop(accounts);
+        // Other instances may hold less of it now.
+        self.lines.freed(std::iter::once(&key));
     }
 
     /// Waits until a request has settled since the last time.

@@ -20,6 +20,7 @@ use crate::proxy::downstream::handle::Peer;
 use crate::proxy::runtime_settings::RuntimeSettings;
 use crate::proxy::state::ProxyState;
 use crate::proxy::verdict;
+use crate::proxy::waiting::Load;
 use crate::session::store::MemoryStore;
 use crate::session::{CutReason, Event, Manager};
 use crate::telemetry::log::Log;
@@ -63,6 +64,7 @@ impl Proxy {
             endpoints: Arc::default(),
             ledger: Arc::default(),
             fleet_budgets: None,
+            load: Load::new(metrics.admission_waiting()),
             awaited: AwaitedAnswers::default(),
             connector: Connector::new(None),
         });
@@ -119,7 +121,7 @@ async fn a_session_in_the_head_is_admitted_before_routing_and_accounted_for_once
     let proxy = Proxy::new();
     let (mut ctx, head) = proxy.received(&[("x-session-id", "s-1")]);
     let SessionHint::Known(found) = ctx.identify(&head.headers).unwrap() else { panic!("the head names it") };
-    ctx.admit(found).await.unwrap();
+    ctx.admit(&head.headers, found).await.unwrap();
     assert!(matches!(ctx.stage, Stage::Admitted(_)) && ctx.stage.route().is_none());
     ctx.route(&head).await.unwrap();
     let routed = ctx.stage.routed_mut().unwrap();
@@ -213,7 +215,7 @@ async fn a_cut_leg_passes_no_byte() {
     let proxy = Proxy::new();
     let (mut ctx, head) = proxy.received(&[("x-session-id", "s-2")]);
     let SessionHint::Known(found) = ctx.identify(&head.headers).unwrap() else { panic!("the head names it") };
-    ctx.admit(found).await.unwrap();
+    ctx.admit(&head.headers, found).await.unwrap();
     ctx.route(&head).await.unwrap();
     let chunk = Some(bytes::Bytes::from_static(b"answer"));
     super::super::body_filters::download(&mut ctx, &chunk, false).unwrap();

@@ -17,6 +17,7 @@ use super::request::{Denied, LegStart, Limit, SessionRequest};
 use super::session::{NotOpened, Previous, Session};
 use crate::clock::Moment;
 use crate::ids::{LegId, PrincipalId};
+use crate::limits::SessionLimits;
 use crate::session::views::state::EndReason;
 
 /// How often room is made before the request is refused, because other requests may take the room.
@@ -28,6 +29,17 @@ impl Manager {
     /// Opens a leg in the session of the request. After `kill` has returned, no leg of that session is admitted
     /// until the order has expired or was lifted.
     pub async fn admit(self: &Arc<Self>, request: SessionRequest, start: LegStart) -> Result<Leg, Denied> {
+        self.admit_within(request, start, &SessionLimits::default).await
+    }
+
+    /// As [`Manager::admit`], and a session that begins is counted by the limits that `limits` returns; it is called for
+    /// no other.
+    pub async fn admit_within(
+        self: &Arc<Self>,
+        request: SessionRequest,
+        start: LegStart,
+        limits: &(dyn Fn() -> SessionLimits + Sync),
+    ) -> Result<Leg, Denied> {
         let now = self.clock.now();
         let mut start = start;
         if let Some(session) = self.active.find(&request.key)
@@ -47,9 +59,24 @@ impl Manager {
             let rate = self.settings.load().starts_per_address;
             self.start_limiter.take(address, rate, now).map_err(|wait| Denied::StartRate { wait })?;
         }
+        let limits = limits();
+        self.check_limits(&limits, &request)?;
         let permit = self.permit(&request).await?;
         let opening = self.replication.open(self, &request).await?;
-        self.join_or_open(request, start, opening, permit)
+        self.join_or_open(request, start, opening, permit, &limits)
+    }
+
+    /// Refuses a session that no limit has room for, before another one ends to make room for it and before the store is
+    /// asked. With other instances only the store knows whether the session begins.
+    fn check_limits(&self, limits: &SessionLimits, request: &SessionRequest) -> Result<(), Denied> {
+        if limits.is_empty() || self.replication.is_shared() {
+            return Ok(());
+        }
+        match limits.check(self.clock.now().as_millis()) {
+            // Another request may have begun the session meanwhile; it then takes the place while it holds the slot.
+            Err(refused) if self.active.find(&request.key).is_none() => Err(refused.into()),
+            Err(_) | Ok(()) => Ok(()),
+        }
     }
 
     /// Reserves a permit for a new session. If a limit is reached, the longest idle session without an open leg
@@ -129,10 +156,11 @@ impl Manager {
         start: LegStart,
         opening: Opening,
         permit: SessionPermit<'_>,
+        limits: &SessionLimits,
     ) -> Result<Leg, Denied> {
         let now = self.clock.now();
         let id = request.key.id.clone();
-        let mut is_new = false;
+        let begins = matches!(opening, Opening::Own(_) | Opening::Shared { is_new: true, .. });
         let mut is_here = false;
         let leg = self.active.with_slot(&id, |slot| {
             if self.closed.load(Ordering::SeqCst) {
@@ -154,10 +182,13 @@ impl Manager {
             }
             let closing = self.closing.find(&request.key).map(|session| session.as_previous());
             previous = newer(previous, closing);
+            let places = if begins { limits.begin(now.as_millis())? } else { limits.join() };
             let (session, leg_id) = self.open(&request, &opening, previous, permit, start, now)?;
+            if !limits.is_empty() {
+                session.hold(places);
+            }
             slot.push(session.clone());
             is_here = true;
-            is_new = matches!(opening, Opening::Own(_) | Opening::Shared { is_new: true, .. });
             Ok(Leg::new(session, self.clone(), leg_id))
         });
         if !is_here {
@@ -166,7 +197,7 @@ impl Manager {
         }
         let leg = leg?;
         self.replication.on_opened(leg.session());
-        if is_new {
+        if begins {
             let started = leg.session().view(&self.clock, false);
             self.publish(Event::Started(Box::new(started)));
         }

@@ -66,6 +66,11 @@ impl Leg {
         self.close(Some(summary));
     }
 
+    /// Gives the places of its session in `limits` to the session that the leg moves to, if it is the only one so far.
+    pub fn pass_places_on(&self) {
+        self.session.pass_places_on();
+    }
+
     /// Removes the leg, and the bytes it counted, as if it had never been opened: it turned out to belong to
     /// another session.
     pub fn withdraw(mut self, bytes_in: u64) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::cut::Cut;
 use crate::ids::{Membership, PrincipalId, RequestId, SessionKey, Validity};
+use crate::limits::Refused;
 use crate::session::store::StoreError;
 use crate::session::views::kill_order::KillOrder;
 use crate::session::views::request_line::LegKind;
@@ -98,6 +99,9 @@ pub enum Denied {
         /// Time until it may start another one.
         wait: Duration,
     },
+    /// A limit of `limits` on sessions is used up.
+    #[error(transparent)]
+    Limited(#[from] Refused),
     /// This instance is shutting down.
     #[error("this instance is shutting down")]
     ShuttingDown,

@@ -14,6 +14,7 @@ use super::request::{LegStart, SessionRequest};
 use super::totals::SessionTotals;
 use crate::clock::Moment;
 use crate::ids::{LegId, Membership, PrincipalId, Scope, SessionKey, Uid, Validity};
+use crate::limits::SessionPlaces;
 use crate::session::views::kill_order::KillOrder;
 use crate::session::views::request_line::RequestLine;
 use crate::session::views::state::{EndReason, Identity, SessionKind, SessionState};
@@ -60,6 +61,8 @@ pub(in crate::session) struct Inner {
     pub(in crate::session) agents: Option<Box<Agents>>,
     pub(in crate::session) end: Option<Box<End>>,
     pub(in crate::session) recorded: bool,
+    /// Its places in the limits that count sessions; they are given back when it ends.
+    places: Option<Box<SessionPlaces>>,
 }
 
 /// An open leg.
@@ -139,6 +142,7 @@ impl Session {
                 agents: None,
                 end: None,
                 recorded: false,
+                places: None,
             }),
         }
     }
@@ -311,8 +315,24 @@ impl Session {
             return None;
         }
         inner.state = end.reason.state();
+        inner.places = None;
         inner.end = Some(Box::new(end));
         Some(inner.legs.iter().map(|leg| leg.cut.clone()).collect())
+    }
+
+    /// Keeps the session's places in the limits that count it until it ends.
+    pub(super) fn hold(&self, places: SessionPlaces) {
+        self.inner().places = Some(Box::new(places));
+    }
+
+    /// Gives the places up if only one request was ever admitted, which turns out to have begun another session.
+    pub(super) fn pass_places_on(&self) {
+        let mut inner = self.inner();
+        if self.requests() == 1
+            && let Some(places) = inner.places.take()
+        {
+            places.give_starts_back();
+        }
     }
 
     /// Calls `build` once, after the end of the session; later calls, and calls before the end, return `None`.

@@ -32,6 +32,8 @@ table! {
         "Idle sessions that ended to make room for others.";
     RATE_LIMITED = "elida_rate_limited_total" ["scope", "unit"]
         "Requests refused because a limit of `limits` was used up, by its name.";
+    ADMISSION_WAITING = "elida_admission_waiting" []
+        "Requests that wait for room in limits and budgets.";
     BUDGET_RATIO = "elida_budget_ratio" ["budget"]
         "Share of a budget that is spent, of the name that has spent most of it.";
     BUDGET_REFUSED = "elida_budget_refused_total" ["budget", "reason"]

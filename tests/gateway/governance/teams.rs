@@ -21,7 +21,9 @@ async fn the_example_of_teams_does_what_it_says() {
     let demo = Demo::start().await;
     let [ci, ada, soc, cfo, auditor, root] = [(); 6].map(|()| key());
     let mut yaml = include_str!("../../../conf/examples/teams.yaml").to_owned();
-    for (letter, key) in ["a", "b", "c", "d", "e", "f"].into_iter().zip([&ci, &ada, &soc, &cfo, &auditor, &root]) {
+    for (letter, key) in
+        ["a", "b", "c", "d", "e", "f"].into_iter().zip([&ci, &ada, &soc, &cfo, &auditor, &root])
+    {
         yaml = yaml.replace(&letter.repeat(64), &sha256(key.as_bytes()));
     }
     let yaml = yaml.replace("https://api.anthropic.com", &demo.url());
@@ -73,7 +75,8 @@ async fn the_example_of_teams_does_what_it_says() {
     assert_eq!(as_role(&soc, make()).await.status(), 403);
     assert_eq!(as_role(&root, make()).await.status(), 201);
     let audit = as_role(&auditor, Call::get("/control/audit")).await.json();
-    let actions: Vec<_> = audit["lines"].as_array().into_iter().flatten().map(|line| &line["action"]).collect();
+    let actions: Vec<_> =
+        audit["lines"].as_array().into_iter().flatten().map(|line| &line["action"]).collect();
     assert!(actions.contains(&&json!("killSession")) && actions.contains(&&json!("createKey")), "{audit}");
     let killed = ask(&ci, "claude-haiku-4-5").session("build-1").send(gateway.proxy()).await;
     assert_eq!(code(&killed), "session_killed");

@@ -61,7 +61,9 @@ async fn the_commands_for_keys_and_budgets_do_what_the_readme_says() {
     let (roles, rest) = yaml.split_once("  roles:\n").expect("roles");
     // Without roles the operator of a loopback needs no credential, as in the README.
     let rest = rest.split_once("limits:\n").expect("limits").1;
-    let yaml = format!("{roles}limits:\n{rest}").replace("listen: \"127.0.0.1:8080\"\n", "").replace("data_dir: /var/lib/elida", "#");
+    let yaml = format!("{roles}limits:\n{rest}")
+        .replace("listen: \"127.0.0.1:8080\"\n", "")
+        .replace("data_dir: /var/lib/elida", "#");
     let yaml = yaml.replace("https://api.anthropic.com", &demo.url());
     let gateway = Gateway::with_variables(&yaml, &[("ANTHROPIC_API_KEY", "sk-house".as_ref())]).await;
     let path = gateway.program().parent().expect("a folder").display().to_string();

@@ -576,4 +576,5 @@ async fn the_record_begins_with_the_seeds_keys() {
 }
 
 mod deadlines;
+mod limited;
 mod races;
