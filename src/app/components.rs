@@ -12,12 +12,13 @@ use uuid::Uuid;
 use super::event_sink::EventSink;
 use super::kill_recovery::KillRecovery;
 use super::made_keys::SharedKeys;
+use super::people::PeopleInState;
 use super::spending::SpendingFile;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::history::Archive;
 use crate::history::state::State;
-use crate::identity::{ClientKeys, Key, MadeKeys};
+use crate::identity::{ClientKeys, Key, Made, People};
 use crate::ids::BackendName;
 use crate::limits::fleet::FleetBudgets;
 use crate::limits::ledger::Ledger;
@@ -64,6 +65,8 @@ pub(super) struct Components {
     pub(super) state: Arc<State>,
     /// Keys that operators make through the API.
     pub(super) keys: Arc<ClientKeys>,
+    /// People who log in.
+    pub(super) people: Arc<People>,
     /// What was spent of budgets.
     pub(super) ledger: Arc<Ledger>,
     /// Keeps the ledger in a file; `None` in a fleet.
@@ -85,7 +88,10 @@ impl Components {
         super::panics::report(Arc::clone(&log), Arc::clone(&metrics));
         let state = Arc::new(State::new(&config.data_dir));
         let keys = super::made_keys::open(config, &state);
-        let settings = runtime_settings(config, &metrics, None, keys.table())?;
+        let people = Arc::new(People::new(Box::new(PeopleInState(Arc::clone(&state)))));
+        super::made_keys::declare((&keys, &people), config);
+        let made = Made { keys: Arc::clone(keys.table()), people: Arc::clone(&people) };
+        let settings = runtime_settings(config, &metrics, None, &made)?;
         let live: SharedSettings = Arc::new(ArcSwap::from_pointee(settings));
         let clock = Clock::system();
         let readiness = Arc::<Readiness>::default();
@@ -103,6 +109,7 @@ impl Components {
         let sessions = sessions(config, replicator.as_ref(), &clock, listener);
         sessions.set_client_keys(Arc::new(SharedKeys {
             keys: Arc::clone(&keys),
+            people: Arc::clone(&people),
             live: Arc::clone(&live),
             sessions: Arc::downgrade(&sessions),
         }));
@@ -130,12 +137,18 @@ impl Components {
                 principals: names.key,
                 state,
                 keys,
+                people,
                 ledger,
                 spending,
                 fleet_budgets,
             },
             guard,
         ))
+    }
+
+    /// Who is known beside those whom the configuration declares.
+    pub(super) fn made(&self) -> Made {
+        Made { keys: Arc::clone(self.keys.table()), people: Arc::clone(&self.people) }
     }
 
     /// What every request needs.
@@ -191,7 +204,7 @@ fn sessions(
 
 /// Builds the settings of requests from a compiled configuration. A backend of `before` whose settings are unchanged is
 /// kept with its health, its load and its connections, and so are the levels of limits that count the same.
-/// `made` are the keys that the API makes.
+/// `made` are the keys that the API makes, and the people who log in.
 ///
 /// # Errors
 /// A backend's CA file holds no usable certificate.
@@ -199,7 +212,7 @@ pub(crate) fn runtime_settings(
     config: &Config,
     metrics: &Metrics,
     before: Option<&RuntimeSettings>,
-    made: &Arc<ArcSwap<MadeKeys>>,
+    made: &Made,
 ) -> Result<RuntimeSettings, Faults> {
     let mut faults = Faults::default();
     let mut backends = Vec::with_capacity(config.backends.len());

@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 
 use crate::config::Config;
 use crate::history::state::State;
-use crate::identity::{AuthConfig, ClientKeys, KeyStorage};
+use crate::identity::{AuthConfig, ClientKeys, KeyStorage, Made, People};
 use crate::ids::SharedDocument;
 use crate::proxy::runtime_settings::SharedSettings;
 use crate::session::{ClientKeyStore, Manager};
@@ -42,7 +42,6 @@ pub(super) fn open(config: &Config, state: &Arc<State>) -> Arc<ClientKeys> {
         Vec::new()
     });
     let keys = Arc::new(ClientKeys::new(stored, Box::new(InState(Arc::clone(state)))));
-    declare(&keys, config);
     keys
 }
 
@@ -83,12 +82,17 @@ pub(super) fn written(config: &Config) -> String {
 /// Applies what other processes say of keys: the instances of a fleet, and the other process of an upgrade.
 pub(super) struct SharedKeys {
     pub(super) keys: Arc<ClientKeys>,
+    pub(super) people: Arc<People>,
     pub(super) live: SharedSettings,
     /// Weak, because the sessions hold this.
     pub(super) sessions: Weak<Manager>,
 }
 
 impl SharedKeys {
+    fn made(&self) -> Made {
+        Made { keys: Arc::clone(self.keys.table()), people: Arc::clone(&self.people) }
+    }
+
     fn cut(&self) -> usize {
         self.sessions.upgrade().map_or(0, |sessions| sessions.cut_invalid_legs())
     }
@@ -96,28 +100,36 @@ impl SharedKeys {
 
 impl ClientKeyStore for SharedKeys {
     fn held(&self) -> Vec<SharedDocument> {
-        self.keys.documents()
+        let mut held = self.keys.documents();
+        held.extend(self.people.documents());
+        held
     }
 
     fn is_over(&self, document: &str) -> bool {
-        ClientKeys::is_over(document)
+        ClientKeys::is_over(document) || People::is_over(document)
     }
 
     fn learn(&self, documents: Vec<String>) {
-        let learned = self.keys.learn(&documents);
+        let (people, keys): (Vec<_>, Vec<_>) =
+            documents.into_iter().partition(|document| People::is_document(document));
+        let mut learned = self.keys.learn(&keys);
+        let keys = learned.len();
+        learned.extend(self.people.learn(&people));
         if learned.is_empty() {
             return;
         }
         let legs_cut = self.cut();
         let ids: Vec<&str> = learned.iter().map(|document| document.id.as_str()).take(8).collect();
-        info!(keys = learned.len(), ?ids, legs_cut, "keys were changed by another process");
-        let keys = Arc::clone(&self.keys);
+        let people = learned.len() - keys;
+        info!(keys, people, ?ids, legs_cut, "keys or accounts were changed by another process");
+        let people = learned.split_off(keys);
+        let (own_keys, own_people) = (Arc::clone(&self.keys), Arc::clone(&self.people));
         // They hold from now on; on disk they are for a start without the others.
         let store = move || {
-            if let Err(fault) = keys.store(&learned) {
+            if let Err(fault) = own_keys.store(&learned).and_then(|()| own_people.store(&people)) {
                 error!(
                     fault,
-                    "keys of another process cannot be stored in state.db: they hold until a restart"
+                    "keys or accounts of another process cannot be stored in state.db: they hold until a restart"
                 );
             }
         };
@@ -133,7 +145,7 @@ impl ClientKeyStore for SharedKeys {
         let here = self.live.load_full();
         // Its faults were reported where it was loaded.
         let Some(there) = written.compile(&[], &mut Faults::default()) else { return };
-        let there = there.with_made(self.keys.table(), Some(&*here.auth));
+        let there = there.with_made(&self.made(), Some(&*here.auth));
         let revoked = there.revoke_others(&here.auth);
         let legs_cut = self.cut();
         if !revoked.is_empty() || legs_cut > 0 {
@@ -142,8 +154,10 @@ impl ClientKeyStore for SharedKeys {
     }
 }
 
-/// Tells the keys what the configuration declares.
-pub(super) fn declare(keys: &ClientKeys, config: &Config) {
-    let backends = config.backends.iter().map(|backend| backend.name().to_string()).collect();
-    keys.declare(&config.auth, backends);
+/// Tells the keys and the people what the configuration declares.
+pub(super) fn declare(made: (&ClientKeys, &People), config: &Config) {
+    let (keys, people) = made;
+    let backends: Vec<String> = config.backends.iter().map(|backend| backend.name().to_string()).collect();
+    keys.declare(&config.auth, backends.clone());
+    people.configure(config.auth.people().clone(), config.auth.prefix(), backends);
 }

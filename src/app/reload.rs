@@ -87,8 +87,7 @@ impl Reload {
     fn swap(&self) -> Result<ReloadReport, Faults> {
         let config = self.sources.load()?;
         let before = self.shared.live.load_full();
-        let settings =
-            runtime_settings(&config, &self.shared.metrics, Some(&before), self.shared.keys.table())?;
+        let settings = runtime_settings(&config, &self.shared.metrics, Some(&before), &self.shared.made())?;
         self.check_control(&config)?;
         log_warnings(&config);
         Plan::after_reload(&config).log();
@@ -102,7 +101,7 @@ impl Reload {
         settings.auth.take_over(&before.auth);
         let revoked = settings.auth.revoke_others(&before.auth);
         self.shared.live.store(Arc::new(settings));
-        made_keys::declare(&self.shared.keys, &config);
+        made_keys::declare((&self.shared.keys, &self.shared.people), &config);
         let legs_cut = self.shared.sessions.cut_invalid_legs();
         if !revoked.is_empty() || legs_cut > 0 {
             info!(principals = ?revoked, legs_cut, "keys are revoked or narrowed");

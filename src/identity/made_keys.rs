@@ -338,6 +338,7 @@ fn declared_key((principal, holder): &(PrincipalConfig, Option<Arc<KeyHolder>>))
 
 #[cfg(test)]
 mod tests {
+    use super::super::auth::Made;
     use super::*;
     use crate::settings::fault::Faults;
 
@@ -361,7 +362,8 @@ mod tests {
             let keys = ClientKeys::new(self.0.lock().0.values().cloned().collect(), Box::new(self.clone()));
             let mut faults = Faults::default();
             let written: super::super::AuthConfig = serde_yaml::from_str("proxy: required").unwrap();
-            let auth = written.compile(&[], &mut faults).unwrap().with_made(keys.table(), None);
+            let made = Made { keys: Arc::clone(keys.table()), ..Made::default() };
+            let auth = written.compile(&[], &mut faults).unwrap().with_made(&made, None);
             keys.declare(&auth, vec!["main".to_owned()]);
             (keys, auth)
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::auth_settings::name;
+use super::principal_fields::name;
 use crate::ids::{Membership, PrincipalId};
 use crate::settings::fault::Faults;
 
@@ -43,6 +43,8 @@ pub enum Right {
     Audit,
     /// Make, list and revoke keys.
     Keys,
+    /// Make, list and change the accounts of people.
+    Users,
     /// Read and reload the configuration.
     Config,
 }
@@ -145,6 +147,12 @@ impl Grants {
     /// Returns the grants of the control token: everything.
     pub fn admin() -> Self {
         Self(vec![(Role::Admin, None)])
+    }
+
+    /// Returns these grants and one of a role, for this tenant only if there is one.
+    pub(super) fn and(mut self, role: Option<Role>, tenant: Option<&str>) -> Self {
+        self.0.extend(role.map(|role| (role, tenant.map(Arc::from))));
+        self
     }
 
     /// Returns whether there is no role.

@@ -112,6 +112,8 @@ mod callers {
     pub mod keys;
     /// Keys made by the control API and the command line.
     pub mod made;
+    /// People who log in: tokens, accounts, tickets; what they have opened ends with them.
+    pub mod people;
     /// Claude Code and the SDK of OpenAI with a key.
     pub mod programs;
     /// Roles on the control API, tenants, and the audit log.

@@ -17,7 +17,9 @@ use super::claims::ClaimNames;
 use super::issuer_keys::{IssuerKeys, Source};
 use super::key_set::KeySet;
 use super::tokens::{Issuer, Jwt, Keys};
+use crate::identity::people::user::OWN_NAME;
 use crate::settings::fault::Faults;
+use crate::settings::secret::Secret;
 use crate::settings::units::DurationText;
 
 /// The claim `iss` of this gateway's own tokens, and their audience.
@@ -195,7 +197,9 @@ impl JwtConfig {
 
 /// Two issuers with one `iss` could not be told apart; with one name, their callers could not.
 fn are_distinct(issuers: &[(String, Issuer)], faults: &mut Faults) -> bool {
-    let (mut urls, mut names) = (HashSet::new(), HashSet::new());
+    // Of people who log in here.
+    let own: Arc<str> = OWN_NAME.into();
+    let (mut urls, mut names) = (HashSet::new(), HashSet::from([&own]));
     let mut is_valid = true;
     for (path, issuer) in issuers {
         if !urls.insert(&issuer.url) {
@@ -350,6 +354,13 @@ fn authorities(path: &str, file: &str, faults: &mut Faults) -> Option<Vec<Vec<u8
 impl LocalConfig {
     fn is_off(&self) -> bool {
         self.secret_file.is_empty()
+    }
+
+    /// Returns the secret; `None` if there is none, or it cannot be used, which [`LocalConfig::compile`] reports.
+    pub(in crate::identity) fn secret(&self) -> Option<Secret> {
+        let text = fs::read_to_string(&self.secret_file).ok()?;
+        let secret = text.trim_end();
+        (secret.len() >= MIN_SECRET).then(|| Secret::new(secret))
     }
 
     fn compile(self, faults: &mut Faults) -> Option<Issuer> {

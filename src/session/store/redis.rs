@@ -16,6 +16,7 @@ use std::time::Duration;
 use fred::types::Value;
 use serde::Serialize;
 
+pub(in crate::session) use client_keys::DocumentSet;
 pub(in crate::session) use names::{NameCursor, Namesake};
 use orders::parse_entries;
 pub(in crate::session) use orders::{ChangedSession, Cursor, OrderEntry, order_in_message};
