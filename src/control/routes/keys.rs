@@ -188,7 +188,7 @@ fn expiry(text: &str) -> Result<String, Problem> {
 fn problem(fault: KeyError) -> Problem {
     let code = match &fault {
         KeyError::Invalid(_) => ErrorCode::BadRequest,
-        KeyError::Exists(_) => ErrorCode::KeyExists,
+        KeyError::Exists(_) | KeyError::OfAnotherTenant(_) => ErrorCode::KeyExists,
         KeyError::ManagedByFile(_) => ErrorCode::ManagedByFile,
         KeyError::Unknown(_) => ErrorCode::KeyNotFound,
         KeyError::Storage(_) => ErrorCode::StateUnavailable,
