@@ -18,6 +18,7 @@ mod report;
 mod table;
 #[cfg(test)]
 mod testing;
+mod token;
 mod top;
 
 use std::io::{self, IsTerminal, Write};
@@ -104,6 +105,9 @@ enum Command {
     /// Make the account of an admin, who logs in with a password
     #[command(subcommand)]
     Admin(admin::AdminCommand),
+    /// Sign tokens of programs with the secret of the configuration
+    #[command(subcommand)]
+    Token(token::TokenCommand),
     /// Show what operators changed; export and verify it
     Audit(audit::AuditArgs),
     /// Ask a running gateway whether it is ready: exit code 0 or 1, for containers
@@ -199,6 +203,7 @@ pub fn main() -> ExitCode {
         Command::Cdr(command) => cdr::cdr(command).map_err(failed),
         Command::Key(command) => key::key(command).map_err(failed),
         Command::Admin(command) => admin::admin(command),
+        Command::Token(command) => token::token(command),
         Command::Audit(arguments) => audit::audit(&arguments).map_err(failed),
         Command::Healthcheck(arguments) => health::check(&arguments).map_err(failed),
         Command::Schema(arguments) => {

@@ -11,8 +11,7 @@ use uuid::Uuid;
 
 use super::event_sink::EventSink;
 use super::kill_recovery::KillRecovery;
-use super::made_keys::SharedKeys;
-use super::people::PeopleInState;
+use super::made_keys::{SharedKeys, made};
 use super::spending::SpendingFile;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -87,11 +86,8 @@ impl Components {
         metrics.watch_log(&log);
         super::panics::report(Arc::clone(&log), Arc::clone(&metrics));
         let state = Arc::new(State::new(&config.data_dir));
-        let keys = super::made_keys::open(config, &state);
-        let people = Arc::new(People::new(Box::new(PeopleInState(Arc::clone(&state)))));
-        super::made_keys::declare((&keys, &people), config);
-        let made = Made { keys: Arc::clone(keys.table()), people: Arc::clone(&people) };
-        let settings = runtime_settings(config, &metrics, None, &made)?;
+        let (keys, people) = super::made_keys::open(config, &state);
+        let settings = runtime_settings(config, &metrics, None, &made(&keys, &people))?;
         let live: SharedSettings = Arc::new(ArcSwap::from_pointee(settings));
         let clock = Clock::system();
         let readiness = Arc::<Readiness>::default();
@@ -107,12 +103,7 @@ impl Components {
         let Sharing { replicator, ledger, spending, fleet_budgets } =
             Sharing::of(config, names.shared, Arc::clone(&state))?;
         let sessions = sessions(config, replicator.as_ref(), &clock, listener);
-        sessions.set_client_keys(Arc::new(SharedKeys {
-            keys: Arc::clone(&keys),
-            people: Arc::clone(&people),
-            live: Arc::clone(&live),
-            sessions: Arc::downgrade(&sessions),
-        }));
+        SharedKeys::follow(&sessions, (&keys, &people), &live);
         sessions.set_principals_key(names.key.id());
         sessions.set_backend_urls(addresses(config));
         let kills = KillRecovery::restore(history.as_ref(), &sessions);
@@ -148,7 +139,7 @@ impl Components {
 
     /// Who is known beside those whom the configuration declares.
     pub(super) fn made(&self) -> Made {
-        Made { keys: Arc::clone(self.keys.table()), people: Arc::clone(&self.people) }
+        made(&self.keys, &self.people)
     }
 
     /// What every request needs.

@@ -10,6 +10,7 @@ use pingora_core::services::background::BackgroundService;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
+use super::people::PeopleInState;
 use crate::config::Config;
 use crate::history::state::State;
 use crate::identity::{AuthConfig, ClientKeys, KeyStorage, Made, People};
@@ -30,8 +31,13 @@ impl KeyStorage for InState {
     }
 }
 
-/// Reads the stored keys. If the file cannot be used, that is logged, and no stored key is in force.
-pub(super) fn open(config: &Config, state: &Arc<State>) -> Arc<ClientKeys> {
+/// Returns who is known beside those whom the configuration declares.
+pub(super) fn made(keys: &ClientKeys, people: &Arc<People>) -> Made {
+    Made { keys: Arc::clone(keys.table()), people: Arc::clone(people) }
+}
+
+/// Reads the stored keys and accounts. If the file cannot be used, that is logged, and none of them is in force.
+pub(super) fn open(config: &Config, state: &Arc<State>) -> (Arc<ClientKeys>, Arc<People>) {
     let stored = state.documents(KIND).unwrap_or_else(|fault| {
         let data_dir = config.data_dir.display();
         error!(
@@ -42,7 +48,9 @@ pub(super) fn open(config: &Config, state: &Arc<State>) -> Arc<ClientKeys> {
         Vec::new()
     });
     let keys = Arc::new(ClientKeys::new(stored, Box::new(InState(Arc::clone(state)))));
-    keys
+    let people = Arc::new(People::new(Box::new(PeopleInState(Arc::clone(state)))));
+    declare((&keys, &people), config);
+    (keys, people)
 }
 
 /// How often keys are looked for that have expired meanwhile.
@@ -81,16 +89,26 @@ pub(super) fn written(config: &Config) -> String {
 
 /// Applies what other processes say of keys: the instances of a fleet, and the other process of an upgrade.
 pub(super) struct SharedKeys {
-    pub(super) keys: Arc<ClientKeys>,
-    pub(super) people: Arc<People>,
-    pub(super) live: SharedSettings,
+    keys: Arc<ClientKeys>,
+    people: Arc<People>,
+    live: SharedSettings,
     /// Weak, because the sessions hold this.
-    pub(super) sessions: Weak<Manager>,
+    sessions: Weak<Manager>,
 }
 
 impl SharedKeys {
-    fn made(&self) -> Made {
-        Made { keys: Arc::clone(self.keys.table()), people: Arc::clone(&self.people) }
+    /// Makes the sessions apply to these keys and people what other processes say.
+    pub(super) fn follow(
+        sessions: &Arc<Manager>,
+        (keys, people): (&Arc<ClientKeys>, &Arc<People>),
+        live: &SharedSettings,
+    ) {
+        sessions.set_client_keys(Arc::new(Self {
+            keys: Arc::clone(keys),
+            people: Arc::clone(people),
+            live: Arc::clone(live),
+            sessions: Arc::downgrade(sessions),
+        }));
     }
 
     fn cut(&self) -> usize {
@@ -145,7 +163,7 @@ impl ClientKeyStore for SharedKeys {
         let here = self.live.load_full();
         // Its faults were reported where it was loaded.
         let Some(there) = written.compile(&[], &mut Faults::default()) else { return };
-        let there = there.with_made(&self.made(), Some(&*here.auth));
+        let there = there.with_made(&made(&self.keys, &self.people), Some(&*here.auth));
         let revoked = there.revoke_others(&here.auth);
         let legs_cut = self.cut();
         if !revoked.is_empty() || legs_cut > 0 {

@@ -114,13 +114,11 @@ pub(super) fn compile(
     let shorthand = fill_in_backend(&mut written);
     let listen = listen_address("listen", &written.listen, faults);
     let server = written.server.compile(faults);
-    let control =
-        written.control.compile(!written.auth.roles.is_empty() || written.auth.people.login, faults);
+    let control = written.control.compile(written.auth.knows_operators(), faults);
     let session = written.session.session.compile(faults);
     let identity = written.session.identity.compile(faults);
     let rules: Vec<BackendRule> = written.backends.0.iter().map(rule).collect();
-    let auth = compile_auth(written.auth, &rules, server.as_ref(), faults);
-    check_people(auth.as_deref(), session.as_ref(), faults);
+    let auth = compile_auth(written.auth, &rules, server.as_ref(), session.as_ref(), faults);
     let backends = compile_backends(written.backends, proxies, shorthand, faults);
     let routing = compile_routing(written.routing, &rules, shorthand, faults);
     let (caller_limits, budgets) = limits::settings::compile_all(written.limits, written.budgets, faults);
@@ -175,9 +173,11 @@ fn compile_auth(
     written: identity::AuthConfig,
     rules: &[BackendRule],
     server: Option<&proxy::settings::Settings>,
+    session: Option<&session::settings::Settings>,
     faults: &mut Faults,
 ) -> Option<Arc<identity::Auth>> {
     let auth = written.compile(&names(rules), faults);
+    check_people(auth.as_deref(), session, faults);
     let verifies = server.is_none_or(|server| server.tls().is_some_and(proxy::tls::Tls::knows_clients));
     if !verifies && auth.as_ref().is_some_and(|auth| auth.reads_certificates()) {
         let message = "no client shows a certificate, because the listener verifies none";

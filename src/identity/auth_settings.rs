@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::auth::{Auth, KeyHolder, Others};
 use super::connections::{AclConfig, CertificateConfig, Connections, NetworkConfig};
 use super::jwt::JwtConfig;
-use super::jwt::settings::LocalConfig;
+use super::jwt::local::LocalConfig;
 use super::key_text::{KeyDigest, PREFIX};
 use super::people::PeopleConfig;
 use super::principal_fields::{WrittenLists, membership, name};
@@ -110,12 +110,17 @@ pub struct PrincipalConfig {
 }
 
 impl AuthConfig {
+    /// Returns whether it says who may use the control API.
+    pub fn knows_operators(&self) -> bool {
+        !self.roles.is_empty() || self.people.login
+    }
+
     /// Compiles the section. `backends` are the names of the configured ones. Reports every fault; `None` after any.
     pub fn compile(self, backends: &[String], faults: &mut Faults) -> Option<Arc<Auth>> {
         let mut is_valid = check_prefix(&self.keys.prefix, faults);
         self.warn(faults);
         let written = self.principals.clone();
-        let roles = Roles::compile(self.roles, faults);
+        let roles = Roles::compile(self.roles, &self.jwt.names(), faults);
         let mut holders = HashMap::new();
         let mut ids: HashMap<String, usize> = HashMap::new();
         for (at, principal) in self.principals.into_iter().enumerate() {
@@ -141,7 +146,7 @@ impl AuthConfig {
         let local = self.jwt.local.as_ref();
         let ttl = local.map_or(Duration::from_secs(3600), |local| local.ttl.0);
         let people = self.people.compile(local.and_then(LocalConfig::secret), ttl, faults);
-        let jwt = self.jwt.compile(faults);
+        let jwt = self.jwt.compile(backends, faults);
         let connections = Connections::compile(self.mtls, self.networks, faults);
         let acl = self.acl.compile(faults);
         let others = Others { jwt: jwt?, connections: connections?, acl: acl?, roles: roles?, people };
@@ -200,7 +205,7 @@ impl PrincipalConfig {
         let holder = KeyHolder {
             id: PrincipalId::new(format!("key:{}", id?)),
             membership: membership?,
-            permitted: permitted?,
+            permitted: Arc::new(permitted?),
             expires: expires?,
             validity: Validity::until(expires?),
             last_used: Arc::default(),

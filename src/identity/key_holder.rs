@@ -13,7 +13,7 @@ use crate::ids::{Membership, PrincipalId, Validity};
 pub struct KeyHolder {
     pub(super) id: PrincipalId,
     pub(super) membership: Option<Arc<Membership>>,
-    pub(super) permitted: Permitted,
+    pub(super) permitted: Arc<Permitted>,
     pub(super) expires: Option<Timestamp>,
     /// Shared by all that the key has opened, also before the last reload or rotation.
     pub(super) validity: Arc<Validity>,
@@ -31,7 +31,7 @@ impl KeyHolder {
         Self {
             id,
             membership,
-            permitted: Permitted::default(),
+            permitted: Arc::default(),
             expires,
             validity: Validity::until(expires),
             last_used: Arc::default(),

@@ -14,6 +14,7 @@ pub mod auth_settings;
 pub mod chain;
 pub mod client;
 pub mod connections;
+mod group_binding;
 pub mod jwt;
 mod key_documents;
 pub mod key_fault;

@@ -6,6 +6,8 @@ use crate::ids::Membership;
 use crate::model_patterns::{Matcher, Pattern, is_wild};
 use crate::settings::fault::Faults;
 
+/// What the ids of people who log in here end with; no issuer has this name.
+pub(super) const OWN_NAME: &str = "elida";
 /// Longest id, tenant or group, in bytes.
 const MAX_NAME: usize = 64;
 
@@ -40,6 +42,13 @@ impl WrittenLists<'_> {
 }
 
 impl Permitted {
+    /// Returns what permits no model, no backend and no tool.
+    pub(super) fn nothing(faults: &mut Faults) -> Option<Self> {
+        let none = Matcher::compile(Vec::new(), faults)?;
+        let [models, backends, tools] = [none.clone(), none.clone(), none].map(Some);
+        Some(Self { models, backends, tools, written: Default::default() })
+    }
+
     /// Returns whether it permits less than another one in some list.
     pub(super) fn is_narrower_than(&self, other: &Self) -> bool {
         let is_narrower = |(new, old): (&Arc<[String]>, &Arc<[String]>)| {

@@ -39,6 +39,7 @@ impl ShownKey {
 
     pub(super) fn of_token(token: Arc<VerifiedToken>, text: &[u8]) -> Self {
         let holder = KeyHolder::unlimited(token.id.clone(), token.membership.clone(), Some(token.expires));
+        let holder = KeyHolder { permitted: Arc::clone(&token.permitted), ..holder };
         Self { holder: Arc::new(holder), text: Some(text.into()), token: Some(token), is_token: true }
     }
 

@@ -78,6 +78,7 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
         | ErrorKind::QuotaExceeded
         | ErrorKind::ModelDenied
         | ErrorKind::BackendDenied
+        | ErrorKind::ToolDenied
         | ErrorKind::NoUpstreamCredential
         | ErrorKind::BudgetExceeded
         | ErrorKind::ModelUnpriced
@@ -113,6 +114,7 @@ fn error_class(kind: ErrorKind) -> ErrorClass {
         | ErrorKind::QuotaExceeded
         | ErrorKind::ModelDenied
         | ErrorKind::BackendDenied
+        | ErrorKind::ToolDenied
         | ErrorKind::NoUpstreamCredential
         | ErrorKind::BudgetExceeded
         | ErrorKind::ModelUnpriced
@@ -186,6 +188,7 @@ pub(super) fn status_for(kind: ErrorKind, client: Option<&str>, is_call: bool) -
             kind,
             ErrorKind::ModelDenied
                 | ErrorKind::BackendDenied
+                | ErrorKind::ToolDenied
                 | ErrorKind::NoUpstreamCredential
                 | ErrorKind::QuotaExceeded
                 | ErrorKind::BudgetExceeded
@@ -214,7 +217,7 @@ pub(super) fn error_body<'a>(
         message: &refusal.message,
         session_id,
         request_id,
-        rpc_id: None,
+        rpc: None,
     }
 }
 

@@ -120,6 +120,8 @@ mod callers {
     pub mod roles;
     /// Tokens of identity providers: attacks, rotation of keys, statuses; none leaves.
     pub mod tokens;
+    /// Tools that a caller may use: on MCP servers, and offered to models.
+    pub mod tools;
 }
 
 /// Backends: which one gets a request, with which credential, and what happens when it fails.
@@ -174,6 +176,8 @@ mod fleet {
     pub mod orders;
     /// Redis goes away again, or is far away, while a kill is on its way.
     pub mod outages;
+    /// People who log in, on every instance.
+    pub mod people;
     /// `just fleet`: its printed commands work, and it leaves nothing behind.
     pub mod recipe;
     /// Three gateways on one Redis act as one: sessions, kills, records. Helpers for the other tests of this folder.

@@ -39,11 +39,8 @@ pub(super) async fn login(
     ConnectInfo(peer): ConnectInfo<Peer>,
     ApiBody(LoginBody { username, password }): ApiBody<LoginBody>,
 ) -> Response {
-    audited(
-        let_in(&state, peer.address.ip(), &username, password)
-            .await
-            .map(|tokens| (Some(tokens.name.clone()), reply(&tokens))),
-    )
+    let outcome = let_in(&state, peer.address.ip(), &username, password).await;
+    audited(outcome.map(|tokens| (Some(tokens.name.clone()), reply(&tokens))), true)
 }
 
 async fn let_in(
@@ -90,7 +87,7 @@ pub(super) async fn refresh(
     State(state): State<Arc<ControlState>>,
     ApiBody(RefreshBody { refresh_token }): ApiBody<RefreshBody>,
 ) -> Response {
-    audited(refreshed(&state, refresh_token).await)
+    audited(refreshed(&state, refresh_token).await, false)
 }
 
 async fn refreshed(state: &Arc<ControlState>, token: Secret) -> Outcome<Json<TokenReply>> {
@@ -122,7 +119,7 @@ pub(super) async fn logout(
     Extension(operator): Extension<Operator>,
     ApiBody(LogoutBody { refresh_token }): ApiBody<LogoutBody>,
 ) -> Response {
-    audited(logged_out(&state, &operator, refresh_token).await)
+    audited(logged_out(&state, &operator, refresh_token).await, false)
 }
 
 async fn logged_out(
@@ -154,8 +151,8 @@ pub(super) async fn register(
     ApiBody(body): ApiBody<RegisterBody>,
 ) -> Response {
     match registered(&state, peer.address.ip(), body).await {
-        Ok((name, tokens)) => (StatusCode::CREATED, audited(Ok((name, tokens)))).into_response(),
-        Err(refused) => audited(Err::<(Option<String>, ()), _>(refused)),
+        Ok((name, tokens)) => (StatusCode::CREATED, audited(Ok((name, tokens)), true)).into_response(),
+        Err(refused) => audited(Err::<(Option<String>, ()), _>(refused), true),
     }
 }
 
@@ -329,14 +326,23 @@ fn reply(tokens: &Tokens) -> Json<TokenReply> {
 }
 
 /// Returns the answer with the account that it is about, for the audit log. A name that has no account is not told: it may be
-/// a password that was written into the wrong field.
-fn audited<T: IntoResponse>(outcome: Outcome<T>) -> Response {
-    let change = |name: Option<String>| {
-        let user = name.map(|name| UserConfig { name, ..UserConfig::default() });
-        Extension(Change { by: user.map(|user| user.principal().to_string()), ..Change::default() })
+/// a password that was written into the wrong field. Without an account there is a line only of attempts that are limited in
+/// number.
+fn audited<T: IntoResponse>(outcome: Outcome<T>, are_limited: bool) -> Response {
+    let change = |name: String| {
+        let user = UserConfig { name, ..UserConfig::default() };
+        Extension(Change { by: Some(user.principal().to_string()), ..Change::default() })
     };
     match outcome {
-        Ok((name, answer)) => (change(name), answer).into_response(),
-        Err((name, problem)) => (change(name), problem).into_response(),
+        Ok((Some(name), answer)) => (change(name), answer).into_response(),
+        Ok((None, answer)) => answer.into_response(),
+        Err((Some(name), problem)) => (change(name), problem).into_response(),
+        Err((None, problem)) => {
+            let codes = [ErrorCode::LoginFailed, ErrorCode::RegistrationClosed].map(ErrorCode::name);
+            match are_limited && codes.contains(&problem.code()) {
+                true => (Extension(Change::default()), problem).into_response(),
+                false => problem.into_response(),
+            }
+        }
     }
 }

@@ -102,10 +102,7 @@ pub(super) fn own_endpoints() -> Vec<Endpoint> {
 }
 
 pub(super) fn user_endpoints() -> Vec<Endpoint> {
-    let operation = |id, summary| {
-        Operation::new(PEOPLE, id, summary, Right::Users).names("The name of an account.").by_tenant()
-    };
-    let changes = &[UserNotFound, LoginDisabled, StateUnavailable, Internal];
+    let operation = |id, summary| Operation::new(PEOPLE, id, summary, Right::Users).by_tenant();
     vec![
         on_get(
             "/api/admin/users",
@@ -133,6 +130,15 @@ pub(super) fn user_endpoints() -> Vec<Endpoint> {
                 .answer::<InvitedUser>(201, "The invitation, which is shown this once.")
                 .errors(&[RegistrationClosed, UserExists, LoginDisabled, StateUnavailable, Internal]),
         ),
+    ]
+}
+
+pub(super) fn change_endpoints() -> Vec<Endpoint> {
+    let operation = |id, summary| {
+        Operation::new(PEOPLE, id, summary, Right::Users).names("The name of an account.").by_tenant()
+    };
+    let changes = &[UserNotFound, LoginDisabled, StateUnavailable, Internal];
+    vec![
         on_post(
             "/api/admin/users/{id}/role",
             users::set_role,

@@ -18,7 +18,7 @@ use super::super::api::people::TicketQuery;
 use super::super::api::sessions::{SessionPage, SessionsQuery};
 use super::super::openapi::Operation;
 use super::endpoint::{Endpoint, on_delete, on_get, on_post};
-use super::people_table::{PEOPLE, login_endpoints, own_endpoints, user_endpoints};
+use super::people_table::{PEOPLE, change_endpoints, login_endpoints, own_endpoints, user_endpoints};
 use super::{
     audit, budgets, config, events, export, health, history, keys, kills, metrics, schema, sessions, stats,
 };
@@ -56,6 +56,7 @@ pub(in crate::control) fn endpoints() -> impl Iterator<Item = Endpoint> {
         login_endpoints(),
         own_endpoints(),
         user_endpoints(),
+        change_endpoints(),
         instance_endpoints(),
         probes(),
     ];

@@ -1,12 +1,16 @@
 //! Access tokens of people: signed and verified by this gateway (HS256).
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
-use super::settings::OWN;
+use super::local::OWN;
 use super::tokens::TokenFault;
+use crate::settings::secret::Secret;
 
 /// The `kid` of these tokens, which distinguishes them from tokens that others sign with the same secret.
 const KID: &str = "people";
@@ -39,6 +43,26 @@ impl AccessClaims {
     pub fn expires(&self) -> Timestamp {
         Timestamp::from_second(self.exp).unwrap_or(Timestamp::MIN)
     }
+}
+
+/// Signs a token of a program (`auth.jwt.local`) that is valid from now on for so long.
+///
+/// # Errors
+/// It cannot be signed.
+pub fn sign_local(
+    secret: &Secret,
+    subject: &str,
+    groups: &[String],
+    valid: Duration,
+) -> Result<String, String> {
+    super::crypto::install();
+    let now = Timestamp::now();
+    let expires = now.checked_add(valid).map_err(|fault| fault.to_string())?;
+    let claims = json!({
+        "iss": OWN, "aud": OWN, "sub": subject, "groups": groups, "iat": now.as_second(), "exp": expires.as_second(),
+    });
+    let signing = EncodingKey::from_secret(secret.reveal().as_bytes()).map_err(|fault| fault.to_string())?;
+    encode(&Header::new(Algorithm::HS256), &claims, &signing).map_err(|fault| fault.to_string())
 }
 
 impl TokenSigner {

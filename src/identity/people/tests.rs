@@ -1,3 +1,5 @@
+//! Accounts and log-ins: what is in force, on one instance and on several.
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

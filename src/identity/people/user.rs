@@ -1,16 +1,16 @@
 //! The account of a person, as it is stored and shared.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::identity::key_holder::KeyHolder;
-use crate::identity::principal_fields::{WrittenLists, membership, name};
+use crate::identity::principal_fields::{OWN_NAME, WrittenLists, membership, name};
 use crate::identity::roles::Role;
 use crate::ids::{PrincipalId, SharedDocument};
 use crate::settings::fault::Faults;
 
-/// What the ids of people who log in here end with; no issuer has this name.
-pub const OWN_NAME: &str = "elida";
 /// The bit of a revision that says that the account is disabled.
 pub(super) const DISABLED: u64 = 1 << 31;
 /// How the ids of shared accounts begin. No id of a key contains a colon.
@@ -65,7 +65,7 @@ impl UserConfig {
         match (membership, permitted) {
             (Some(membership), Some(permitted)) if is_named && faults.is_empty() => {
                 let holder = KeyHolder::unlimited(self.principal(), membership, expires);
-                Ok(KeyHolder { permitted, ..holder })
+                Ok(KeyHolder { permitted: Arc::new(permitted), ..holder })
             }
             _ => {
                 let faults: Vec<String> = faults.iter().map(|fault| fault.to_string()).collect();

@@ -1,5 +1,7 @@
 //! The content of an error for a request that is refused or cut; a dialect serializes it.
 
+use super::rpc::Rpc;
+
 /// The class of an error; it determines the `type` word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorClass {
@@ -57,6 +59,6 @@ pub struct ErrorBody<'a> {
     pub session_id: Option<&'a str>,
     /// The request.
     pub request_id: &'a str,
-    /// The id of a JSON-RPC request, as JSON, when it was read.
-    pub rpc_id: Option<&'a str>,
+    /// The JSON-RPC request, when it was read.
+    pub rpc: Option<&'a Rpc>,
 }

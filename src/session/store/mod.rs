@@ -16,5 +16,5 @@ pub use filter::{Filter, Page};
 pub(in crate::session) use interface::MOST_SCOPES;
 pub use interface::{Listed, NamedSessions, SessionStore, StoreError};
 pub use memory::MemoryStore;
-pub(in crate::session) use redis::DocumentSet;
 pub use redis::RedisStore;
+pub(in crate::session) use redis::client_keys::DocumentSet;

@@ -1,7 +1,7 @@
 //! The session store in Redis: the instances' shares of active sessions, kill orders, and ended sessions.
 //! Sets of incarnations hold `UID {"session_id":…,"scope":…}`, which sort by uid, newest last, and name its keys.
 
-mod client_keys;
+pub(in crate::session) mod client_keys;
 mod documents;
 mod life;
 mod listing;
@@ -16,7 +16,6 @@ use std::time::Duration;
 use fred::types::Value;
 use serde::Serialize;
 
-pub(in crate::session) use client_keys::DocumentSet;
 pub(in crate::session) use names::{NameCursor, Namesake};
 use orders::parse_entries;
 pub(in crate::session) use orders::{ChangedSession, Cursor, OrderEntry, order_in_message};

@@ -34,12 +34,7 @@ impl House {
     /// Runs `elida admin create` beside the gateway, and returns the password once the gateway knows it.
     async fn admin(&self, name: &str, more: &[&str]) -> String {
         let password = admin(&self.gateway, name, more);
-        within("the account", async {
-            while self.try_log_in(name, &password).await.status() != 200 {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        })
-        .await;
+        knows(&self.gateway, name).await;
         password
     }
 
@@ -100,6 +95,15 @@ fn admin(gateway: &Gateway, name: &str, more: &[&str]) -> String {
     let output = command.output().expect("the binary runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("text").trim().to_owned()
+}
+
+/// Waits until a gateway knows an account that was written to its file.
+pub async fn knows(gateway: &Gateway, name: &str) {
+    let id = format!("user:{}", name.to_lowercase());
+    let is_told = |line: &Value| {
+        line["message"] == "accounts were changed in state.db" && line["ids"].to_string().contains(&id)
+    };
+    gateway.log_until(is_told).await;
 }
 
 /// Waits until a stream that was cut has ended, and returns how long that took.
@@ -383,14 +387,10 @@ async fn the_first_admin_is_made_before_the_gateway_runs_and_a_lost_password_is_
         let call = Call::post("/auth/login").json(&json!({"username": "root", "password": password}));
         call.send(gateway.control()).await.status()
     };
-    within("the account", async { while log_in(&lost).await != 200 {} }).await;
+    assert_eq!(log_in(&lost).await, 200, "the file is read at the start");
     let newer = admin(&gateway, "root", &["--reset"]);
-    within("the new password", async {
-        while log_in(&newer).await != 200 {
-            tokio::time::sleep(Duration::from_millis(300)).await;
-        }
-    })
-    .await;
+    knows(&gateway, "root").await;
+    assert_eq!(log_in(&newer).await, 200);
     assert_eq!(log_in(&lost).await, 401);
     let mut again = Command::new(env!("CARGO_BIN_EXE_elida"));
     again.args(["admin", "create", "root"]).env_clear().env("ELIDA_DATA_DIR", gateway.data());

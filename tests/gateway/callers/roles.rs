@@ -39,11 +39,14 @@ struct House {
 
 impl House {
     async fn open() -> Self {
+        Self::with("").await
+    }
+
+    /// The same, with more in the section `auth`.
+    async fn with(more: &str) -> Self {
         let demo = Demo::start().await;
         let keys: Vec<String> = PRINCIPALS.iter().map(|_| key()).collect();
-        let mut yaml = String::from(
-            "auth:\n  proxy: optional\n  people: { login: true, registration: invite }\n  principals:\n",
-        );
+        let mut yaml = format!("auth:\n  proxy: optional\n{more}  principals:\n");
         for ((id, more), key) in PRINCIPALS.iter().zip(&keys) {
             yaml += &format!("    - {{ id: {id}, key_sha256: '{}', {more} }}\n", sha256(key.as_bytes()));
         }
@@ -128,7 +131,7 @@ fn endpoints() -> Vec<(String, String, Option<Vec<String>>, bool)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_role_reaches_the_endpoints_of_the_document_and_no_others() {
-    let house = House::open().await;
+    let house = House::with("  people: { login: true, registration: invite }\n").await;
     let address = house.gateway.control();
     let unknown = key();
     let digest = sha256(house.key("root").as_bytes());
