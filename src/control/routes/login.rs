@@ -173,7 +173,7 @@ async fn registered(
         (None, name) => name.unwrap_or_default(),
     };
     password::check_new(&password).map_err(|fault| refused(Problem::bad_request(fault)))?;
-    state.attempts.begin("register", address).map_err(|wait| refused(too_many(wait)))?;
+    state.attempts.begin(&format!("register {name}"), address).map_err(|wait| refused(too_many(wait)))?;
     let again = password.clone();
     let hash = hashed(state, move || password::hash(&password)).await.map_err(refused)?;
     let hash = hash.map_err(|fault| refused(Problem::internal(fault.to_string())))?;

@@ -49,27 +49,29 @@ impl People {
                 (None, Some((digest, until)), Some(text))
             }
         };
-        let mut tables = self.tables();
+        let _turn = self.turn();
+        let (before, count) = {
+            let tables = self.tables();
+            (tables.users.get(&user.name).map(|(known, _)| known.clone()), tables.users.len())
+        };
         // An invitation that nobody has used may be given again.
-        let before = tables.users.get(&user.name).map(|(known, _)| known);
-        if before.is_some_and(|known| known.password.is_some() || known.disabled.is_some()) {
+        if before.as_ref().is_some_and(|known| known.password.is_some() || known.disabled.is_some()) {
             return Err(PeopleError::Exists(user.name));
         }
-        if before.is_none() && tables.users.len() >= MAX_USERS {
+        if before.is_none() && count >= MAX_USERS {
             return Err(PeopleError::Invalid(format!("there are {MAX_USERS} accounts, which is the most")));
         }
         let document = UserDocument {
-            revision: before.map_or(1, |known| known.revision + 1),
-            epoch: before.map_or(0, |known| known.epoch + 1),
+            revision: before.as_ref().map_or(1, |known| known.revision + 1),
+            epoch: before.as_ref().map_or(0, |known| known.epoch + 1),
             created: now,
             disabled: None,
             user,
             password,
             invitation,
         };
-        let listed = tables.listed(&document);
-        let shared = self.put_user(&mut tables, document)?;
-        Ok((listed, shown, shared))
+        let shared = self.put_user(document.clone())?;
+        Ok((self.tables().listed(&document), shown, shared))
     }
 
     /// Makes an account by an invitation, or without one if everyone may. Blocks.
@@ -105,17 +107,16 @@ impl People {
             "the invitation is not valid: it was used, or has expired; ask for another one",
         );
         let (digest, now) = (KeyDigest::of(invitation.reveal().as_bytes()).to_string(), Timestamp::now());
-        let mut tables = self.tables();
+        let _turn = self.turn();
         let is_invited = |document: &&UserDocument| {
             let valid = document.invitation.as_ref().filter(|(_, until)| now < *until);
             document.disabled.is_none() && valid.is_some_and(|(known, _)| *known == digest)
         };
-        let invited = tables.users.values().map(|(document, _)| document).find(is_invited);
-        let invited = invited.ok_or(refused)?.clone();
-        self.put_user(
-            &mut tables,
-            UserDocument { password: Some(hash), invitation: None, ..changed(invited) },
-        )
+        let tables = self.tables();
+        let invited = tables.users.values().map(|(document, _)| document).find(is_invited).cloned();
+        drop(tables);
+        let document = changed(invited.ok_or(refused)?);
+        self.put_user(UserDocument { password: Some(hash), invitation: None, ..document })
     }
 
     /// Returns the name of the account that an invitation is for.
@@ -200,11 +201,11 @@ impl People {
         name: &str,
         change: impl FnOnce(UserDocument) -> UserDocument,
     ) -> Result<(ListedUser, SharedDocument), PeopleError> {
-        let mut tables = self.tables();
-        let known = tables.users.get(name).map(|(document, _)| document.clone());
+        let _turn = self.turn();
+        let known = self.tables().users.get(name).map(|(document, _)| document.clone());
         let document = change(known.ok_or_else(|| PeopleError::Unknown(name.to_owned()))?);
-        let shared = self.put_user(&mut tables, document.clone())?;
-        Ok((tables.listed(&document), shared))
+        let shared = self.put_user(document.clone())?;
+        Ok((self.tables().listed(&document), shared))
     }
 }
 

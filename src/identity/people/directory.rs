@@ -25,6 +25,9 @@ pub struct People {
     /// `None` while people do not log in, or nothing can be signed.
     pub(super) signer: ArcSwapOption<TokenSigner>,
     tables: Mutex<Tables>,
+    /// Held by what changes an account or a log-in. `tables` is not locked while a document is written: a slow disk must not hold
+    /// up requests.
+    turn: Mutex<()>,
     storage: Option<Box<dyn PeopleStorage>>,
     generation: AtomicU64,
 }
@@ -84,6 +87,7 @@ impl Default for People {
             written: ArcSwap::default(),
             signer: ArcSwapOption::empty(),
             tables: Mutex::default(),
+            turn: Mutex::default(),
             storage: None,
             generation: AtomicU64::new(1),
         }
@@ -150,6 +154,11 @@ impl People {
         Some(tables.person(&claims.sub, &claims.sid, claims.expires()).ok_or(KeyFault::Revoked))
     }
 
+    /// Waits until no other change is under way.
+    pub(super) fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock()
+    }
+
     pub(super) fn tables(&self) -> MutexGuard<'_, Tables> {
         self.tables.lock()
     }
@@ -162,28 +171,27 @@ impl People {
         self.storage.as_deref().ok_or_else(|| "there is no state.db".to_owned())
     }
 
-    /// Stores an account, then puts it in force; what its holder has opened ends, since it may do something else now.
-    pub(super) fn put_user(
-        &self,
-        tables: &mut Tables,
-        document: UserDocument,
-    ) -> Result<SharedDocument, PeopleError> {
+    /// Stores an account, then puts it in force; what its holder has opened ends, since it may do something else now. Blocks.
+    pub(super) fn put_user(&self, document: UserDocument) -> Result<SharedDocument, PeopleError> {
         let shared = document.shared().map_err(PeopleError::Storage)?;
         self.storage().and_then(|storage| storage.put(&shared)).map_err(PeopleError::Storage)?;
-        tables.set_user(document, shared.text.clone());
+        let mut tables = self.tables.lock();
+        // Another process may have told of a newer one meanwhile.
+        if tables.is_newer_user(&document, &shared.text) {
+            tables.set_user(document, shared.text.clone());
+        }
         self.generation.fetch_add(1, Ordering::AcqRel);
         Ok(shared)
     }
 
-    /// Stores a log-in, then puts it in force.
-    pub(super) fn put_login(
-        &self,
-        tables: &mut Tables,
-        document: LoginDocument,
-    ) -> Result<SharedDocument, PeopleError> {
+    /// Stores a log-in, then puts it in force. Blocks.
+    pub(super) fn put_login(&self, document: LoginDocument) -> Result<SharedDocument, PeopleError> {
         let shared = document.shared().map_err(PeopleError::Storage)?;
         self.storage().and_then(|storage| storage.put(&shared)).map_err(PeopleError::Storage)?;
-        tables.set_login(document, shared.text.clone());
+        let mut tables = self.tables.lock();
+        if tables.is_newer_login(&document, &shared.text) {
+            tables.set_login(document, shared.text.clone());
+        }
         Ok(shared)
     }
 

@@ -57,36 +57,20 @@ impl People {
     /// # Errors
     /// The account was changed meanwhile, or the log-in cannot be stored.
     pub fn log_in(&self, challenge: &Challenge) -> Result<Tokens, PeopleError> {
-        let now = Timestamp::now();
-        let mut tables = self.tables();
-        let account = tables.users.get(&challenge.name).map(|(account, _)| account);
-        let is_same = |hash: &Option<String>| hash.is_some() && *hash == challenge.hash;
-        let account = account.filter(|account| account.disabled.is_none() && is_same(&account.password));
-        let epoch = account.ok_or(PeopleError::Wrong)?.epoch;
-        let prefix = &self.written.load().prefix;
-        let mut changed = self.make_room(&mut tables, &challenge.name, now)?;
-        let (login, refresh) = LoginDocument::begin(&challenge.name, epoch, prefix, now)
+        let (_turn, now) = (self.turn(), Timestamp::now());
+        let (epoch, first) = {
+            let tables = self.tables();
+            let account = tables.users.get(&challenge.name).map(|(account, _)| account);
+            let is_same = |hash: &Option<String>| hash.is_some() && *hash == challenge.hash;
+            let account = account.filter(|account| account.disabled.is_none() && is_same(&account.password));
+            (account.ok_or(PeopleError::Wrong)?.epoch, tables.one_too_many(&challenge.name, now))
+        };
+        let (login, refresh) = LoginDocument::begin(&challenge.name, epoch, &self.written.load().prefix, now)
             .map_err(|fault| PeopleError::Storage(fault.to_string()))?;
         let mut tokens = self.tokens(&login, refresh, now)?;
-        changed.push(self.put_login(&mut tables, login)?);
-        tokens.changed = changed;
+        let documents = first.map(|first| first.ended()).into_iter().chain([login]);
+        tokens.changed = documents.map(|document| self.put_login(document)).collect::<Result<_, _>>()?;
         Ok(tokens)
-    }
-
-    /// Ends the log-in that expires first if there are too many.
-    fn make_room(
-        &self,
-        tables: &mut Tables,
-        name: &str,
-        now: Timestamp,
-    ) -> Result<Vec<SharedDocument>, PeopleError> {
-        let own = tables.logins.values().map(|login| &login.document);
-        let open: Vec<_> = own.filter(|login| login.user == name && login.is_open(now)).collect();
-        let first = open.iter().min_by_key(|login| login.expires).filter(|_| open.len() >= MOST);
-        match first.map(|login| login.ended()) {
-            Some(ended) => Ok(vec![self.put_login(tables, ended)?]),
-            None => Ok(Vec::new()),
-        }
     }
 
     /// Returns new tokens for a refresh token, which is used up. One that was used before ends its log-in. Blocks.
@@ -95,21 +79,20 @@ impl People {
     /// It is not valid; what was changed by that.
     pub fn refresh(&self, token: &Secret) -> Result<Tokens, (PeopleError, Vec<SharedDocument>)> {
         let fault = |fault| (fault, Vec::new());
-        let (written, now) = (self.written.load(), Timestamp::now());
+        let (_turn, written, now) = (self.turn(), self.written.load(), Timestamp::now());
         let Some(name) = family(token.reveal(), &written.prefix) else {
             return Err(fault(PeopleError::Refresh));
         };
-        let mut tables = self.tables();
-        let known = tables.open_login(name, now).cloned();
+        let known = self.tables().open_login(name, now).cloned();
         let Some(login) = known else { return Err(fault(PeopleError::Refresh)) };
         if !login.is_newest(token.reveal()) {
-            let changed = self.put_login(&mut tables, login.ended()).map_err(fault)?;
+            let changed = self.put_login(login.ended()).map_err(fault)?;
             return Err((PeopleError::Refresh, vec![changed]));
         }
         let next = login.next(&written.prefix, now);
         let (next, refresh) = next.map_err(|why| fault(PeopleError::Storage(why.to_string())))?;
         let mut tokens = self.tokens(&next, refresh, now).map_err(fault)?;
-        tokens.changed.push(self.put_login(&mut tables, next).map_err(fault)?);
+        tokens.changed.push(self.put_login(next).map_err(fault)?);
         Ok(tokens)
     }
 
@@ -130,12 +113,10 @@ impl People {
         token: Option<&Secret>,
         login: Option<&str>,
     ) -> Result<Option<SharedDocument>, PeopleError> {
-        let written = self.written.load();
+        let (_turn, written) = (self.turn(), self.written.load());
         let named = token.and_then(|token| family(token.reveal(), &written.prefix)).or(login);
-        let mut tables = self.tables();
-        let open = named.and_then(|name| tables.open_login(name, Timestamp::now()));
-        let ended = open.map(LoginDocument::ended);
-        ended.map(|ended| self.put_login(&mut tables, ended)).transpose()
+        let open = named.and_then(|name| self.tables().open_login(name, Timestamp::now()).cloned());
+        open.map(|open| self.put_login(open.ended())).transpose()
     }
 
     fn tokens(&self, login: &LoginDocument, refresh: Secret, now: Timestamp) -> Result<Tokens, PeopleError> {
@@ -161,6 +142,16 @@ impl Tables {
         let (account, _) = self.users.get(&login.user)?;
         let is_open = login.is_open(now) && account.disabled.is_none() && account.epoch == login.epoch;
         is_open.then_some(login)
+    }
+
+    /// Returns the log-in of an account that expires first, if there is no room for another one.
+    fn one_too_many(&self, name: &str, now: Timestamp) -> Option<LoginDocument> {
+        let own = self.logins.values().map(|login| &login.document);
+        let open: Vec<_> = own.filter(|login| login.user == name && login.is_open(now)).collect();
+        open.iter()
+            .min_by_key(|login| login.expires)
+            .filter(|_| open.len() >= MOST)
+            .map(|first| (*first).clone())
     }
 
     /// Returns how many log-ins of an account are open.

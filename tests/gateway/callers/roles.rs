@@ -434,6 +434,30 @@ async fn a_change_is_whole_and_audited_when_its_caller_hangs_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_event_feed_ends_with_the_key_of_its_reader() {
+    let house = House::open().await;
+    let key = house
+        .call("root", Call::post("/control/keys").json(&json!({"id": "watch", "groups": ["soc"]})))
+        .await;
+    let key = key.json()["key"].as_str().expect("a key").to_owned();
+    let open = async |key: &str| {
+        let call = Call::get("/control/events").header("authorization", &format!("Bearer {key}"));
+        let mut feed = call.open(house.gateway.control()).await;
+        feed.until("connected").await;
+        feed
+    };
+    let (mut feed, mut other) = (open(&key).await, open(house.key("ops")).await);
+    let begun = std::time::Instant::now();
+    assert_eq!(house.call("root", Call::new("DELETE", "/control/keys/watch")).await.status(), 200);
+    let ended =
+        crate::support::within("the end", feed.message(crate::support::wire::Unframed::UntilEnd)).await;
+    let after = ended.expect("an answer").ended.saturating_duration_since(begun);
+    assert!(after < std::time::Duration::from_secs(1), "{after:?}");
+    house.session("nobody", "run").await;
+    other.until("session.started").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_admin_of_a_tenant_rotates_and_revokes_no_mightier_key_and_logs_hold_no_key() {
     let house = House::open().await;
     let boss = json!({"id": "boss", "tenant": "acme", "groups": ["soc"]});
