@@ -63,7 +63,7 @@ fn make(people: &People, name: &str) {
 }
 
 fn log_in(people: &People, name: &str) -> super::sessions::Tokens {
-    people.log_in(&people.challenge(name)).ok().expect("tokens")
+    people.log_in(&people.challenge(name)).expect("tokens")
 }
 
 fn who(people: &People, token: &Secret) -> Result<String, KeyFault> {
@@ -101,7 +101,7 @@ fn a_refresh_token_is_used_once_and_a_second_use_ends_its_log_in() {
     let people = Memory::default().people(Registration::Closed);
     make(&people, "ada");
     let (first, other) = (log_in(&people, "ada"), log_in(&people, "ada"));
-    let second = people.refresh(&first.refresh).ok().expect("tokens");
+    let second = people.refresh(&first.refresh).expect("tokens");
     assert!(who(&people, &first.access).is_ok() && who(&people, &second.access).is_ok());
     let opened = people.find(second.access.reveal().as_bytes()).unwrap().unwrap();
     let (fault, changed) = people.refresh(&first.refresh).err().expect("it was used");
@@ -165,7 +165,7 @@ fn instances_agree_and_a_disabled_account_wins() {
     // A refresh on one, the end on the other: the end counts, whatever the order.
     let tokens = log_in(&one, "ada");
     learn(&two, &one);
-    one.refresh(&tokens.refresh).ok().expect("tokens");
+    one.refresh(&tokens.refresh).expect("tokens");
     two.log_out(Some(&tokens.refresh), None).unwrap();
     learn(&one, &two);
     assert_eq!(who(&one, &tokens.access), Err(KeyFault::Revoked));
@@ -206,7 +206,7 @@ fn faults_name_the_member_and_what_cannot_be_stored_changes_nothing() {
     let memory = Memory::default();
     let people = memory.people(Registration::Closed);
     let fault =
-        |user| people.create(user, Entrance::Password(String::new())).err().expect("a fault").to_string();
+        |user| people.create(user, Entrance::Password(String::new())).expect_err("a fault").to_string();
     assert!(fault(user("a b")).contains("name: 'a b' is not a name"));
     let other = UserConfig { backends: vec!["else".to_owned()], ..user("ada") };
     assert!(fault(other).contains("no backend has the name 'else'"));

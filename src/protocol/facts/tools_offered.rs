@@ -16,8 +16,10 @@ pub struct ToolsOffered {
     /// `None` without tools.
     named: Option<Box<Named>>,
     count: u32,
-    /// Not all names are kept whole.
+    /// Not all names are kept whole, or a tool has none.
     is_cut: bool,
+    /// The element of `tools` that is being read has a name.
+    is_named: bool,
     bytes: u64,
 }
 
@@ -51,7 +53,17 @@ impl ToolsOffered {
         }
     }
 
-    /// All names of tools, also of the provider's own; `None` if not all were kept.
+    /// Notes that the element of `tools` that is being read has a name.
+    pub(in crate::protocol) fn name_element(&mut self) {
+        self.is_named = true;
+    }
+
+    /// Notes the end of an element of `tools`.
+    pub(in crate::protocol) fn end_element(&mut self) {
+        self.is_cut |= !std::mem::take(&mut self.is_named);
+    }
+
+    /// All names of tools, also of the provider's own; `None` if not all were kept, or a tool has none that is known.
     pub fn all_names(&self) -> Option<impl Iterator<Item = &str>> {
         let all = self.named.iter().flat_map(|named| named.names.iter().chain(&named.beside));
         (!self.is_cut).then(|| all.map(|name| &**name))

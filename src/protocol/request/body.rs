@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::tools_offered::{self, BESIDE};
+use super::tools_offered::{self, BESIDE, Beside, is_in_tools};
 use crate::protocol::dialects::json_rpc;
 use crate::protocol::dialects::spec::Dialect;
 use crate::protocol::facts::model_request::ModelRequest;
@@ -155,7 +155,13 @@ impl Found {
             }
             (PURPOSE, Value::Str(purpose)) => self.request.is_for_batch |= is_batch(&purpose),
             (STREAM | PURPOSE, _) => {}
-            (TOOLS..OWN_LEN, value) => self.request.tools_offered.take(&value),
+            (TOOLS..OWN_LEN, value) => {
+                let offered = &mut self.request.tools_offered;
+                offered.take(&value);
+                if matches!(value, Value::Str(_)) && is_in_tools(tools_offered::PATHS[path - TOOLS]) {
+                    offered.name_element();
+                }
+            }
             (other, value) => match self.request.hints.get_mut(other - OWN_LEN) {
                 Some(place) => {
                     *place = match value {
@@ -179,9 +185,13 @@ impl Found {
     fn take_other(&mut self, path: usize, value: &Value<'_>) {
         let beside = path.checked_sub(OTHERS.len()).and_then(|path| BESIDE.get(path));
         match (beside, value) {
-            (Some((_, beside)), value) if path < self.others => {
+            (Some((_, Beside::Element)), _) if path < self.others => self.request.tools_offered.end_element(),
+            (Some((place, beside)), value) if path < self.others => {
                 if let Some(name) = beside.name(value) {
                     self.request.tools_offered.take_beside(name);
+                    if is_in_tools(place) {
+                        self.request.tools_offered.name_element();
+                    }
                 }
             }
             (_, Value::Str(name)) => {

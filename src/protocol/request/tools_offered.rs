@@ -7,7 +7,9 @@ pub(super) const PATHS: [&str; 3] = ["tools[].name", "tools[].function.name", "f
 
 /// Where else tools are named, and those that have no name: the provider's own, by the member that asks for them. Looked for
 /// where callers may use some tools only.
-pub(super) const BESIDE: [(&str, Beside); 29] = [
+pub(super) const BESIDE: [(&str, Beside); 31] = [
+    ("tools[]", Beside::Element),
+    ("tools[]", Beside::Name),
     ("tools[].type", Beside::Type),
     ("tools[].functionDeclarations[].name", Beside::Name),
     ("tools[].function_declarations[].name", Beside::Name),
@@ -39,6 +41,11 @@ pub(super) const BESIDE: [(&str, Beside); 29] = [
     ("tools[].retrieval", Beside::Member("retrieval")),
 ];
 
+/// Returns whether a path is in an element of `tools`.
+pub(super) fn is_in_tools(path: &str) -> bool {
+    path.starts_with("tools[].")
+}
+
 /// What names a tool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Beside {
@@ -48,12 +55,14 @@ pub(super) enum Beside {
     Type,
     /// The member is there; this names it.
     Member(&'static str),
+    /// A whole tool, which should have had a name.
+    Element,
 }
 
 impl Beside {
     /// Returns what the scanner is to report of the value.
     pub(super) fn want(self) -> Want {
-        if matches!(self, Self::Member(_)) { Want::End } else { Want::Scalar }
+        if matches!(self, Self::Member(_) | Self::Element) { Want::End } else { Want::Scalar }
     }
 
     /// Returns the name of the tool; `None` if the value names none.
@@ -114,7 +123,8 @@ mod tests {
             let offered = scan.finish().tools_offered;
             offered.all_names().expect("all of them").map(str::to_owned).collect()
         };
-        let cases: [(&str, &[&str]); 6] = [
+        let cases: [(&str, &[&str]); 7] = [
+            (r#"{"tools":["a",{"name":"b"}]}"#, &["b", "a"]),
             (
                 r#"{"tools":[{"type":"function","name":"a"},{"type":"web_search"},{"TYPE":"mcp"}]}"#,
                 &["a", "web_search", "mcp"],
@@ -140,6 +150,19 @@ mod tests {
         for (body, names) in cases {
             for size in [1, 5, body.len()] {
                 assert_eq!(all(body, size), names, "{body} in chunks of {size}");
+            }
+        }
+        for body in [
+            r#"{"tools":[{"newBuiltin":{}}]}"#,
+            r#"{"functions":[{"name":"a"}],"tools":[{"x":{"name":"a"}}]}"#,
+            r#"{"tools":[{"name":"a"},{}]}"#,
+            r#"{"tools":[{"type":"function"}]}"#,
+            r#"{"tools":[{"name":7}]}"#,
+        ] {
+            for size in [1, 5, body.len()] {
+                let mut scan = RequestScan::new(&RequestPaths::with_others(&[], true));
+                body.as_bytes().chunks(size).for_each(|chunk| scan.feed(chunk));
+                assert!(scan.finish().tools_offered.all_names().is_none(), "{body}: a tool without a name");
             }
         }
         let cut = |body: &str| offer(body, body.len()).all_names().is_none();

@@ -165,6 +165,7 @@ async fn no_model_is_offered_a_tool_that_is_not_permitted() {
         ("google", gemini(json!([{"functionDeclarations": [{"name": "rm"}]}]))),
         ("google", gemini(json!([{"function_declarations": [{"name": "rm"}]}]))),
         ("google", gemini(json!([{"googleSearch": {}}]))),
+        ("google", gemini(json!([{"somethingNew": {}}]))),
         ("main", Call::post("/v1/unknown/api").json(&json!({"tools": [{"name": "echo"}]}))),
         ("main", Call::post("/v1/files").json(&json!({"purpose": "batch"}))),
         (
