@@ -144,7 +144,7 @@ fn refusals(criterion: &mut Criterion) {
         message: "this session was killed by an operator: it looped",
         session_id: Some("bd060396-fe08-454b-8ed9-b937c9a41123"),
         request_id: "0198f1de-7e2a-7000-8000-000000000000",
-        rpc_id: None,
+        rpc: None,
     };
     criterion.bench_function("refusal, before the head", |bencher| {
         bencher.iter(|| Dialect::ANTHROPIC.error_body(black_box(&notice)));

@@ -4,6 +4,7 @@
 //! configuration. Neighbours: `app` runs the gateway for `run` and `demo`; the other commands use the control API over
 //! HTTP (`cli/client.rs`) with the types of `control::api`.
 
+mod admin;
 mod audit;
 mod budget;
 mod cdr;
@@ -18,6 +19,7 @@ mod report;
 mod table;
 #[cfg(test)]
 mod testing;
+mod token;
 mod top;
 mod usage;
 
@@ -104,6 +106,12 @@ enum Command {
     /// Keys for callers: make, list, rotate and revoke them in a running gateway, or make them for its configuration
     #[command(subcommand)]
     Key(key::KeyCommand),
+    /// Make the account of an admin, who logs in with a password
+    #[command(subcommand)]
+    Admin(admin::AdminCommand),
+    /// Sign tokens of programs with the secret of the configuration
+    #[command(subcommand)]
+    Token(token::TokenCommand),
     /// Show what operators changed; export and verify it
     Audit(audit::AuditArgs),
     /// Ask a running gateway whether it is ready: exit code 0 or 1, for containers
@@ -197,6 +205,8 @@ pub fn main() -> ExitCode {
         Command::Kills(arguments) => commands::kills(&arguments).map_err(failed),
         Command::Cdr(command) => cdr::cdr(command).map_err(failed),
         Command::Key(command) => key::key(command).map_err(failed),
+        Command::Admin(command) => admin::admin(command),
+        Command::Token(command) => token::token(command),
         Command::Audit(arguments) => audit::audit(&arguments).map_err(failed),
         Command::Healthcheck(arguments) => health::check(&arguments).map_err(failed),
         Command::Schema(arguments) => {
@@ -241,8 +251,13 @@ fn failed(error: anyhow::Error) -> Failure {
 
 /// Returns the failure of an error; an invalid configuration has its own exit code.
 fn explain(error: anyhow::Error) -> Failure {
+    explain_at(error, None)
+}
+
+/// Returns the failure of an error in this file.
+fn explain_at(error: anyhow::Error, file: Option<&Path>) -> Failure {
     match error.downcast_ref::<Faults>() {
-        Some(faults) => Failure { code: INVALID, text: check::fault_lines(faults, None) },
+        Some(faults) => Failure { code: INVALID, text: check::fault_lines(faults, file) },
         None => failed(error),
     }
 }
@@ -267,10 +282,7 @@ fn run(arguments: RunArgs) -> Result<(), Failure> {
     let RunArgs { file, listen, backend, control_listen, log_level } = arguments;
     let sources = sources(file, Flags { listen, backend, control_listen, log_level });
     let file = sources.file().map(Path::to_owned);
-    app::run(sources).map_err(|error| match error.downcast_ref::<Faults>() {
-        Some(faults) => Failure { code: INVALID, text: check::fault_lines(faults, file.as_deref()) },
-        None => failed(error),
-    })
+    app::run(sources).map_err(|error| explain_at(error, file.as_deref()))
 }
 
 /// Writes to standard output; a closed pipe (`| head`) is not an error.

@@ -67,6 +67,8 @@ pub enum ErrorKind {
     ModelDenied,
     /// The key does not permit the backend.
     BackendDenied,
+    /// The key does not permit a tool.
+    ToolDenied,
     /// The backend needs the client's own credential, and the request has none beside the key of this gateway.
     NoUpstreamCredential,
     /// `session.missing: reject` and the request names no session.
@@ -135,6 +137,7 @@ impl ErrorKind {
             Self::IssuerUnavailable => "issuer_unavailable",
             Self::ModelDenied => "model_denied",
             Self::BackendDenied => "backend_denied",
+            Self::ToolDenied => "tool_denied",
             Self::NoUpstreamCredential => "no_upstream_credential",
             Self::SessionRequired => "session_required",
             Self::SessionKilled => "session_killed",

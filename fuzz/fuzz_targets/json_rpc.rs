@@ -42,7 +42,7 @@ fuzz_target!(|input: (u8, [&[u8]; 3], &str, &[u8])| {
     assert_eq!(Dialect::detect(path, &headers).is_llm(), dialect.is_llm(), "a field makes nothing else of a model call");
     let mut named = ModelRequest::default();
     dialect.read_path(path, &mut named);
-    let id = call.rpc.as_ref().and_then(|rpc| rpc.id.as_deref());
+    let ids: Vec<&str> = call.rpc.iter().flat_map(|rpc| rpc.ids()).collect();
     let notice = ErrorBody {
         code: "session_killed",
         kind: ErrorClass::Permission,
@@ -50,9 +50,15 @@ fuzz_target!(|input: (u8, [&[u8]; 3], &str, &[u8])| {
         message: path,
         session_id: None,
         request_id: "r",
-        rpc_id: id,
+        rpc: call.rpc.as_deref(),
     };
     let refusal: Value = serde_json::from_slice(&Dialect::MCP.error_body(&notice)).expect("JSON");
-    let id: Option<Value> = id.map(|id| serde_json::from_str(id).expect("an id is JSON"));
-    assert_eq!(refusal["id"], id.unwrap_or_default());
+    // A body with several ids is a batch, and gets an answer for each.
+    let answers = match &refusal {
+        Value::Array(answers) => answers.as_slice(),
+        one => std::slice::from_ref(one),
+    };
+    let ids: Vec<Value> = ids.iter().map(|id| serde_json::from_str(id).expect("an id is JSON")).collect();
+    let ids = if ids.is_empty() { vec![Value::Null] } else { ids };
+    assert!(answers.iter().map(|answer| &answer["id"]).eq(&ids));
 });

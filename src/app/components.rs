@@ -11,13 +11,13 @@ use uuid::Uuid;
 
 use super::event_sink::EventSink;
 use super::kill_recovery::KillRecovery;
-use super::made_keys::SharedKeys;
+use super::made_keys::{SharedKeys, made};
 use super::spending::SpendingFile;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::history::Archive;
 use crate::history::state::State;
-use crate::identity::{ClientKeys, Key, MadeKeys};
+use crate::identity::{ClientKeys, Key, Made, People};
 use crate::ids::BackendName;
 use crate::limits::fleet::FleetBudgets;
 use crate::limits::ledger::Ledger;
@@ -68,6 +68,8 @@ pub(super) struct Components {
     pub(super) keys: Arc<ClientKeys>,
     /// What operators add to the limits of budgets.
     pub(super) overrides: Arc<Overrides>,
+    /// People who log in.
+    pub(super) people: Arc<People>,
     /// What was spent of budgets.
     pub(super) ledger: Arc<Ledger>,
     /// Keeps the ledger in a file; `None` in a fleet.
@@ -88,9 +90,10 @@ impl Components {
         metrics.watch_log(&log);
         super::panics::report(Arc::clone(&log), Arc::clone(&metrics));
         let state = Arc::new(State::new(&config.data_dir));
-        let keys = super::made_keys::open(config, &state);
+        let (keys, people) = super::made_keys::open(config, &state);
         let overrides = super::budget_overrides::open(&state);
-        let settings = runtime_settings(config, &metrics, None, keys.table(), overrides.additions())?;
+        let made = made(&keys, &people);
+        let settings = runtime_settings(config, &metrics, None, &made, overrides.additions())?;
         let live: SharedSettings = Arc::new(ArcSwap::from_pointee(settings));
         let clock = Clock::system();
         let readiness = Arc::<Readiness>::default();
@@ -101,12 +104,7 @@ impl Components {
         let shared = Sharing::of(config, names.shared, Arc::clone(&state))?;
         let Sharing { replicator, ledger, spending, fleet_budgets } = shared;
         let sessions = sessions(config, replicator.as_ref(), &clock, listener);
-        sessions.set_client_keys(Arc::new(SharedKeys {
-            keys: Arc::clone(&keys),
-            overrides: Arc::clone(&overrides),
-            live: Arc::clone(&live),
-            sessions: Arc::downgrade(&sessions),
-        }));
+        SharedKeys::follow(&sessions, (&keys, &people, &overrides), &live);
         sessions.set_principals_key(names.key.id());
         sessions.set_backend_urls(addresses(config));
         let kills = KillRecovery::restore(history.as_ref(), &sessions);
@@ -131,12 +129,18 @@ impl Components {
                 state,
                 keys,
                 overrides,
+                people,
                 ledger,
                 spending,
                 fleet_budgets,
             },
             guard,
         ))
+    }
+
+    /// Who is known beside those whom the configuration declares.
+    pub(super) fn made(&self) -> Made {
+        made(&self.keys, &self.people)
     }
 
     /// What every request needs.
@@ -193,7 +197,7 @@ fn sessions(
 
 /// Builds the settings of requests from a compiled configuration. A backend of `before` whose settings are unchanged is
 /// kept with its health, its load and its connections, and so are the levels of limits that count the same.
-/// `made` are the keys that the API makes.
+/// `made` are the keys that the API makes, and the people who log in.
 ///
 /// # Errors
 /// A backend's CA file holds no usable certificate.
@@ -201,7 +205,7 @@ pub(crate) fn runtime_settings(
     config: &Config,
     metrics: &Metrics,
     before: Option<&RuntimeSettings>,
-    made: &Arc<ArcSwap<MadeKeys>>,
+    made: &Made,
     additions: &Arc<ArcSwap<Additions>>,
 ) -> Result<RuntimeSettings, Faults> {
     let mut faults = Faults::default();

@@ -11,9 +11,10 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
 use super::budget_overrides;
+use super::people::PeopleInState;
 use crate::config::Config;
 use crate::history::state::State;
-use crate::identity::{AuthConfig, ClientKeys, KeyStorage};
+use crate::identity::{AuthConfig, ClientKeys, KeyStorage, Made, People};
 use crate::ids::SharedDocument;
 use crate::limits::overrides::Overrides;
 use crate::proxy::runtime_settings::SharedSettings;
@@ -32,8 +33,13 @@ impl KeyStorage for InState {
     }
 }
 
-/// Reads the stored keys. If the file cannot be used, that is logged, and no stored key is in force.
-pub(super) fn open(config: &Config, state: &Arc<State>) -> Arc<ClientKeys> {
+/// Returns who is known beside those whom the configuration declares.
+pub(super) fn made(keys: &ClientKeys, people: &Arc<People>) -> Made {
+    Made { keys: Arc::clone(keys.table()), people: Arc::clone(people) }
+}
+
+/// Reads the stored keys and accounts. If the file cannot be used, that is logged, and none of them is in force.
+pub(super) fn open(config: &Config, state: &Arc<State>) -> (Arc<ClientKeys>, Arc<People>) {
     let stored = state.documents(KIND).unwrap_or_else(|fault| {
         let data_dir = config.data_dir.display();
         error!(
@@ -44,8 +50,9 @@ pub(super) fn open(config: &Config, state: &Arc<State>) -> Arc<ClientKeys> {
         Vec::new()
     });
     let keys = Arc::new(ClientKeys::new(stored, Box::new(InState(Arc::clone(state)))));
-    declare(&keys, config);
-    keys
+    let people = Arc::new(People::new(Box::new(PeopleInState(Arc::clone(state)))));
+    declare((&keys, &people), config);
+    (keys, people)
 }
 
 /// How often keys are looked for that have expired meanwhile.
@@ -84,14 +91,30 @@ pub(super) fn written(config: &Config) -> String {
 
 /// Applies what other processes say of keys, and of overrides of budgets, which are shared in the same way: the instances of a fleet, and the other process of an upgrade.
 pub(super) struct SharedKeys {
-    pub(super) keys: Arc<ClientKeys>,
-    pub(super) overrides: Arc<Overrides>,
-    pub(super) live: SharedSettings,
+    keys: Arc<ClientKeys>,
+    people: Arc<People>,
+    overrides: Arc<Overrides>,
+    live: SharedSettings,
     /// Weak, because the sessions hold this.
-    pub(super) sessions: Weak<Manager>,
+    sessions: Weak<Manager>,
 }
 
 impl SharedKeys {
+    /// Makes the sessions apply to these keys and people what other processes say.
+    pub(super) fn follow(
+        sessions: &Arc<Manager>,
+        (keys, people, overrides): (&Arc<ClientKeys>, &Arc<People>, &Arc<Overrides>),
+        live: &SharedSettings,
+    ) {
+        sessions.set_client_keys(Arc::new(Self {
+            keys: Arc::clone(keys),
+            people: Arc::clone(people),
+            overrides: Arc::clone(overrides),
+            live: Arc::clone(live),
+            sessions: Arc::downgrade(sessions),
+        }));
+    }
+
     fn cut(&self) -> usize {
         self.sessions.upgrade().map_or(0, |sessions| sessions.cut_invalid_legs())
     }
@@ -99,33 +122,40 @@ impl SharedKeys {
 
 impl ClientKeyStore for SharedKeys {
     fn held(&self) -> Vec<SharedDocument> {
-        let mut documents = self.keys.documents();
-        documents.extend(self.overrides.documents());
-        documents
+        let mut held = self.keys.documents();
+        held.extend(self.people.documents());
+        held.extend(self.overrides.documents());
+        held
     }
 
     fn is_over(&self, document: &str) -> bool {
-        ClientKeys::is_over(document) || Overrides::is_over(document)
+        ClientKeys::is_over(document) || People::is_over(document) || Overrides::is_over(document)
     }
 
     fn learn(&self, documents: Vec<String>) {
-        let (overrides, keys): (Vec<_>, Vec<_>) =
+        let (overrides, documents): (Vec<_>, Vec<_>) =
             documents.into_iter().partition(|document| Overrides::is_one(document));
         budget_overrides::learn(&self.overrides, &overrides);
-        let learned = self.keys.learn(&keys);
+        let (people, keys): (Vec<_>, Vec<_>) =
+            documents.into_iter().partition(|document| People::is_document(document));
+        let mut learned = self.keys.learn(&keys);
+        let keys = learned.len();
+        learned.extend(self.people.learn(&people));
         if learned.is_empty() {
             return;
         }
         let legs_cut = self.cut();
         let ids: Vec<&str> = learned.iter().map(|document| document.id.as_str()).take(8).collect();
-        info!(keys = learned.len(), ?ids, legs_cut, "keys were changed by another process");
-        let keys = Arc::clone(&self.keys);
+        let people = learned.len() - keys;
+        info!(keys, people, ?ids, legs_cut, "keys or accounts were changed by another process");
+        let people = learned.split_off(keys);
+        let (own_keys, own_people) = (Arc::clone(&self.keys), Arc::clone(&self.people));
         // They hold from now on; on disk they are for a start without the others.
         let store = move || {
-            if let Err(fault) = keys.store(&learned) {
+            if let Err(fault) = own_keys.store(&learned).and_then(|()| own_people.store(&people)) {
                 error!(
                     fault,
-                    "keys of another process cannot be stored in state.db: they hold until a restart"
+                    "keys or accounts of another process cannot be stored in state.db: they hold until a restart"
                 );
             }
         };
@@ -141,7 +171,7 @@ impl ClientKeyStore for SharedKeys {
         let here = self.live.load_full();
         // Its faults were reported where it was loaded.
         let Some(there) = written.compile(&[], &mut Faults::default()) else { return };
-        let there = there.with_made(self.keys.table(), Some(&*here.auth));
+        let there = there.with_made(&made(&self.keys, &self.people), Some(&*here.auth));
         let revoked = there.revoke_others(&here.auth);
         let legs_cut = self.cut();
         if !revoked.is_empty() || legs_cut > 0 {
@@ -150,8 +180,10 @@ impl ClientKeyStore for SharedKeys {
     }
 }
 
-/// Tells the keys what the configuration declares.
-pub(super) fn declare(keys: &ClientKeys, config: &Config) {
-    let backends = config.backends.iter().map(|backend| backend.name().to_string()).collect();
-    keys.declare(&config.auth, backends);
+/// Tells the keys and the people what the configuration declares.
+pub(super) fn declare(made: (&ClientKeys, &People), config: &Config) {
+    let (keys, people) = made;
+    let backends: Vec<String> = config.backends.iter().map(|backend| backend.name().to_string()).collect();
+    keys.declare(&config.auth, backends.clone());
+    people.configure(config.auth.people().clone(), config.auth.prefix(), backends);
 }

@@ -5,11 +5,12 @@
 //! settings under running streams · `drain` shuts down in order · `upgrade` starts a new process that takes over, and
 //! `fd_passing` passes it the listening sockets · `kill_recovery` restores kill orders from the history · `sd_notify`
 //! reports to the service manager · `panics` counts and logs panics · `event_sink` writes session events to log, metrics,
-//! history and collector · `principal_key` loads the key of principals · `demo` runs the gateway with a provider of its
-//! own · `backend_check` checks the backends without running a gateway · `health_checks` probes them while it runs.
+//! history and collector · `made_keys` and `people` keep keys and accounts in `state.db` · `principal_key` loads the key of principals · `demo` runs the gateway with a provider of its
+//! own · `admin` makes the first account · `backend_check` checks the backends without running a gateway · `health_checks` probes them while it runs.
 //! Neighbours: `cli` calls it, `config` feeds it.
 //! Invariant: it decides nothing that one of the parts could decide.
 
+mod admin;
 mod backend_check;
 mod budget_overrides;
 pub(crate) mod components;
@@ -24,6 +25,7 @@ mod kill_recovery;
 mod listeners;
 mod made_keys;
 mod panics;
+pub(crate) mod people;
 mod principal_key;
 mod reload;
 mod sd_notify;
@@ -32,6 +34,7 @@ mod signals;
 mod spending;
 mod upgrade;
 
+pub use admin::make_admin;
 pub use backend_check::{BackendCheck, Unreachable, check_backends, check_redis};
 pub use demo::{demo, demo_provider};
 pub use descriptors::Plan;

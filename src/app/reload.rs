@@ -88,9 +88,9 @@ impl Reload {
     fn swap(&self) -> Result<ReloadReport, Faults> {
         let config = self.sources.load()?;
         let before = self.shared.live.load_full();
-        let Components { metrics, keys, overrides, .. } = &self.shared;
-        let settings =
-            runtime_settings(&config, metrics, Some(&before), keys.table(), overrides.additions())?;
+        let Components { metrics, overrides, .. } = &self.shared;
+        let made = self.shared.made();
+        let settings = runtime_settings(&config, metrics, Some(&before), &made, overrides.additions())?;
         self.check_control(&config)?;
         log_warnings(&config);
         Plan::after_reload(&config).log();
@@ -104,7 +104,7 @@ impl Reload {
         settings.auth.take_over(&before.auth);
         let revoked = settings.auth.revoke_others(&before.auth);
         self.shared.live.store(Arc::new(settings));
-        made_keys::declare(&self.shared.keys, &config);
+        made_keys::declare((&self.shared.keys, &self.shared.people), &config);
         let legs_cut = self.shared.sessions.cut_invalid_legs();
         if !revoked.is_empty() || legs_cut > 0 {
             info!(principals = ?revoked, legs_cut, "keys are revoked or narrowed");

@@ -26,6 +26,7 @@ use super::issuers::{Issuers, wait_for_keys};
 use super::kill_recovery::KillRecovery;
 use super::listeners::Listeners;
 use super::made_keys::{self, KeyExpiry};
+use super::people::PeopleFile;
 use super::reload::{Reload, log_warnings};
 use super::sd_notify;
 use super::signals::Signals;
@@ -149,6 +150,12 @@ fn add_background_services(server: &mut Server, shared: &Components) {
     }
     let expiry = KeyExpiry { live: Arc::clone(&shared.live), sessions: sessions() };
     server.add_service(background_service("keys", expiry));
+    let people = PeopleFile {
+        state: Arc::clone(&shared.state),
+        people: Arc::clone(&shared.people),
+        sessions: sessions(),
+    };
+    server.add_service(background_service("people", people));
     server.add_service(background_service("housekeeping", Housekeeping { sessions: sessions() }));
     let probes = HealthChecks { live: Arc::clone(&shared.live), connector: Arc::new(Connector::new(None)) };
     server.add_service(background_service("probes", probes));
@@ -188,6 +195,7 @@ fn control_service(
         runtime,
         keys: Arc::clone(&shared.keys),
         overrides: Arc::clone(&shared.overrides),
+        people: Arc::clone(&shared.people),
         history: shared.history.clone(),
         audit: Arc::new(AuditLog::new(
             Arc::clone(&shared.state),

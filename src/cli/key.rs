@@ -54,6 +54,9 @@ pub(super) struct CreateArgs {
     /// Patterns of the backends that it may use, with commas; all without it
     #[arg(long, value_name = "PATTERNS", value_delimiter = ',')]
     backends: Vec<String>,
+    /// Patterns of the tools that it may use, with commas; all without it
+    #[arg(long, value_name = "PATTERNS", value_delimiter = ',')]
+    tools: Vec<String>,
     /// How long it is valid (90d), or until when: a day (2027-01-31) or a time (RFC 3339)
     #[arg(long, value_name = "TIME")]
     expires: Option<String>,
@@ -122,9 +125,10 @@ pub(super) fn key(command: KeyCommand) -> anyhow::Result<()> {
 }
 
 fn create(arguments: CreateArgs, key: Option<String>) -> anyhow::Result<()> {
-    let CreateArgs { id, tenant, groups, models, backends, expires, plain } = arguments;
+    let CreateArgs { id, tenant, groups, models, backends, tools, expires, plain } = arguments;
     let is_import = key.is_some();
-    let mut body = serde_json::to_value(NewKey { id, tenant, groups, models, backends, expires, key: None })?;
+    let mut body =
+        serde_json::to_value(NewKey { id, tenant, groups, models, backends, tools, expires, key: None })?;
     if let Some(key) = key {
         // A secret serializes as a mask.
         body["key"] = key.into();
@@ -151,7 +155,8 @@ fn list(plain: &PlainArgs) -> anyhow::Result<()> {
 
 /// Returns a heading and one row for each key.
 fn key_rows(keys: &[KeyView]) -> Vec<Vec<String>> {
-    let heading = ["ID", "KEY", "FROM", "TENANT", "GROUPS", "MODELS", "BACKENDS", "EXPIRES", "LAST USED"];
+    let heading =
+        ["ID", "KEY", "FROM", "TENANT", "GROUPS", "MODELS", "BACKENDS", "TOOLS", "EXPIRES", "LAST USED"];
     let mut rows = vec![heading.map(String::from).to_vec()];
     let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { plain_text(&text) };
     let time = |at: Option<jiff::Timestamp>| at.map(|at| at.to_string()).unwrap_or_default();
@@ -169,6 +174,7 @@ fn key_rows(keys: &[KeyView]) -> Vec<Vec<String>> {
             key.groups.join(","),
             key.models.join(","),
             key.backends.join(","),
+            key.tools.join(","),
             key.expires.clone().unwrap_or_default(),
             time(key.last_used),
         ];

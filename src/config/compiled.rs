@@ -118,11 +118,11 @@ pub(super) fn compile(
     let shorthand = fill_in_backend(&mut written);
     let listen = listen_address("listen", &written.listen, faults);
     let server = written.server.compile(faults);
-    let control = written.control.compile(!written.auth.roles.is_empty(), faults);
+    let control = written.control.compile(written.auth.knows_operators(), faults);
     let session = written.session.session.compile(faults);
     let identity = written.session.identity.compile(faults);
     let rules: Vec<BackendRule> = written.backends.0.iter().map(rule).collect();
-    let auth = compile_auth(written.auth, &rules, server.as_ref(), faults);
+    let auth = compile_auth(written.auth, &rules, server.as_ref(), session.as_ref(), faults);
     let backends = compile_backends(written.backends, proxies, shorthand, faults);
     let routing = compile_routing(written.routing, &rules, shorthand, faults);
     let (caller_limits, budgets) = limits::settings::compile_all(written.limits, written.budgets, faults);
@@ -179,15 +179,32 @@ fn compile_auth(
     written: identity::AuthConfig,
     rules: &[BackendRule],
     server: Option<&proxy::settings::Settings>,
+    session: Option<&session::settings::Settings>,
     faults: &mut Faults,
 ) -> Option<Arc<identity::Auth>> {
     let auth = written.compile(&names(rules), faults);
+    check_people(auth.as_deref(), session, faults);
     let verifies = server.is_none_or(|server| server.tls().is_some_and(proxy::tls::Tls::knows_clients));
     if !verifies && auth.as_ref().is_some_and(|auth| auth.reads_certificates()) {
         let message = "no client shows a certificate, because the listener verifies none";
         faults.warn("auth.mtls", message, "set server.tls.enabled and server.tls.client_ca, or remove it");
     }
     auth
+}
+
+/// In a fleet a token of one instance is verified by the others; no secret that signs tokens lies in Redis.
+fn check_people(
+    auth: Option<&identity::Auth>,
+    session: Option<&session::settings::Settings>,
+    faults: &mut Faults,
+) {
+    let (Some(auth), Some(session)) = (auth, session) else { return };
+    let people = auth.people();
+    if people.login && people.secret.is_none() && session.redis().is_some() {
+        let message = "the instances of a fleet need the same secret for access tokens";
+        let hint = "write auth.jwt.local.secret_file, with the same content on each (openssl rand -hex 32)";
+        faults.add("auth.people.login", message, hint);
+    }
 }
 
 fn names(rules: &[BackendRule]) -> Vec<String> {

@@ -21,8 +21,9 @@ use tokio::time::{Instant, timeout_at};
 use super::api::error::ErrorCode;
 use super::connection::{Connection, TrackedBody};
 use super::listen::Peer;
-use super::operator::Operator;
+use super::operator::{Operator, TICKET_PATHS};
 use super::problem::{Problem, finish};
+use super::routes;
 use super::service::ControlState;
 use super::settings::Settings;
 use crate::ids::RequestId;
@@ -163,33 +164,47 @@ fn check(
     {
         return Ok(Access::Preflight);
     }
-    match operator(state, settings, headers) {
+    let shown = bearer(headers).map(Arc::from).or_else(|| ticketed(state, request));
+    match operator(state, shown.as_deref()) {
         Ok(operator) => Ok(Access::Granted(operator)),
-        Err(_) if is_probe || path == "/control/health" => Ok(Access::Granted(Operator::nobody())),
+        Err(_) if is_probe || routes::is_open(path) => Ok(Access::Granted(Operator::nobody())),
         Err(problem) => Err(problem),
     }
 }
 
-/// Returns who calls.
+/// Returns the credential that the ticket in the URL of a stream stands for; the ticket is used up.
+fn ticketed(state: &ControlState, request: &Request) -> Option<Arc<[u8]>> {
+    let (uri, headers) = (request.uri(), request.headers());
+    let takes = request.method() == Method::GET && TICKET_PATHS.contains(&uri.path());
+    if !takes || headers.contains_key(header::AUTHORIZATION) {
+        return None;
+    }
+    let mut parameters = url::form_urlencoded::parse(uri.query()?.as_bytes());
+    let (_, ticket) = parameters.find(|(name, _)| name == "ticket")?;
+    state.tickets.take(&ticket, uri.path())
+}
+
+/// Returns who shows this credential.
 ///
 /// # Errors
-/// 401 without a valid credential.
-fn operator(state: &ControlState, settings: &Settings, headers: &HeaderMap) -> Result<Operator, Problem> {
+/// 401 when it is not valid, or none is shown and one is required.
+pub(super) fn operator(state: &ControlState, shown: Option<&[u8]>) -> Result<Operator, Problem> {
+    let settings = state.parts.settings.load();
     let unauthorized = |detail: &str| Err(Problem::new(ErrorCode::Unauthorized, detail));
     if settings.is_open() {
         return Ok(Operator::local());
     }
-    let Some(shown) = bearer(headers) else {
+    let Some(shown) = shown else {
         return unauthorized(
             "send the control token, or a key whose principal has a role: Authorization: Bearer …",
         );
     };
     if settings.token().is_some_and(|token| is_token(token.reveal(), shown)) {
-        return Ok(Operator::with_token());
+        return Ok(Operator::with_token().showing(shown));
     }
     let auth = state.parts.runtime.auth();
     match auth.operator(shown) {
-        Ok(Some((id, grants))) => Ok(Operator::principal(id.as_str(), grants)),
+        Ok(Some(known)) => Ok(Operator::principal(known).showing(shown)),
         Ok(None) => unauthorized("the control API does not know this token"),
         Err(fault) => unauthorized(&fault.to_string()),
     }

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::api::error::{ErrorCode, ProblemDetails};
 use super::api::events::{EVENTS, SchemaOf};
-use super::operator::Gate;
+use super::operator::{Gate, Need};
 use super::routes;
 use super::service::ControlState;
 use crate::identity::roles::{Right, Role};
@@ -28,10 +28,11 @@ pub(super) struct Operation {
     id: &'static str,
     summary: &'static str,
     tag: &'static str,
-    /// What its caller must be permitted; `None` for a probe.
-    right: Option<Right>,
+    need: Need,
     /// The answer has more members with a credential, and none is required.
     is_open: bool,
+    /// Other paths of the same endpoint.
+    aliases: &'static [&'static str],
     is_by_tenant: bool,
     is_audited: bool,
     /// What `{id}` in the path is; `{name}` is the name of a budget.
@@ -55,33 +56,31 @@ struct Answer {
 impl Operation {
     /// Describes an endpoint whose caller needs this right; `summary` is one sentence.
     pub(super) fn new(tag: &'static str, id: &'static str, summary: &'static str, right: Right) -> Self {
-        Self { right: Some(right), ..Self::probe(tag, id, summary) }
+        Self { need: Need::Right(right), ..Self::probe(tag, id, summary) }
     }
 
     /// Describes an endpoint that needs no credential.
     pub(super) fn probe(tag: &'static str, id: &'static str, summary: &'static str) -> Self {
-        let (query, body, responses, errors) = (None, None, Vec::new(), [].as_slice());
-        let (right, is_open, is_by_tenant, is_audited) = (None, false, false, false);
-        let names = "The id or the uid of a session.";
         Self {
             id,
             summary,
             tag,
-            right,
-            is_open,
-            is_by_tenant,
-            is_audited,
-            names,
-            query,
-            body,
-            responses,
-            errors,
+            need: Need::Nothing,
+            is_open: false,
+            aliases: &[],
+            is_by_tenant: false,
+            is_audited: false,
+            names: "The id or the uid of a session.",
+            query: None,
+            body: None,
+            responses: Vec::new(),
+            errors: &[],
         }
     }
 
-    /// `{id}` in the path is the id of a key.
-    pub(super) fn names_key(mut self) -> Self {
-        self.names = "The id of a key.";
+    /// Says what `{id}` in the path is, if not a session.
+    pub(super) fn names(mut self, what: &'static str) -> Self {
+        self.names = what;
         self
     }
 
@@ -93,13 +92,35 @@ impl Operation {
 
     /// The endpoint needs another right than its group.
     pub(super) fn needs(mut self, right: Right) -> Self {
-        self.right = Some(right);
+        self.need = Need::Right(right);
         self
+    }
+
+    /// The endpoint needs a credential, but no role.
+    pub(super) fn for_everyone(mut self) -> Self {
+        self.need = Need::Credential;
+        self
+    }
+
+    /// The endpoint has other paths, too.
+    pub(super) fn also(mut self, aliases: &'static [&'static str]) -> Self {
+        self.aliases = aliases;
+        self
+    }
+
+    /// Returns the other paths of the endpoint.
+    pub(super) fn aliases(&self) -> &'static [&'static str] {
+        self.aliases
+    }
+
+    /// Returns whether the endpoint can be called without a credential.
+    pub(super) fn is_open(&self) -> bool {
+        self.need == Need::Nothing
     }
 
     /// The endpoint needs no credential, but answers less without one.
     pub(super) fn token_optional(mut self) -> Self {
-        (self.right, self.is_open) = (None, true);
+        (self.need, self.is_open) = (Need::Nothing, true);
         self
     }
 
@@ -117,8 +138,8 @@ impl Operation {
 
     /// Returns the gate before the endpoint.
     pub(super) fn gate(&self, state: &Arc<ControlState>) -> Gate {
-        let Self { id: action, right, is_by_tenant, is_audited, .. } = *self;
-        Gate { state: Arc::clone(state), action, right, is_by_tenant, is_audited }
+        let Self { id: action, need, is_by_tenant, is_audited, .. } = *self;
+        Gate { state: Arc::clone(state), action, need, is_by_tenant, is_audited }
     }
 
     /// The parameters of the query.
@@ -181,13 +202,17 @@ impl Operation {
             let content = json!({"application/json": {"schema": schema}});
             described["requestBody"] = json!({"required": false, "content": content});
         }
-        described["security"] = match self.right {
+        described["security"] = match self.need {
             // The roles that may call it (OpenAPI 3.1, "Security Requirement Object").
-            Some(right) => json!([{"token": right.roles().map(Role::name).collect::<Vec<_>>()}]),
-            None if self.is_open => json!([{}, {"token": []}]),
-            None => json!([]),
+            Need::Right(right) => json!([{"token": right.roles().map(Role::name).collect::<Vec<_>>()}]),
+            Need::Credential => json!([{"token": []}]),
+            Need::Nothing if self.is_open => json!([{}, {"token": []}]),
+            Need::Nothing => json!([]),
         };
-        if self.right.is_some() {
+        if !self.aliases.is_empty() {
+            described["x-aliases"] = json!(self.aliases);
+        }
+        if matches!(self.need, Need::Right(_)) {
             described["x-by-tenant"] = self.is_by_tenant.into();
         }
         if self.id == "readEvents" {
@@ -208,9 +233,10 @@ impl Operation {
             let response = json!({"description": description, "content": content});
             responses.insert(status.to_string(), response);
         }
-        let token: &[ErrorCode] = match self.right {
-            Some(_) => &[ErrorCode::Unauthorized, ErrorCode::RoleRequired],
-            None => &[],
+        let token: &[ErrorCode] = match self.need {
+            Need::Right(_) => &[ErrorCode::Unauthorized, ErrorCode::RoleRequired],
+            Need::Credential => &[ErrorCode::Unauthorized],
+            Need::Nothing => &[],
         };
         // The middleware reads every body before a route sees it.
         let body: &[ErrorCode] = match self.body {

@@ -4,6 +4,7 @@
 //! right that the endpoint needs, and writes a line of the audit log for each change. An endpoint without an operator is
 //! refused, so that a route that is added wrongly is closed, not open.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,8 +24,9 @@ use super::service::ControlState;
 use crate::history::audit::line::SCHEMA;
 use crate::history::audit::{AuditEntry, OperatorLine};
 use crate::history::proof::hash_chain::{canonical, digest};
-use crate::identity::roles::{Grants, Reach, Right};
-use crate::ids::RequestId;
+use crate::identity::KnownOperator;
+use crate::identity::roles::{Grants, Reach, Right, Role};
+use crate::ids::{Membership, RequestId};
 
 /// How long an answer waits for its line of the audit log. The change is done already, and the line is written even if it
 /// takes longer.
@@ -36,27 +38,69 @@ pub(super) struct Operator {
     /// The principal; `token` for the control token, `local` where none is required.
     id: Arc<str>,
     grants: Grants,
+    membership: Option<Arc<Membership>>,
+    /// The name and the log-in of a person who logged in here.
+    person: Option<(String, String)>,
+    credential: Option<Credential>,
 }
 
+/// What the caller has shown. It is looked up again while a stream is open, and when a ticket is used.
+#[derive(Clone, PartialEq, Eq)]
+struct Credential(Arc<[u8]>);
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// The paths that a ticket may be for: streams, which browsers open without header fields.
+pub(super) const TICKET_PATHS: [&str; 1] = ["/control/events"];
+
 impl Operator {
+    fn new(id: &str, grants: Grants) -> Self {
+        Self { id: id.into(), grants, membership: None, person: None, credential: None }
+    }
+
     /// Who shows the control token.
     pub(super) fn with_token() -> Self {
-        Self { id: "token".into(), grants: Grants::admin() }
+        Self::new("token", Grants::admin())
     }
 
     /// Anyone on this machine, where neither a token nor a role is configured.
     pub(super) fn local() -> Self {
-        Self { id: "local".into(), grants: Grants::admin() }
+        Self::new("local", Grants::admin())
     }
 
     /// A principal with these roles.
-    pub(super) fn principal(id: &str, grants: Grants) -> Self {
-        Self { id: id.into(), grants }
+    pub(super) fn principal(known: KnownOperator) -> Self {
+        let KnownOperator { id, grants, membership, person } = known;
+        Self { membership, person, ..Self::new(id.as_str(), grants) }
+    }
+
+    /// Returns the operator with the credential that it has shown.
+    pub(super) fn showing(self, credential: &[u8]) -> Self {
+        Self { credential: Some(Credential(credential.into())), ..self }
+    }
+
+    /// Returns the credential that the caller has shown; `None` where none is required.
+    pub(super) fn credential(&self) -> Option<&Arc<[u8]>> {
+        self.credential.as_ref().map(|Credential(shown)| shown)
+    }
+
+    /// Returns the name and the log-in of a person who logged in here.
+    pub(super) fn person(&self) -> Option<(&str, &str)> {
+        self.person.as_ref().map(|(name, login)| (name.as_str(), login.as_str()))
+    }
+
+    /// Returns tenant and groups; `None` if the caller has neither.
+    pub(super) fn membership(&self) -> Option<&Membership> {
+        self.membership.as_deref()
     }
 
     /// Nobody: a probe needs no credential.
     pub(super) fn nobody() -> Self {
-        Self { id: "".into(), grants: Grants::default() }
+        Self::new("", Grants::default())
     }
 
     /// Returns whether a credential was checked, or none is required.
@@ -83,14 +127,24 @@ impl Operator {
     }
 }
 
-/// What an endpoint needs.
+/// What the caller of an endpoint needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    /// Nothing: probes, and what makes credentials.
+    Nothing,
+    /// A credential; no role.
+    Credential,
+    /// A role that grants this.
+    Right(Right),
+}
+
+/// An endpoint, as [`permit`] sees it.
 #[derive(Clone)]
 pub(super) struct Gate {
     pub(super) state: Arc<ControlState>,
     /// Its `operationId`.
     pub(super) action: &'static str,
-    /// `None` for a probe.
-    pub(super) right: Option<Right>,
+    pub(super) need: Need,
     /// Whether it covers the objects of one tenant, where the caller's role is for one.
     pub(super) is_by_tenant: bool,
     /// Whether a line is written for it although it changes nothing.
@@ -100,6 +154,8 @@ pub(super) struct Gate {
 /// What a handler adds to the line of the audit log, as an extension of its response.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Change {
+    /// Who made it, where no credential said so.
+    pub(super) by: Option<String>,
     /// The reason that the operator gave.
     pub(super) reason: Option<String>,
     /// The digest of the object before.
@@ -118,19 +174,30 @@ pub(super) async fn permit(State(gate): State<Gate>, mut request: Request, next:
     let Some(operator) = request.extensions().get::<Operator>().cloned() else {
         return Problem::internal("the request was not checked; see the server log").into_response();
     };
-    let Some(right) = gate.right else { return next.run(request).await };
     let is_audited = gate.is_audited || !matches!(*request.method(), Method::GET | Method::HEAD);
-    let line = is_audited.then(|| entry(&gate, &operator, right, &request));
-    let reach = match gate.reach(&operator, right) {
-        Ok(reach) => reach,
-        Err(problem) => return recorded(&gate.state, line, problem.into_response()).await,
-    };
-    request.extensions_mut().insert(reach);
+    let line = is_audited.then(|| entry(&gate, &operator, &request));
+    match gate.need {
+        Need::Nothing => {}
+        Need::Credential if operator.id.is_empty() => {
+            return Problem::new(ErrorCode::Unauthorized, "this endpoint needs a credential").into_response();
+        }
+        Need::Credential => {}
+        Need::Right(right) => match gate.reach(&operator, right) {
+            Ok(reach) => drop(request.extensions_mut().insert(reach)),
+            Err(problem) => return recorded(&gate.state, line, problem.into_response()).await,
+        },
+    }
     if line.is_none() {
         return next.run(request).await;
     }
     // A task of its own: a change is whole, and is in the audit log, even when its caller hangs up at once.
-    let done = tokio::spawn(async move { recorded(&gate.state, line, next.run(request).await).await });
+    let done = tokio::spawn(async move {
+        let response = next.run(request).await;
+        // Strangers must not fill the disk: what needs no credential says itself what is worth a line.
+        let line =
+            line.filter(|_| gate.need != Need::Nothing || response.extensions().get::<Change>().is_some());
+        recorded(&gate.state, line, response).await
+    });
     done.await.unwrap_or_else(|_| Problem::internal("the change failed; see the server log").into_response())
 }
 
@@ -161,14 +228,15 @@ impl Gate {
 }
 
 /// Returns the line of a request, without its outcome.
-fn entry(gate: &Gate, operator: &Operator, right: Right, request: &Request) -> AuditEntry {
+fn entry(gate: &Gate, operator: &Operator, request: &Request) -> AuditEntry {
     let address = request.extensions().get::<ConnectInfo<Peer>>().map(|ConnectInfo(peer)| peer.address.ip());
-    let roles = operator.grants().iter().filter(|(role, _)| role.grants(right));
+    let is_granting = |role: Role| matches!(gate.need, Need::Right(right) if role.grants(right));
+    let roles = operator.grants().iter().filter(|(role, _)| is_granting(*role));
     AuditEntry {
         schema: SCHEMA.to_owned(),
         at: Timestamp::now(),
         operator: OperatorLine {
-            id: operator.id().to_owned(),
+            id: if operator.id.is_empty() { "nobody" } else { operator.id() }.to_owned(),
             roles: roles.map(|(role, _)| role.name().to_owned()).collect(),
             address: address.map(|address| address.to_canonical().to_string()),
         },
@@ -189,10 +257,11 @@ async fn recorded(state: &Arc<ControlState>, line: Option<AuditEntry>, mut respo
     let Some(mut line) = line else { return response };
     line.status = response.status().as_u16();
     line.code = response.extensions().get::<Problem>().map(|problem| problem.code().to_owned());
-    if let Some(Change { reason, before, after }) = response.extensions_mut().remove() {
+    if let Some(Change { by, reason, before, after }) = response.extensions_mut().remove() {
         let auth = state.parts.runtime.auth();
         line.reason = reason.map(|reason| auth.without_keys(&reason).into_owned());
         (line.before, line.after) = (before, after);
+        line.operator.id = by.unwrap_or(line.operator.id);
     }
     let state = Arc::clone(state);
     let written = tokio::task::spawn_blocking(move || state.parts.audit.record(&line));

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use pingora_core::server::ShutdownWatch;
 use pingora_core::services::background::BackgroundService;
 use serde_json::Value;
+use tokio::sync::Semaphore;
 
 use super::api::health::BackendStatus;
 use super::blocking::BlockingLimits;
@@ -25,7 +26,9 @@ use super::settings::Settings;
 use super::{auth, routes};
 use crate::history::Archive;
 use crate::history::audit::AuditLog;
-use crate::identity::{Auth, ClientKeys};
+use crate::identity::people::attempts::Attempts;
+use crate::identity::people::tickets::Tickets;
+use crate::identity::{Auth, ClientKeys, People};
 use crate::limits::amount::CostUnit;
 use crate::limits::budgets::BudgetAccount;
 use crate::limits::overrides::Overrides;
@@ -36,6 +39,9 @@ use crate::telemetry::readiness::Readiness;
 
 /// How long open responses may take after the signal to stop.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
+
+/// Passwords that are hashed at the same time: each takes tens of milliseconds of a core, and 19 MiB.
+const HASHES: usize = 2;
 
 /// Outcome of a reload of the configuration.
 #[derive(Clone, Debug, Default)]
@@ -84,6 +90,8 @@ pub struct Parts {
     pub keys: Arc<ClientKeys>,
     /// What operators add to the limits of budgets.
     pub overrides: Arc<Overrides>,
+    /// The people who log in.
+    pub people: Arc<People>,
     /// The history; `None` when it is disabled or cannot be used.
     pub history: Option<Arc<Archive>>,
     /// The audit log.
@@ -104,6 +112,12 @@ pub(super) struct ControlState {
     pub(super) opened: Instant,
     /// Number of open event feeds.
     pub(super) feeds: Arc<AtomicUsize>,
+    /// Failed attempts to log in.
+    pub(super) attempts: Attempts,
+    /// Tickets for the URLs of feeds.
+    pub(super) tickets: Tickets,
+    /// Permits to hash a password.
+    pub(super) hashing: Arc<Semaphore>,
 }
 
 /// The control API as a Pingora background service.
@@ -146,6 +160,9 @@ async fn serve(listener: TcpListener, parts: Parts, shutdown: ShutdownWatch) -> 
         stopping: shutdown.clone(),
         opened: Instant::now(),
         feeds: Arc::default(),
+        attempts: Attempts::default(),
+        tickets: Tickets::default(),
+        hashing: Arc::new(Semaphore::new(HASHES)),
     };
     let app = router(Arc::new(state)).into_make_service_with_connect_info::<Peer>();
     let server = axum::serve(ControlListener::new(listener, connection_limit), app)

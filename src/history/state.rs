@@ -74,6 +74,17 @@ impl State {
         self.with(|connection| connection.execute(sql, params![kind, id, revision, body]).map(drop))
     }
 
+    /// Removes documents of a kind.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn remove(&self, kind: &str, ids: &[String]) -> anyhow::Result<()> {
+        let sql = "DELETE FROM documents WHERE kind = ?1 AND id = ?2";
+        self.with(|connection| {
+            ids.iter().try_for_each(|id| connection.execute(sql, params![kind, id]).map(drop))
+        })
+    }
+
     /// Runs work on the file, which is opened or created first, readable by its owner only.
     pub(in crate::history) fn with<T>(
         &self,

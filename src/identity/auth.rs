@@ -19,10 +19,11 @@ use super::jwt::{Jwt, Seen, TokenFault, VerifiedToken};
 use super::key_fault::KeyFault;
 pub use super::key_holder::KeyHolder;
 use super::key_text::{self, KeyDigest};
+use super::people::{People, PeopleSettings, Person};
 use super::principal::{MAX_CREDENTIALS, TooMany};
 use super::roles::{Grants, Roles};
 pub use super::shown_key::ShownKey;
-use crate::ids::{PrincipalId, Validity};
+use crate::ids::{Membership, PrincipalId, Validity};
 use crate::protocol::dialects::credentials::credentials;
 
 /// The most parts of a credential that are looked up.
@@ -42,8 +43,30 @@ pub struct Auth {
     /// Of callers without a key: revoked when one is required.
     keyless: Arc<Validity>,
     generation: u64,
-    made: Arc<ArcSwap<MadeKeys>>,
+    made: Made,
     others: Arc<Others>,
+}
+
+/// Who is known beside those whom the configuration declares.
+#[derive(Clone, Debug, Default)]
+pub struct Made {
+    /// The keys that were made through the API.
+    pub keys: Arc<ArcSwap<MadeKeys>>,
+    /// The people who log in.
+    pub people: Arc<People>,
+}
+
+/// Who calls the control API.
+#[derive(Clone, Debug)]
+pub struct KnownOperator {
+    /// The principal.
+    pub id: PrincipalId,
+    /// Its roles.
+    pub grants: Grants,
+    /// Its tenant and groups.
+    pub membership: Option<Arc<Membership>>,
+    /// The account and the log-in of a person who logged in here.
+    pub person: Option<(String, String)>,
 }
 
 /// What the configuration says of callers beside their keys.
@@ -55,6 +78,7 @@ pub(super) struct Others {
     pub(super) acl: Acl,
     /// Who may use the control API.
     pub(super) roles: Roles,
+    pub(super) people: PeopleSettings,
 }
 
 /// The keys that were made through the API.
@@ -83,6 +107,7 @@ enum Found {
     /// It begins like a key and is not known, or was one.
     NoKey,
     Token(Result<Arc<VerifiedToken>, TokenFault>),
+    Person(Result<Person, KeyFault>),
 }
 
 impl Auth {
@@ -96,13 +121,13 @@ impl Auth {
         // Without keys a caller does not depend on these settings.
         let generation = if demand == Demand::Off { 0 } else { GENERATION.fetch_add(1, Ordering::Relaxed) };
         let keyless = Arc::default();
-        let (made, others) = (Arc::default(), Arc::new(others));
+        let (made, others) = (Made::default(), Arc::new(others));
         Self { demand, prefix, principals, holders, keyless, generation, made, others }
     }
 
-    /// Returns the same with the keys that were made through the API. What a key of `before` has opened goes on, unless
+    /// Returns the same with the keys that were made through the API and the people who log in. What a key of `before` has opened goes on, unless
     /// the key may do less now.
-    pub fn with_made(&self, made: &Arc<ArcSwap<MadeKeys>>, before: Option<&Self>) -> Arc<Self> {
+    pub fn with_made(&self, made: &Made, before: Option<&Self>) -> Arc<Self> {
         let continued = |(digest, holder): (&KeyDigest, &Arc<KeyHolder>)| {
             let old = before.and_then(|before| before.holders.get(digest));
             let old = old.filter(|old| !holder.is_narrower_than(old));
@@ -120,7 +145,7 @@ impl Auth {
             holders: self.holders.iter().map(continued).collect(),
             keyless,
             generation: self.generation,
-            made: Arc::clone(made),
+            made: made.clone(),
             others: Arc::clone(&self.others),
         })
     }
@@ -133,10 +158,10 @@ impl Auth {
     /// Returns whether a key expires after the one time and not after the other, or a token may.
     pub fn expires_between(&self, after: Timestamp, until: Timestamp) -> bool {
         // Tokens are in no table.
-        if self.others.jwt.is_some() {
+        if self.others.jwt.is_some() || self.made.people.is_on() {
             return true;
         }
-        let made = self.made.load();
+        let made = self.made.keys.load();
         let mut ends =
             self.holders.values().chain(made.holders.values()).filter_map(|holder| holder.validity.expires());
         ends.any(|at| at > after && at <= until)
@@ -168,7 +193,8 @@ impl Auth {
         &self.principals
     }
 
-    pub(super) fn prefix(&self) -> &str {
+    /// Returns how keys begin.
+    pub fn prefix(&self) -> &str {
         &self.prefix
     }
 
@@ -201,13 +227,20 @@ impl Auth {
         &self.others.roles
     }
 
+    /// Returns what the configuration says of people who log in.
+    pub fn people(&self) -> &PeopleSettings {
+        &self.others.people
+    }
+
     /// Returns who shows this text as a key or token on the control API, and its roles; `None` if the text is neither. Does not
     /// depend on whether the proxy reads them.
     ///
     /// # Errors
     /// The key is not known or damaged, was revoked, or has expired; the token is no good.
-    pub fn operator(&self, text: &[u8]) -> Result<Option<(PrincipalId, Grants)>, KeyFault> {
-        let shown = match self.holder(text) {
+    pub fn operator(&self, text: &[u8]) -> Result<Option<KnownOperator>, KeyFault> {
+        let person = self.made.people.find(text).transpose()?;
+        let holder = person.as_ref().map(|person| Arc::clone(&person.holder));
+        let shown = match holder.or_else(|| self.holder(text)) {
             Some(holder) => ShownKey::of_key(holder, text),
             None if text.starts_with(self.prefix.as_bytes()) || self.was_revoked(text) => {
                 return Err(self.no_key(text));
@@ -221,7 +254,13 @@ impl Auth {
         shown.check()?;
         let holder = shown.holder();
         let grants = self.others.roles.of(holder.id(), holder.membership().map(|member| &**member));
-        Ok(Some((holder.id().clone(), grants)))
+        let grants = match &person {
+            Some(person) => person.grants(grants),
+            None => grants,
+        };
+        let (id, membership) = (holder.id().clone(), holder.membership().cloned());
+        let person = person.map(|person| (person.name, person.login));
+        Ok(Some(KnownOperator { id, grants, membership, person }))
     }
 
     /// Returns whether keys are not read.
@@ -236,7 +275,9 @@ impl Auth {
 
     /// Returns numbers that no other set of keys of this process has; 0 while keys are not read.
     pub fn generation(&self) -> (u64, u64) {
-        (self.generation, if self.is_off() { 0 } else { self.made.load().generation })
+        // Both parts only grow.
+        let made = || self.made.keys.load().generation + self.made.people.generation();
+        (self.generation, if self.is_off() { 0 } else { made() })
     }
 
     /// Returns the key or token that a request shows, else the caller that its certificate or address names; `None` without
@@ -261,7 +302,8 @@ impl Auth {
         for text in &found {
             let known = pieces(text).find_map(|piece| Some((Found::Key(self.holder(piece)?), piece)));
             let is_ours = || key_text::may_contain(text, &self.prefix) || self.was_revoked(text);
-            let found = match known.or_else(|| is_ours().then_some((Found::NoKey, &**text))) {
+            let person = || Some((Found::Person(self.made.people.find(text)?), &**text));
+            let found = match known.or_else(person).or_else(|| is_ours().then_some((Found::NoKey, &**text))) {
                 Some(found) => found,
                 None => match self.look_for_token(text) {
                     Seen::Ours(token) => (Found::Token(token), &**text),
@@ -280,6 +322,7 @@ impl Auth {
         }
         match shown {
             Some((Found::Key(holder), text)) => Ok(Some(ShownKey::of_key(holder, text))),
+            Some((Found::Person(person), text)) => Ok(Some(ShownKey::of_person(person?.holder, text))),
             Some((Found::Token(token), text)) => Ok(Some(ShownKey::of_token(token?, text))),
             Some((Found::NoKey, text)) => Err(self.no_key(text)),
             None => match self.others.connections.holder(origin) {
@@ -326,7 +369,7 @@ impl Auth {
 
     /// Returns whether this was a key of the API, of any form, and is revoked.
     fn was_revoked(&self, text: &[u8]) -> bool {
-        let made = self.made.load();
+        let made = self.made.keys.load();
         !made.revoked.is_empty() && made.revoked.contains(&KeyDigest::of(text))
     }
 
@@ -336,7 +379,7 @@ impl Auth {
 
     fn holder(&self, text: &[u8]) -> Option<Arc<KeyHolder>> {
         let digest = KeyDigest::of(text);
-        find(&self.holders, &digest).or_else(|| find(&self.made.load().holders, &digest))
+        find(&self.holders, &digest).or_else(|| find(&self.made.keys.load().holders, &digest))
     }
 }
 
@@ -450,7 +493,7 @@ mod tests {
         };
         let [gone, kept] =
             [&key, &other].map(|key| before.shown(&headers(key.reveal()), None, &NOWHERE).unwrap().unwrap());
-        let after = |after: &Arc<Auth>| after.with_made(&Arc::default(), Some(&*before));
+        let after = |after: &Arc<Auth>| after.with_made(&Made::default(), Some(&*before));
         let same = after(&auth("required", &[("ci", key.reveal()), ("kept", other.reveal())]));
         assert!(same.revoke_others(&before).is_empty() && gone.check().is_ok());
         let after = after(&auth("required", &[("kept", other.reveal())]));

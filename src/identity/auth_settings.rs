@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -13,14 +14,14 @@ use serde::{Deserialize, Serialize};
 use super::auth::{Auth, KeyHolder, Others};
 use super::connections::{AclConfig, CertificateConfig, Connections, NetworkConfig};
 use super::jwt::JwtConfig;
+use super::jwt::local::LocalConfig;
 use super::key_text::{KeyDigest, PREFIX};
+use super::people::PeopleConfig;
+use super::principal_fields::{WrittenLists, membership, name};
 use super::roles::{RoleConfig, Roles};
-use crate::ids::{Membership, PrincipalId, Validity};
-use crate::model_patterns::{Matcher, Pattern, is_wild};
+use crate::ids::{PrincipalId, Validity};
 use crate::settings::fault::Faults;
 
-/// Longest id, tenant or group, in bytes.
-const MAX_NAME: usize = 64;
 /// Longest prefix of keys, in bytes.
 const MAX_PREFIX: usize = 32;
 
@@ -52,6 +53,9 @@ pub struct AuthConfig {
     /// Whose tokens are accepted (JWT, RFC 7519).
     #[serde(skip_serializing_if = "JwtConfig::is_empty")]
     pub jwt: JwtConfig,
+    /// Whether people log in with a name and a password.
+    #[serde(skip_serializing_if = "PeopleConfig::is_default")]
+    pub people: PeopleConfig,
     /// Callers that are known by their client certificate (`server.tls.client_ca`); of several entries that fit, the first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mtls: Vec<CertificateConfig>,
@@ -97,18 +101,26 @@ pub struct PrincipalConfig {
     /// Patterns of the backends that it may use; all if the list is empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub backends: Vec<String>,
+    /// Patterns of the tools that it may call on MCP servers and offer to models; all if the list is empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<String>,
     /// From when on the key is refused: a day (its first moment, UTC) or a time (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<String>,
 }
 
 impl AuthConfig {
+    /// Returns whether it says who may use the control API.
+    pub fn knows_operators(&self) -> bool {
+        !self.roles.is_empty() || self.people.login
+    }
+
     /// Compiles the section. `backends` are the names of the configured ones. Reports every fault; `None` after any.
     pub fn compile(self, backends: &[String], faults: &mut Faults) -> Option<Arc<Auth>> {
         let mut is_valid = check_prefix(&self.keys.prefix, faults);
         self.warn(faults);
         let written = self.principals.clone();
-        let roles = Roles::compile(self.roles, faults);
+        let roles = Roles::compile(self.roles, &self.jwt.names(), faults);
         let mut holders = HashMap::new();
         let mut ids: HashMap<String, usize> = HashMap::new();
         for (at, principal) in self.principals.into_iter().enumerate() {
@@ -131,10 +143,13 @@ impl AuthConfig {
                 }
             }
         }
-        let jwt = self.jwt.compile(faults);
+        let local = self.jwt.local.as_ref();
+        let ttl = local.map_or(Duration::from_secs(3600), |local| local.ttl.0);
+        let people = self.people.compile(local.and_then(LocalConfig::secret), ttl, faults);
+        let jwt = self.jwt.compile(backends, faults);
         let connections = Connections::compile(self.mtls, self.networks, faults);
         let acl = self.acl.compile(faults);
-        let others = Others { jwt: jwt?, connections: connections?, acl: acl?, roles: roles? };
+        let others = Others { jwt: jwt?, connections: connections?, acl: acl?, roles: roles?, people };
         is_valid.then(|| Arc::new(Auth::new(self.proxy, self.keys.prefix, written, holders, others)))
     }
 
@@ -185,19 +200,15 @@ impl PrincipalConfig {
             None => Some(None),
             Some(text) => expiry(text, &format!("{path}.expires"), faults).map(Some),
         };
-        check_backends(&self.backends, path, backends, faults);
-        let written = [self.models.as_slice().into(), self.backends.as_slice().into()];
-        let models = patterns(&self.models, &format!("{path}.models"), faults);
-        let backends = patterns(&self.backends, &format!("{path}.backends"), faults);
+        let lists = WrittenLists { models: &self.models, backends: &self.backends, tools: &self.tools };
+        let permitted = lists.compile(path, backends, faults);
         let holder = KeyHolder {
             id: PrincipalId::new(format!("key:{}", id?)),
             membership: membership?,
-            models: models?,
-            backends: backends?,
+            permitted: Arc::new(permitted?),
             expires: expires?,
             validity: Validity::until(expires?),
             last_used: Arc::default(),
-            written,
         };
         Some((digest?, holder))
     }
@@ -211,36 +222,6 @@ fn check_prefix(prefix: &str, faults: &mut Faults) -> bool {
         faults.add("auth.keys.prefix", message, "write 3 to 32 letters, digits, _ and -, such as elida_");
     }
     is_valid
-}
-
-/// Returns tenant and groups; `Some(None)` without either.
-pub(super) fn membership(
-    tenant: Option<&str>,
-    groups: &[String],
-    path: &str,
-    faults: &mut Faults,
-) -> Option<Option<Arc<Membership>>> {
-    let tenant = match tenant {
-        None => Some(None),
-        Some(tenant) => name(tenant, &format!("{path}.tenant"), faults).map(Some),
-    };
-    let groups = groups.iter().enumerate();
-    let groups: Vec<Option<Arc<str>>> =
-        groups.map(|(at, group)| name(group, &format!("{path}.groups[{at}]"), faults)).collect();
-    let (tenant, groups) = (tenant?, groups.into_iter().collect::<Option<Box<[_]>>>()?);
-    Some(Membership::of(tenant, groups))
-}
-
-/// Returns the name of a principal, tenant or group.
-pub(super) fn name(text: &str, path: &str, faults: &mut Faults) -> Option<Arc<str>> {
-    let is_valid = !text.is_empty()
-        && text.len() <= MAX_NAME
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'@'));
-    if !is_valid {
-        let message = format!("'{text}' is not a name");
-        faults.add(path, message, format!("write 1 to {MAX_NAME} letters, digits, and . _ - @"));
-    }
-    is_valid.then(|| text.into())
 }
 
 /// Returns the digest. What is not one is never repeated, because it may be the key itself.
@@ -278,33 +259,6 @@ fn expiry(text: &str, path: &str, faults: &mut Faults) -> Option<Timestamp> {
         Some(_) => {}
     }
     expires
-}
-
-/// A pattern that matches no backend is a mistake that would look like a refusal without a reason.
-fn check_backends(patterns: &[String], path: &str, backends: &[String], faults: &mut Faults) {
-    for (at, text) in patterns.iter().enumerate().filter(|(_, text)| !is_wild(text)) {
-        if !backends.iter().any(|backend| backend.eq_ignore_ascii_case(text)) {
-            let message = format!("no backend has the name '{text}'");
-            faults.add(format!("{path}.backends[{at}]"), message, "name one of backends, or remove it");
-        }
-    }
-}
-
-/// Compiles patterns; `Some(None)` without any, which means that all is allowed.
-fn patterns(texts: &[String], path: &str, faults: &mut Faults) -> Option<Option<Matcher>> {
-    if texts.is_empty() {
-        return Some(None);
-    }
-    let mut found = Faults::default();
-    let pattern = |(at, text)| {
-        let place = format!("{path}[{at}]");
-        Pattern { text, target: at, path: place, owner: (0, "") }
-    };
-    let matcher =
-        Matcher::compile(texts.iter().map(String::as_str).enumerate().map(pattern).collect(), &mut found);
-    let is_valid = found.is_empty();
-    faults.absorb(found, |path| path);
-    matcher.filter(|_| is_valid).map(Some)
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::auth::KeyHolder;
-use super::auth_settings::{membership, name};
 use super::principal::shown;
+use super::principal_fields::{membership, name};
 use crate::ids::{Membership, PrincipalId};
 use crate::settings::fault::Faults;
 

@@ -5,25 +5,20 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use jiff::Timestamp;
 
+use super::principal_fields::Permitted;
 use crate::ids::{Membership, PrincipalId, Validity};
-use crate::model_patterns::Matcher;
 
 /// A caller with a key or a token, and what it may do.
 #[derive(Clone, Debug)]
 pub struct KeyHolder {
     pub(super) id: PrincipalId,
     pub(super) membership: Option<Arc<Membership>>,
-    /// `None` allows all.
-    pub(super) models: Option<Matcher>,
-    /// `None` allows all.
-    pub(super) backends: Option<Matcher>,
+    pub(super) permitted: Arc<Permitted>,
     pub(super) expires: Option<Timestamp>,
     /// Shared by all that the key has opened, also before the last reload or rotation.
     pub(super) validity: Arc<Validity>,
     /// The minute of its last use since 1970; 0 before one.
     pub(super) last_used: Arc<AtomicI64>,
-    /// The lists of models and backends as written, to tell whether a new one is narrower.
-    pub(super) written: [Arc<[String]>; 2],
 }
 
 impl KeyHolder {
@@ -36,12 +31,10 @@ impl KeyHolder {
         Self {
             id,
             membership,
-            models: None,
-            backends: None,
+            permitted: Arc::default(),
             expires,
             validity: Validity::until(expires),
             last_used: Arc::default(),
-            written: [Arc::default(), Arc::default()],
         }
     }
 
@@ -63,10 +56,7 @@ impl KeyHolder {
 
     /// Returns whether it may do less than another one, or is somebody else.
     pub(super) fn is_narrower_than(&self, other: &Self) -> bool {
-        let is_narrower = |(new, old): (&Arc<[String]>, &Arc<[String]>)| {
-            !new.is_empty() && (old.is_empty() || !old.iter().all(|pattern| new.contains(pattern)))
-        };
-        self.id != other.id || self.written.iter().zip(&other.written).any(is_narrower)
+        self.id != other.id || self.permitted.is_narrower_than(&other.permitted)
     }
 
     /// Returns for how long it is accepted.
@@ -105,16 +95,26 @@ impl KeyHolder {
 
     /// Returns whether it may use some models only.
     pub fn limits_models(&self) -> bool {
-        self.models.is_some()
+        self.permitted.models.is_some()
     }
 
     /// Returns whether it may use this model.
     pub fn may_use_model(&self, model: &str) -> bool {
-        self.models.as_ref().is_none_or(|models| models.matches(model))
+        self.permitted.models.as_ref().is_none_or(|models| models.matches(model))
     }
 
     /// Returns whether it may use this backend.
     pub fn may_use_backend(&self, backend: &str) -> bool {
-        self.backends.as_ref().is_none_or(|backends| backends.matches(backend))
+        self.permitted.backends.as_ref().is_none_or(|backends| backends.matches(backend))
+    }
+
+    /// Returns whether it may use some tools only.
+    pub fn limits_tools(&self) -> bool {
+        self.permitted.tools.is_some()
+    }
+
+    /// Returns whether it may use this tool.
+    pub fn may_use_tool(&self, tool: &str) -> bool {
+        self.permitted.tools.as_ref().is_none_or(|tools| tools.matches(tool))
     }
 }

@@ -25,7 +25,7 @@ const SHOWN: usize = 8;
 
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 /// Random characters: 62^43 is a little more than 2^256.
-const RANDOM: usize = 43;
+pub(super) const RANDOM: usize = 43;
 /// Characters of the checksum: 62^6 is more than 2^32.
 const CHECKSUM: usize = 6;
 
@@ -74,18 +74,31 @@ pub(super) fn shown(key: &str) -> &str {
 /// # Errors
 /// The operating system has no random numbers.
 pub fn generate(prefix: &str) -> io::Result<Secret> {
-    let mut key = prefix.to_owned();
+    random_after(prefix, RANDOM).map(with_checksum)
+}
+
+/// Returns a text of a prefix and [`RANDOM`] characters with its checksum.
+pub(super) fn with_checksum(mut text: String) -> Secret {
+    let checksum = checksum(text.as_bytes());
+    text.extend(checksum);
+    Secret::new(text)
+}
+
+/// Returns a text of this beginning and so many random base62 characters.
+///
+/// # Errors
+/// The operating system has no random numbers.
+pub(super) fn random_after(start: &str, characters: usize) -> io::Result<String> {
+    let mut text = start.to_owned();
     let random = SystemRandom::new();
-    while key.len() < prefix.len() + RANDOM {
+    while text.len() < start.len() + characters {
         let mut bytes = [0; RANDOM];
         random.fill(&mut bytes).map_err(|_| io::Error::other("the operating system gave no random bytes"))?;
         // 248 is the largest multiple of 62 in a byte: without the others, each character is equally likely.
         let even = bytes.into_iter().filter(|byte| *byte < 248).map(|byte| digit(u32::from(byte)));
-        key.extend(even.take(prefix.len() + RANDOM - key.len()));
+        text.extend(even.take(start.len() + characters - text.len()));
     }
-    let checksum = checksum(key.as_bytes());
-    key.extend(checksum);
-    Ok(Secret::new(key))
+    Ok(text)
 }
 
 /// Returns whether the text has the form of a key with this prefix but is not one: its checksum is wrong.

@@ -17,8 +17,10 @@ use super::key_text::{self, KeyDigest};
 use crate::ids::{PrincipalId, SharedDocument};
 use crate::settings::secret::Secret;
 
-/// Most keys, tombstones included.
+/// Most keys that are in force.
 const MAX_KEYS: usize = 100_000;
+/// Most keys with those that were revoked in the last 30 days: making and revoking keys must not fill the memory.
+const MAX_ENTRIES: usize = 2 * MAX_KEYS;
 /// Where key documents are stored.
 pub trait KeyStorage: Send + Sync {
     /// Stores a document; returns after it is on disk.
@@ -37,6 +39,11 @@ pub enum KeyError {
     /// Another key has this id.
     #[error("there is a key with the id '{0}'; revoke it first, rotate it, or choose another id")]
     Exists(String),
+    /// A key of another tenant had this id.
+    #[error(
+        "the id '{0}' was that of a key of another tenant, whose sessions and records it would join; choose another id"
+    )]
+    OfAnotherTenant(String),
     /// The file declares it.
     #[error("the configuration declares '{0}' (auth.principals): change it there, and reload")]
     ManagedByFile(String),
@@ -119,9 +126,14 @@ impl ClientKeys {
         if before.is_some_and(|entry| entry.document.revoked.is_none()) {
             return Err(KeyError::Exists(principal.id));
         }
-        if before.is_none() && entries.len() >= MAX_KEYS {
-            return Err(KeyError::Invalid(format!("there are {MAX_KEYS} keys, which is the most")));
+        // Sessions, records and counters are named by the id.
+        if before.is_some_and(|entry| entry.document.principal.tenant != principal.tenant) {
+            return Err(KeyError::OfAnotherTenant(principal.id));
         }
+        if before.is_none() {
+            check_room(&mut entries)?;
+        }
+        let before = entries.get(&principal.id);
         let key = match imported {
             Some(key) => checked(key)?,
             None => generated(&declared.prefix)?,
@@ -314,6 +326,25 @@ impl ClientKeys {
     }
 }
 
+/// Checks that there is room for one more key; forgets revoked ones that no instance needs any more.
+fn check_room(entries: &mut BTreeMap<String, Entry>) -> Result<(), KeyError> {
+    // Counting takes long with many keys, and is not needed with few.
+    if entries.len() < MAX_KEYS {
+        return Ok(());
+    }
+    entries.retain(|_, entry| !is_over(&entry.document));
+    let in_force = entries.values().filter(|entry| entry.document.revoked.is_none()).count();
+    if in_force >= MAX_KEYS {
+        return Err(KeyError::Invalid(format!("there are {MAX_KEYS} keys, which is the most")));
+    }
+    if entries.len() >= MAX_ENTRIES {
+        let detail =
+            "too many keys were revoked in the last 30 days; rotate keys, rather than to make new ones";
+        return Err(KeyError::Invalid(detail.to_owned()));
+    }
+    Ok(())
+}
+
 fn generated(prefix: &str) -> Result<Secret, KeyError> {
     key_text::generate(prefix).map_err(|fault| KeyError::Storage(fault.to_string()))
 }
@@ -338,6 +369,7 @@ fn declared_key((principal, holder): &(PrincipalConfig, Option<Arc<KeyHolder>>))
 
 #[cfg(test)]
 mod tests {
+    use super::super::auth::Made;
     use super::*;
     use crate::settings::fault::Faults;
 
@@ -361,7 +393,8 @@ mod tests {
             let keys = ClientKeys::new(self.0.lock().0.values().cloned().collect(), Box::new(self.clone()));
             let mut faults = Faults::default();
             let written: super::super::AuthConfig = serde_yaml::from_str("proxy: required").unwrap();
-            let auth = written.compile(&[], &mut faults).unwrap().with_made(keys.table(), None);
+            let made = Made { keys: Arc::clone(keys.table()), ..Made::default() };
+            let auth = written.compile(&[], &mut faults).unwrap().with_made(&made, None);
             keys.declare(&auth, vec!["main".to_owned()]);
             (keys, auth)
         }
@@ -469,5 +502,49 @@ mod tests {
         let key = "k".repeat(32);
         assert!(keys.create(principal("ci"), Some(Secret::new(&*key))).is_ok());
         assert!(fault(principal("two"), Some(&key)).contains("another principal has this key"));
+    }
+
+    #[test]
+    fn an_id_stays_that_of_its_tenant_and_revoked_keys_take_no_room() {
+        let memory = Memory::default();
+        let (keys, _) = memory.keys();
+        let of = |id: &str, tenant: Option<&str>| PrincipalConfig {
+            tenant: tenant.map(str::to_owned),
+            ..principal(id)
+        };
+        keys.create(of("ci", Some("acme")), None).unwrap();
+        keys.revoke("ci").unwrap();
+        for tenant in [Some("other"), None] {
+            let made = memory.keys().0.create(of("ci", tenant), None);
+            assert!(matches!(made, Err(KeyError::OfAnotherTenant(_))), "{tenant:?}");
+        }
+        assert!(keys.create(of("ci", Some("acme")), None).is_ok());
+
+        let mut entries = BTreeMap::new();
+        let entry = |id: usize, revoked: Option<Timestamp>| {
+            let principal = PrincipalConfig {
+                key_sha256: KeyDigest::of(&id.to_be_bytes()).to_string(),
+                ..principal(&id.to_string())
+            };
+            let document = KeyDocument {
+                principal,
+                shown: String::new(),
+                revision: 1,
+                created: Timestamp::now(),
+                previous: None,
+                revoked,
+            };
+            // Without holders, so that the test is fast.
+            Entry { document, text: String::new(), holders: Vec::new() }
+        };
+        let mut fill = |from: usize, to: usize, revoked: Option<Timestamp>| {
+            entries.extend((from..to).map(|id| (id.to_string(), entry(id, revoked))));
+            check_room(&mut entries).map_err(|fault| fault.to_string())
+        };
+        assert_eq!(fill(0, MAX_KEYS, Some(Timestamp::now())), Ok(()));
+        assert_eq!(fill(MAX_KEYS, MAX_ENTRIES - 1, None), Ok(()));
+        assert!(fill(MAX_ENTRIES - 1, MAX_ENTRIES, Some(Timestamp::now())).unwrap_err().contains("revoked"));
+        assert_eq!(fill(0, MAX_KEYS, Some(Timestamp::UNIX_EPOCH)), Ok(()), "old ones are forgotten");
+        assert!(fill(0, MAX_KEYS, None).unwrap_err().contains("100000 keys"));
     }
 }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::auth_settings::name;
+use super::group_binding::GroupBinding;
+use super::principal_fields::name;
 use crate::ids::{Membership, PrincipalId};
 use crate::settings::fault::Faults;
 
@@ -45,6 +46,8 @@ pub enum Right {
     Audit,
     /// Make, list and revoke keys.
     Keys,
+    /// Make, list and change the accounts of people.
+    Users,
     /// Read and reload the configuration.
     Config,
 }
@@ -95,6 +98,10 @@ pub struct RoleConfig {
     /// Groups of principals.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<String>,
+    /// Names of the issuers whose tokens may claim these groups, such as `idp.example`, and `elida` for people who log in; then no
+    /// other caller has the role by its groups. If the list is empty, any caller, but with several issuers no token.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub issuers: Vec<String>,
     /// The only tenant whose sessions and records the role covers; all if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
@@ -108,7 +115,7 @@ pub struct Roles(Vec<Binding>);
 struct Binding {
     role: Role,
     principals: Vec<PrincipalId>,
-    groups: Vec<Arc<str>>,
+    groups: GroupBinding,
     tenant: Option<Arc<str>>,
 }
 
@@ -149,6 +156,12 @@ impl Grants {
         Self(vec![(Role::Admin, None)])
     }
 
+    /// Returns these grants and one of a role, for this tenant only if there is one.
+    pub(super) fn and(mut self, role: Option<Role>, tenant: Option<&str>) -> Self {
+        self.0.extend(role.map(|role| (role, tenant.map(Arc::from))));
+        self
+    }
+
     /// Returns whether there is no role.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -175,9 +188,9 @@ impl Grants {
 }
 
 impl Roles {
-    /// Compiles `auth.roles`. Reports every fault; `None` after any.
-    pub(super) fn compile(written: Vec<RoleConfig>, faults: &mut Faults) -> Option<Self> {
-        let compiled = written.into_iter().enumerate().map(|(at, role)| role.compile(at, faults));
+    /// Compiles `auth.roles`. `issuers` are the names of the issuers of tokens. Reports every fault; `None` after any.
+    pub(super) fn compile(written: Vec<RoleConfig>, issuers: &[String], faults: &mut Faults) -> Option<Self> {
+        let compiled = written.into_iter().enumerate().map(|(at, role)| role.compile(at, issuers, faults));
         // Every entry is compiled, so that all faults are reported.
         let compiled: Vec<_> = compiled.collect();
         compiled.into_iter().collect::<Option<_>>().map(Self)
@@ -191,15 +204,14 @@ impl Roles {
     /// Returns the roles of a principal.
     pub fn of(&self, principal: &PrincipalId, membership: Option<&Membership>) -> Grants {
         let has = |binding: &&Binding| {
-            let in_group = |group| membership.is_some_and(|member| member.groups.contains(group));
-            binding.principals.contains(principal) || binding.groups.iter().any(in_group)
+            binding.principals.contains(principal) || binding.groups.covers(principal, membership)
         };
         Grants(self.0.iter().filter(has).map(|binding| (binding.role, binding.tenant.clone())).collect())
     }
 }
 
 impl RoleConfig {
-    fn compile(self, at: usize, faults: &mut Faults) -> Option<Binding> {
+    fn compile(self, at: usize, issuers: &[String], faults: &mut Faults) -> Option<Binding> {
         let path = format!("auth.roles[{at}]");
         if self.principals.is_empty() && self.groups.is_empty() {
             let message = format!("nobody has the role {}", self.role.name());
@@ -218,10 +230,7 @@ impl RoleConfig {
                 is_valid = false;
             }
         }
-        let groups = self.groups.iter().enumerate();
-        let groups: Vec<_> =
-            groups.map(|(index, group)| name(group, &format!("{path}.groups[{index}]"), faults)).collect();
-        let groups: Option<Vec<_>> = groups.into_iter().collect();
+        let groups = GroupBinding::compile(&self.groups, &self.issuers, &path, issuers, faults);
         let tenant = match &self.tenant {
             None => None,
             Some(tenant) => Some(name(tenant, &format!("{path}.tenant"), faults)?),
@@ -239,7 +248,7 @@ mod tests {
     fn roles(yaml: &str) -> Result<Roles, String> {
         let written: Vec<RoleConfig> = serde_yaml::from_str(yaml).map_err(|fault| fault.to_string())?;
         let mut faults = Faults::default();
-        Roles::compile(written, &mut faults).ok_or_else(|| faults.to_string())
+        Roles::compile(written, &[], &mut faults).ok_or_else(|| faults.to_string())
     }
 
     fn member(tenant: &str, groups: &[&str]) -> Arc<Membership> {
@@ -288,5 +297,39 @@ mod tests {
             ]
         );
         assert!(roles("- { role: root, groups: [a] }").is_err());
+    }
+
+    #[test]
+    fn an_issuer_gives_no_role_that_is_meant_for_the_callers_of_another() {
+        let compiled = |yaml: &str, issuers: &[&str]| {
+            let written: Vec<RoleConfig> = serde_yaml::from_str(yaml).unwrap();
+            let issuers: Vec<String> = issuers.iter().map(ToString::to_string).collect();
+            let mut faults = Faults::default();
+            let roles = Roles::compile(written, &issuers, &mut faults);
+            (roles, faults.to_string(), faults.warnings().len())
+        };
+        let has = |roles: &Roles, id: &str| {
+            !roles.of(&PrincipalId::new(id), Some(&member("acme", &["soc"]))).is_empty()
+        };
+        let unbound = "- { role: admin, groups: [soc] }";
+        let (one, _, warnings) = compiled(unbound, &["idp"]);
+        let one = one.unwrap();
+        assert!(
+            has(&one, "user:ada@idp") && has(&one, "key:ci") && has(&one, "user:ada@elida") && warnings == 0
+        );
+        let (several, _, warnings) = compiled(unbound, &["idp", "other"]);
+        let several = several.unwrap();
+        assert_eq!(warnings, 1);
+        assert!(has(&several, "key:ci") && has(&several, "user:ada@elida"), "said by the file or an admin");
+        assert!(!has(&several, "user:ada@idp") && !has(&several, "user:ada@other"));
+        let (bound, _, warnings) =
+            compiled("- { role: admin, groups: [soc], issuers: [idp] }", &["idp", "other"]);
+        let bound = bound.unwrap();
+        assert!(has(&bound, "user:ada@idp") && has(&bound, "user:x@other@idp") && warnings == 0);
+        for id in ["user:ada@other", "user:ada@idp@other", "key:ci", "user:ada@elida", "user:idp"] {
+            assert!(!has(&bound, id), "{id}");
+        }
+        let (none, faults, _) = compiled("- { role: admin, groups: [soc], issuers: [ipd] }", &["idp"]);
+        assert!(none.is_none() && faults.contains("auth.roles[0].issuers[0]"), "{faults}");
     }
 }

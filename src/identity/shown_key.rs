@@ -17,22 +17,30 @@ pub struct ShownKey {
     holder: Arc<KeyHolder>,
     /// `None` for a caller that is known by its connection.
     text: Option<Box<[u8]>>,
-    /// `None` for anything but a token.
+    /// `None` for anything but a token of an issuer.
     token: Option<Arc<VerifiedToken>>,
+    /// Whether the text is a token, which is replaced by a new one when it expires.
+    is_token: bool,
 }
 
 impl ShownKey {
     pub(super) fn of_key(holder: Arc<KeyHolder>, text: &[u8]) -> Self {
-        Self { holder, text: Some(text.into()), token: None }
+        Self { holder, text: Some(text.into()), token: None, is_token: false }
+    }
+
+    /// Returns the access token of a person who logged in here.
+    pub(super) fn of_person(holder: Arc<KeyHolder>, text: &[u8]) -> Self {
+        Self { is_token: true, ..Self::of_key(holder, text) }
     }
 
     pub(super) fn of_connection(holder: Arc<KeyHolder>) -> Self {
-        Self { holder, text: None, token: None }
+        Self { holder, text: None, token: None, is_token: false }
     }
 
     pub(super) fn of_token(token: Arc<VerifiedToken>, text: &[u8]) -> Self {
         let holder = KeyHolder::unlimited(token.id.clone(), token.membership.clone(), Some(token.expires));
-        Self { holder: Arc::new(holder), text: Some(text.into()), token: Some(token) }
+        let holder = KeyHolder { permitted: Arc::clone(&token.permitted), ..holder };
+        Self { holder: Arc::new(holder), text: Some(text.into()), token: Some(token), is_token: true }
     }
 
     /// Returns whether it need not be looked up again: a token is verified once a minute.
@@ -65,7 +73,7 @@ impl ShownKey {
         match self.holder.validity.fault(now) {
             None => Ok(()),
             Some(Invalid::Revoked) => Err(KeyFault::Revoked),
-            Some(Invalid::Expired) if self.token.is_some() => Err(TokenFault::Expired.into()),
+            Some(Invalid::Expired) if self.is_token => Err(TokenFault::Expired.into()),
             Some(Invalid::Expired) => {
                 let at = self.holder.validity.expires().unwrap_or(now);
                 Err(KeyFault::Expired { id: self.holder.id.clone(), at })

@@ -78,6 +78,7 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
         | ErrorKind::QuotaExceeded
         | ErrorKind::ModelDenied
         | ErrorKind::BackendDenied
+        | ErrorKind::ToolDenied
         | ErrorKind::NoUpstreamCredential
         | ErrorKind::BudgetExceeded
         | ErrorKind::ModelUnpriced
@@ -114,6 +115,7 @@ fn error_class(kind: ErrorKind) -> ErrorClass {
         | ErrorKind::QuotaExceeded
         | ErrorKind::ModelDenied
         | ErrorKind::BackendDenied
+        | ErrorKind::ToolDenied
         | ErrorKind::NoUpstreamCredential
         | ErrorKind::BudgetExceeded
         | ErrorKind::ModelUnpriced
@@ -190,6 +192,7 @@ pub(super) fn status_for(kind: ErrorKind, client: Option<&str>, is_call: bool) -
             kind,
             ErrorKind::ModelDenied
                 | ErrorKind::BackendDenied
+                | ErrorKind::ToolDenied
                 | ErrorKind::NoUpstreamCredential
                 | ErrorKind::QuotaExceeded
                 | ErrorKind::BudgetExceeded
@@ -218,7 +221,7 @@ pub(super) fn error_body<'a>(
         message: &refusal.message,
         session_id,
         request_id,
-        rpc_id: None,
+        rpc: None,
         metadata: refusal.metadata.as_deref(),
     }
 }

@@ -7,7 +7,9 @@ use super::receive::Received;
 use crate::capture::redact_text;
 use crate::error::{ErrorKind, Refusal};
 use crate::identity::ShownKey;
+use crate::protocol::Dialect;
 use crate::protocol::dialects::credentials;
+use crate::protocol::dialects::spec::BackendKind;
 use crate::protocol::request::ModelRequest;
 use crate::upstream::backend::Backend;
 use crate::upstream::credentials::Auth;
@@ -52,6 +54,9 @@ impl Asked<'_> {
                 return Err(Refusal::new(ErrorKind::ModelDenied, message));
             }
         }
+        if holder.limits_tools() {
+            self.check_tools(key, settings.kind())?;
+        }
         let query = self.received.uri.query();
         if *settings.auth() == Auth::Passthrough
             && key.text().is_some_and(|text| !credentials::is_present_beside(self.headers, query, text))
@@ -65,6 +70,36 @@ impl Asked<'_> {
             return Err(Refusal::new(ErrorKind::NoUpstreamCredential, message));
         }
         Ok(())
+    }
+
+    /// Checks the tools that a request calls on an MCP server, or offers a model.
+    ///
+    /// # Errors
+    /// The key does not permit one of them, or it cannot be told which ones they are.
+    fn check_tools(&self, key: &ShownKey, kind: BackendKind) -> Result<(), Refusal> {
+        let reads = [Method::GET, Method::HEAD, Method::OPTIONS, Method::DELETE];
+        if !self.received.socket && reads.contains(&self.received.method) {
+            return Ok(());
+        }
+        let is_plain = self.call.unread.is_none() && !self.call.malformed && !self.received.socket;
+        if kind == BackendKind::MCP || self.received.dialect == Dialect::MCP {
+            match &self.call.rpc {
+                _ if !is_plain => return Err(tools_unknown(key)),
+                Some(rpc) if rpc.calls_tool && (rpc.has_more || rpc.name.is_none()) => {
+                    return Err(tools_unknown(key));
+                }
+                Some(rpc) if rpc.calls_tool => check_tools(key, rpc.names())?,
+                Some(_) | None => {}
+            }
+        }
+        if !kind.is_llm() {
+            return Ok(());
+        }
+        let is_batch = self.call.batch.is_some() || self.call.is_for_batch;
+        match self.call.tools_offered.all_names() {
+            Some(names) if is_plain && self.is_read() && !is_batch => check_tools(key, names),
+            Some(_) | None => Err(tools_unknown(key)),
+        }
     }
 
     /// Checks the models that work beside the first one or in place of it.
@@ -105,6 +140,31 @@ impl Asked<'_> {
         }
         !matches!(self.received.method, Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE)
     }
+}
+
+/// Checks that the key permits these tools.
+///
+/// # Errors
+/// It does not permit one of them.
+fn check_tools<'t>(key: &ShownKey, tools: impl IntoIterator<Item = &'t str>) -> Result<(), Refusal> {
+    match tools.into_iter().find(|tool| !key.holder().may_use_tool(tool)) {
+        Some(denied) => {
+            let id = key.holder().id();
+            let message = format!("the key of {id} does not permit the tool {}", redact_text(denied));
+            Err(Refusal::new(ErrorKind::ToolDenied, message))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Returns the refusal of a request whose tools are not known.
+fn tools_unknown(key: &ShownKey) -> Refusal {
+    let message = format!(
+        "the key of {} permits some tools only, and it cannot be told from the request which ones it uses; send plain JSON of \
+         an API that names them, no batch, no WebSocket, and at most 128 tools",
+        key.holder().id()
+    );
+    Refusal::new(ErrorKind::ToolDenied, message)
 }
 
 /// Checks that the key permits these models.

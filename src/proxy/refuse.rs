@@ -19,6 +19,7 @@ use crate::error::{ErrorKind, Refusal};
 use crate::identity::Client;
 use crate::ids::REQUEST_ID;
 use crate::protocol::facts::error_body::ErrorBody;
+use crate::protocol::facts::rpc::Rpc;
 use crate::protocol::wire::framing::Framing;
 use crate::session::{CutReason, EndReason, Leg};
 use crate::upstream::peer::proxy_failure;
@@ -101,9 +102,9 @@ fn kill_notice(ctx: &RequestCtx, lifted: &str) -> String {
     order.map_or_else(|| lifted.to_owned(), |order| order.notice())
 }
 
-/// Returns the id of the JSON-RPC request; `None` before its body was read.
-fn rpc_id(ctx: &RequestCtx) -> Option<&str> {
-    ctx.stage.identified()?.call.rpc.as_ref()?.id.as_deref()
+/// Returns the JSON-RPC request; `None` before its body was read.
+fn rpc(ctx: &RequestCtx) -> Option<&Rpc> {
+    ctx.stage.identified()?.call.rpc.as_deref()
 }
 
 /// Sends a refusal as the response, whose head must not have been sent.
@@ -127,7 +128,7 @@ pub(crate) async fn answer(session: &mut Session, ctx: &mut RequestCtx, refusal:
     let request_id = ctx.stage.received().map_or("", |received| received.request_id.as_str());
     let error = ErrorBody {
         status: status.as_u16(),
-        rpc_id: rpc_id(ctx),
+        rpc: rpc(ctx),
         ..error_body(refusal, session_id.as_ref().map(|id| id.as_str()), request_id)
     };
     let body = Bytes::from(dialect.error_body(&error));
@@ -204,7 +205,7 @@ fn stream_end(ctx: &RequestCtx, refusal: &Refusal, written: u64) -> Option<Bytes
     let leg = ctx.stage.leg()?;
     let session_id = Some(leg.session().key().id.as_str());
     let request_id = ctx.stage.received()?.request_id.as_str();
-    let error = ErrorBody { rpc_id: rpc_id(ctx), ..error_body(refusal, session_id, request_id) };
+    let error = ErrorBody { rpc: rpc(ctx), ..error_body(refusal, session_id, request_id) };
     if ctx.stage.routed().is_some_and(|routed| routed.socket.is_some()) {
         return upgrade::closing_frames(ctx, socket_end(refusal.kind)?, &error, written);
     }

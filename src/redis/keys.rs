@@ -111,6 +111,11 @@ impl Keys {
         format!("{}keys", self.root)
     }
 
+    /// The hash of people's accounts and log-ins.
+    pub fn people(&self) -> String {
+        format!("{}people", self.root)
+    }
+
     /// Since when the fleet has agreed on [`Keys::principals`]; in the same slot.
     pub fn agreed(&self) -> String {
         format!("{}agreed:{{{}}}", self.root, self.principals())

@@ -130,6 +130,7 @@ pub async fn check(link: &Link, keys: &Keys) -> Result<(), LinkError> {
             keys.principals(),
             keys.agreed(),
             keys.client_keys(),
+            keys.people(),
             keys.budget_instances(),
             keys.budget_changes(),
             format!("{}NAME", keys.budget_accounts()),

@@ -124,12 +124,16 @@ mod callers {
     pub mod keys;
     /// Keys made by the control API and the command line.
     pub mod made;
+    /// People who log in: tokens, accounts, tickets; what they have opened ends with them.
+    pub mod people;
     /// Claude Code and the SDK of OpenAI with a key.
     pub mod programs;
     /// Roles on the control API, tenants, and the audit log.
     pub mod roles;
     /// Tokens of identity providers: attacks, rotation of keys, statuses; none leaves.
     pub mod tokens;
+    /// Tools that a caller may use: on MCP servers, and offered to models.
+    pub mod tools;
 }
 
 /// Backends: which one gets a request, with which credential, and what happens when it fails.
@@ -184,6 +188,8 @@ mod fleet {
     pub mod orders;
     /// Redis goes away again, or is far away, while a kill is on its way.
     pub mod outages;
+    /// People who log in, on every instance.
+    pub mod people;
     /// `just fleet`: its printed commands work, and it leaves nothing behind.
     pub mod recipe;
     /// Three gateways on one Redis act as one: sessions, kills, records. Helpers for the other tests of this folder.

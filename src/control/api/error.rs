@@ -39,12 +39,16 @@ error_codes! {
     BadRequest = 400 "bad_request",
     /// The token is missing or wrong.
     Unauthorized = 401 "unauthorized",
+    /// The name or the password is wrong, or the refresh token is not valid.
+    LoginFailed = 401 "login_failed",
     /// `Host` is not in `control.allowed_hosts`.
     HostNotAllowed = 403 "host_not_allowed",
     /// `Origin` is not in `control.cors.allow_origins`.
     OriginNotAllowed = 403 "origin_not_allowed",
     /// No role of the caller permits this; `detail` names those that do.
     RoleRequired = 403 "role_required",
+    /// Accounts are made by admins (`auth.people.registration`), or the invitation is not valid.
+    RegistrationClosed = 403 "registration_closed",
     /// No endpoint has this path.
     NotFound = 404 "not_found",
     /// No session has this id or uid.
@@ -55,6 +59,10 @@ error_codes! {
     BudgetNotFound = 404 "budget_not_found",
     /// The budget has no override in force with this id.
     OverrideNotFound = 404 "override_not_found",
+    /// No account has this name.
+    UserNotFound = 404 "user_not_found",
+    /// People do not log in here (`auth.people.login`).
+    LoginDisabled = 404 "login_disabled",
     /// The history has no record of this session.
     RecordNotFound = 404 "record_not_found",
     /// The history is disabled, or its file cannot be used.
@@ -73,6 +81,8 @@ error_codes! {
     SessionEnded = 409 "session_ended",
     /// A key with this id exists.
     KeyExists = 409 "key_exists",
+    /// An account with this name exists.
+    UserExists = 409 "user_exists",
     /// The configuration declares the key; it is changed there.
     ManagedByFile = 409 "managed_by_file",
     /// The kill order is permanent.
@@ -85,6 +95,8 @@ error_codes! {
     TooManyExports = 429 "too_many_exports",
     /// The event feed has `control.limits.max_event_feeds` readers.
     TooManyFeeds = 429 "too_many_feeds",
+    /// Too many attempts to log in: five a minute for an account, and for an address.
+    TooManyAttempts = 429 "too_many_attempts",
     /// The gateway failed; see the server log.
     Internal = 500 "internal",
     /// The session store did not accept the order.
@@ -104,7 +116,14 @@ error_codes! {
 impl ErrorCode {
     /// True when the response says in `Retry-After` when to try again.
     pub fn has_retry_after(self) -> bool {
-        matches!(self, Self::TooManyExports | Self::TooManyFeeds | Self::HistoryBusy | Self::ReloadBusy)
+        matches!(
+            self,
+            Self::TooManyAttempts
+                | Self::TooManyExports
+                | Self::TooManyFeeds
+                | Self::HistoryBusy
+                | Self::ReloadBusy
+        )
     }
 }
 

@@ -26,6 +26,9 @@ pub struct NewKey {
     /// Patterns of the backends that it may use; all if the list is empty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub backends: Vec<String>,
+    /// Patterns of the tools that it may use; all if the list is empty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<String>,
     /// How long it is valid (`90d`), or until when: a day (its first moment, UTC) or a time (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires: Option<String>,
@@ -71,6 +74,8 @@ pub struct KeyView {
     pub models: Vec<String>,
     /// Patterns of the backends that it may use; all if the list is empty.
     pub backends: Vec<String>,
+    /// Patterns of the tools that it may use; all if the list is empty.
+    pub tools: Vec<String>,
     /// When it expires; null if it does not.
     pub expires: Option<String>,
     /// When it was made or rotated; null for a key of the file.
@@ -116,6 +121,7 @@ impl From<ListedKey> for KeyView {
             groups: principal.groups,
             models: principal.models,
             backends: principal.backends,
+            tools: principal.tools,
             expires: principal.expires,
             created,
             last_used,

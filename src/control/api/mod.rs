@@ -15,4 +15,5 @@ pub mod history;
 pub mod keys;
 pub mod kills;
 pub mod params;
+pub mod people;
 pub mod sessions;

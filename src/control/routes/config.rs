@@ -36,7 +36,7 @@ pub(super) async fn reload(
     .await;
     match done.map_err(|_| Problem::internal("the reload failed; see the server log"))? {
         Ok((report, before, after)) => {
-            let change = Change { reason: None, before, after };
+            let change = Change { before, after, ..Change::default() };
             let reply = ReloadReply { applied: true, restart_required: report.restart_required };
             Ok((Extension(change), Json(reply)))
         }

@@ -1,6 +1,7 @@
 //! One endpoint, and the router of all of them.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, LazyLock};
 
 use axum::Router;
 use axum::handler::Handler;
@@ -25,8 +26,20 @@ pub(in crate::control) struct Endpoint {
 pub(in crate::control) fn router(state: &Arc<ControlState>) -> Router<Arc<ControlState>> {
     endpoints().fold(Router::new(), |router, endpoint| {
         let gate = endpoint.operation.gate(state);
-        router.route(endpoint.path, endpoint.route.route_layer(from_fn_with_state(gate, permit)))
+        let route = endpoint.route.route_layer(from_fn_with_state(gate, permit));
+        let paths = endpoint.operation.aliases().iter().chain([&endpoint.path]);
+        paths.fold(router, |router, path| router.route(path, route.clone()))
     })
+}
+
+/// Returns whether this is the path of an endpoint that needs no credential.
+pub(in crate::control) fn is_open(path: &str) -> bool {
+    static OPEN: LazyLock<HashSet<&str>> = LazyLock::new(|| {
+        let open = endpoints().filter(|endpoint| endpoint.operation.is_open());
+        open.flat_map(|endpoint| endpoint.operation.aliases().iter().copied().chain([endpoint.path]))
+            .collect()
+    });
+    OPEN.contains(path)
 }
 
 pub(super) fn on_get<T: 'static>(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::response::sse::{KeepAlive, Sse};
 use axum::response::{IntoResponse, Response, sse};
 use futures::stream::{self, Stream, StreamExt};
@@ -15,18 +15,27 @@ use tokio::sync::broadcast::error::RecvError;
 
 use crate::control::api::error::ErrorCode;
 use crate::control::api::events::{FeedEvent, LaggedEvent};
+use crate::control::auth;
+use crate::control::operator::Operator;
 use crate::control::problem::Problem;
 use crate::control::service::{ControlState, stopped};
+use crate::identity::roles::{Reach, Right};
 use crate::session::Event;
 
 /// A comment is sent after this much silence, so that intermediaries keep the connection open.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
+/// How often a reader's credential is looked up again.
+const CHECK: Duration = Duration::from_millis(500);
+
 /// `Retry-After` of a reader that got no permit, in seconds.
 const RETRY_AFTER: u32 = 10;
 
 /// Streams what happens from now on; a reader that is too slow gets the number of events it missed.
-pub(super) async fn feed(State(state): State<Arc<ControlState>>) -> Response {
+pub(super) async fn feed(
+    State(state): State<Arc<ControlState>>,
+    Extension(operator): Extension<Operator>,
+) -> Response {
     // Feeds must leave connections for kills.
     let limit = state.parts.settings.load().max_event_feeds().min(state.parts.max_connections / 2);
     let Some(permit) = FeedPermit::take(&state.feeds, limit) else {
@@ -38,13 +47,27 @@ pub(super) async fn feed(State(state): State<Arc<ControlState>>) -> Response {
     let hello = stream::once(async { Ok(sse::Event::default().comment("connected")) });
     // Without this end a reader would hold the shutdown.
     let stop = stopped(state.stopping.clone());
-    let events = feed_events(state.parts.manager.events()).take_until(Box::pin(stop));
+    let ended = not_permitted(Arc::clone(&state), operator);
+    let until = Box::pin(futures::future::select(Box::pin(stop), Box::pin(ended)));
+    let events = feed_events(state.parts.manager.events()).take_until(until);
     let events = hello.chain(events).inspect(move |_| {
         // Dropped with the feed.
         let _ = &permit;
     });
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE).text("keep-alive");
     Sse::new(events).keep_alive(keep_alive).into_response()
+}
+
+/// Waits until the reader may not read the feed any more: its credential has expired or was revoked, or its role is gone.
+async fn not_permitted(state: Arc<ControlState>, operator: Operator) {
+    loop {
+        tokio::time::sleep(CHECK).await;
+        let now = auth::operator(&state, operator.credential().map(|shown| &**shown));
+        let reach = now.ok().and_then(|operator| operator.grants().reach(Right::Read));
+        if reach != Some(Reach::All) {
+            return;
+        }
+    }
 }
 
 /// A permit to read the feed; returned when dropped.

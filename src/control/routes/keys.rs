@@ -28,12 +28,12 @@ pub(super) async fn create(
     Extension(reach): Extension<Reach>,
     ApiBody(body): ApiBody<NewKey>,
 ) -> Result<impl IntoResponse, Problem> {
-    let NewKey { id, tenant, groups, models, backends, expires, key } = body;
+    let NewKey { id, tenant, groups, models, backends, tools, expires, key } = body;
     let tenant = tenant.or_else(|| own_tenant(&reach));
-    check_maker(&state, &reach, &id, tenant.as_deref(), &groups)?;
+    check_maker(&state, &reach, &principal_of(&id), tenant.as_deref(), &groups)?;
     let expires = expires.map(|text| expiry(&text)).transpose()?;
     let principal =
-        PrincipalConfig { id, tenant, groups, models, backends, expires, key_sha256: String::new() };
+        PrincipalConfig { id, tenant, groups, models, backends, tools, expires, key_sha256: String::new() };
     let (listed, key) = on_disk(&state, move |keys| keys.create(principal, key)).await?;
     share(&state, &listed.principal.id).await;
     tracing::info!(id = listed.principal.id, "a key is made");
@@ -65,7 +65,7 @@ pub(super) async fn rotate(
     let legs_cut = state.parts.manager.cut_invalid_legs();
     share(&state, &listed.principal.id).await;
     tracing::info!(id = listed.principal.id, ?grace, legs_cut, "a key is rotated");
-    let change = Change { reason: None, before, after: Some(digest(&listed)) };
+    let change = Change { before, after: Some(digest(&listed)), ..Change::default() };
     Ok((Extension(change), Json(MadeKey { key: key.reveal().to_owned(), view: listed.into() })))
 }
 
@@ -84,22 +84,26 @@ pub(super) async fn revoke(
     Ok((Extension(Change { before, ..Change::default() }), Json(RevokedKey { id, legs_cut })))
 }
 
-/// Returns the tenant of a new key that names none.
-fn own_tenant(reach: &Reach) -> Option<String> {
+/// Returns the tenant of a new key or account that names none.
+pub(super) fn own_tenant(reach: &Reach) -> Option<String> {
     match reach {
         Reach::Tenants(tenants) if tenants.len() == 1 => tenants.first().map(ToString::to_string),
         Reach::Tenants(_) | Reach::All => None,
     }
 }
 
-/// Checks that a new key gets no more than its maker has.
+fn principal_of(id: &str) -> PrincipalId {
+    PrincipalId::new(format!("key:{id}"))
+}
+
+/// Checks that a key or an account gets no more than its maker has.
 ///
 /// # Errors
 /// It would be of a tenant out of reach, or have a role that covers one.
-fn check_maker(
+pub(super) fn check_maker(
     state: &ControlState,
     reach: &Reach,
-    id: &str,
+    principal: &PrincipalId,
     tenant: Option<&str>,
     groups: &[String],
 ) -> Result<(), Problem> {
@@ -113,13 +117,12 @@ fn check_maker(
     }
     let groups = groups.iter().map(|group| group.as_str().into()).collect();
     let membership = Membership::of(tenant.map(Into::into), groups);
-    let principal = PrincipalId::new(format!("key:{id}"));
-    let grants = state.parts.runtime.auth().roles().of(&principal, membership.as_deref());
+    let grants = state.parts.runtime.auth().roles().of(principal, membership.as_deref());
     match grants.iter().find(|(_, tenant)| !reach.covers(tenant.map(|tenant| &**tenant))) {
         Some((role, _)) => {
             let role = role.name();
             refuse(format!(
-                "the key would have the role {role} for more than {covered}, by its id or its groups"
+                "{principal} would have the role {role} for more than {covered}, by its id or its groups"
             ))
         }
         None => Ok(()),
@@ -133,7 +136,7 @@ fn check_maker(
 fn own_key(state: &ControlState, reach: &Reach, id: &str) -> Result<Option<String>, Problem> {
     let key = within(state, reach, id)?;
     let PrincipalConfig { tenant, groups, .. } = &key.principal;
-    check_maker(state, reach, id, tenant.as_deref(), groups)?;
+    check_maker(state, reach, &principal_of(id), tenant.as_deref(), groups)?;
     Ok(Some(digest(&key)))
 }
 
@@ -185,7 +188,7 @@ fn expiry(text: &str) -> Result<String, Problem> {
 fn problem(fault: KeyError) -> Problem {
     let code = match &fault {
         KeyError::Invalid(_) => ErrorCode::BadRequest,
-        KeyError::Exists(_) => ErrorCode::KeyExists,
+        KeyError::Exists(_) | KeyError::OfAnotherTenant(_) => ErrorCode::KeyExists,
         KeyError::ManagedByFile(_) => ErrorCode::ManagedByFile,
         KeyError::Unknown(_) => ErrorCode::KeyNotFound,
         KeyError::Storage(_) => ErrorCode::StateUnavailable,

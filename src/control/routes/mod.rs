@@ -1,4 +1,5 @@
-//! The endpoints, one file per noun; `table` lists them. `docs/control-api.md` and `docs/openapi.json` describe them.
+//! The endpoints, one file per noun; `table` and
+//! `people_table` list them. `docs/control-api.md` and `docs/openapi.json` describe them.
 
 mod audit;
 mod budgets;
@@ -10,11 +11,14 @@ mod health;
 mod history;
 mod keys;
 mod kills;
+mod login;
 mod metrics;
+mod people_table;
 mod schema;
 mod sessions;
 mod stats;
 mod table;
+mod users;
 
-pub(super) use endpoint::{Endpoint, router};
+pub(super) use endpoint::{Endpoint, is_open, router};
 pub(super) use table::{TAGS, endpoints};

@@ -14,9 +14,11 @@ use super::super::api::history::{
 use super::super::api::keys::{KeyList, MadeKey, NewKey, RevokedKey, RotateBody};
 use super::super::api::kills::{KillBody, KillList, KillReply, ResumeBody};
 use super::super::api::params::SessionQuery;
+use super::super::api::people::TicketQuery;
 use super::super::api::sessions::{SessionPage, SessionsQuery};
 use super::super::openapi::Operation;
 use super::endpoint::{Endpoint, on_delete, on_get, on_post};
+use super::people_table::{PEOPLE, change_endpoints, login_endpoints, own_endpoints, user_endpoints};
 use super::{
     audit, budgets, config, events, export, health, history, keys, kills, metrics, schema, sessions, stats,
 };
@@ -26,12 +28,13 @@ use crate::identity::roles::Right;
 use crate::session::{Resumed, SessionView, Stats};
 
 /// Groups of endpoints.
-pub(in crate::control) const TAGS: [(&str, &str); 7] = [
+pub(in crate::control) const TAGS: [(&str, &str); 8] = [
     (SESSIONS, "Active and ended sessions, kills and the live feed."),
     (HISTORY, "Records of ended sessions, their requests and sums."),
     (ACCESS, "Who may call, and who changed what."),
     (KEYS, "Keys for callers of the proxy."),
     (BUDGETS, "What was spent of budgets, and what is added to their limits."),
+    (PEOPLE, "People who log in, and their accounts."),
     (INSTANCE, "Configuration, backends, totals and metrics of this instance."),
     (PROBES, "Probes for orchestrators; they need no token."),
 ];
@@ -53,6 +56,10 @@ pub(in crate::control) fn endpoints() -> impl Iterator<Item = Endpoint> {
         access_endpoints(),
         key_endpoints(),
         budget_endpoints(),
+        login_endpoints(),
+        own_endpoints(),
+        user_endpoints(),
+        change_endpoints(),
         instance_endpoints(),
         probes(),
     ];
@@ -84,6 +91,7 @@ fn session_endpoints() -> Vec<Endpoint> {
             "/control/events",
             events::feed,
             operation("readEvents", "Streams what happens to sessions from now on, as server-sent events")
+                .query::<TicketQuery>()
                 .text(&["text/event-stream"], "The feed; x-events has the data of each event by its name.")
                 .errors(&[TooManyFeeds]),
         ),
@@ -243,7 +251,8 @@ fn access_endpoints() -> Vec<Endpoint> {
 }
 
 fn key_endpoints() -> Vec<Endpoint> {
-    let operation = |id, summary| Operation::new(KEYS, id, summary, Right::Keys).names_key().by_tenant();
+    let operation =
+        |id, summary| Operation::new(KEYS, id, summary, Right::Keys).names("The id of a key.").by_tenant();
     vec![
         on_get(
             "/control/keys",

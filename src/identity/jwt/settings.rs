@@ -2,11 +2,10 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jsonwebtoken::{Algorithm, DecodingKey};
+use jsonwebtoken::Algorithm;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use schemars::JsonSchema;
@@ -16,16 +15,13 @@ use url::{Host, Url};
 use super::claims::ClaimNames;
 use super::issuer_keys::{IssuerKeys, Source};
 use super::key_set::KeySet;
+use super::local::{LOCAL, LocalConfig};
+use super::permissions::{PermissionConfig, Permissions};
 use super::tokens::{Issuer, Jwt, Keys};
+use crate::identity::principal_fields::OWN_NAME;
 use crate::settings::fault::Faults;
 use crate::settings::units::DurationText;
 
-/// The claim `iss` of this gateway's own tokens, and their audience.
-pub const OWN: &str = "elida";
-/// What the ids of callers with such a token end with.
-const LOCAL: &str = "local";
-/// Fewest bytes of a secret: as many as the digest has (RFC 7518, 3.2).
-const MIN_SECRET: usize = 32;
 /// The largest skew: more would make `exp` mean little.
 const MAX_SKEW: Duration = Duration::from_secs(600);
 const REFRESH: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(12 * 3600)];
@@ -40,6 +36,10 @@ pub struct JwtConfig {
     /// Tokens that are signed with a secret which this gateway shares.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub local: Option<LocalConfig>,
+    /// What callers with a token may use, by their groups: the first entry that fits counts. Without entries, all of them may use
+    /// everything; with entries, a caller that none fits may use nothing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub permissions: Vec<PermissionConfig>,
 }
 
 /// An identity provider.
@@ -113,17 +113,6 @@ impl Default for ClaimsConfig {
     }
 }
 
-/// Tokens that are signed with a shared secret (HS256): `iss` and `aud` are `elida`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct LocalConfig {
-    /// File of the secret, at least 32 bytes; a line break at its end does not count. Empty for no such tokens.
-    pub secret_file: String,
-    /// How long a token may be valid at most.
-    #[serde(default = "default_ttl")]
-    pub ttl: DurationText,
-}
-
 /// An algorithm with a public key (RFC 7518, RFC 8037).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names of the RFC")]
@@ -139,12 +128,8 @@ pub enum SignatureAlgorithm {
     EdDSA,
 }
 
-fn default_skew() -> DurationText {
+pub(super) fn default_skew() -> DurationText {
     DurationText::secs(60)
-}
-
-fn default_ttl() -> DurationText {
-    DurationText::secs(3600)
 }
 
 impl From<SignatureAlgorithm> for Algorithm {
@@ -169,11 +154,29 @@ impl JwtConfig {
         self.issuers.is_empty() && self.local.as_ref().is_none_or(LocalConfig::is_off)
     }
 
+    /// Returns the names of the issuers, which the ids of their callers end with.
+    pub(in crate::identity) fn names(&self) -> Vec<String> {
+        let local = self.local.as_ref().filter(|local| !local.is_off()).map(|_| LOCAL.to_owned());
+        self.issuers.iter().map(IssuerConfig::shown_name).chain(local).collect()
+    }
+
     /// Compiles the section; reads the files. `Some(None)` without issuers, `None` after a fault.
-    pub(in crate::identity) fn compile(self, faults: &mut Faults) -> Option<Option<Arc<Jwt>>> {
+    pub(in crate::identity) fn compile(
+        self,
+        backends: &[String],
+        faults: &mut Faults,
+    ) -> Option<Option<Arc<Jwt>>> {
         if self.is_empty() {
+            if !self.permissions.is_empty() {
+                faults.warn(
+                    "auth.jwt.permissions",
+                    "they have no effect, because there is no issuer",
+                    "add one, or remove them",
+                );
+            }
             return Some(None);
         }
+        let permissions = Permissions::compile(&self.permissions, &self.names(), backends, faults);
         let mut issuers = Vec::new();
         let mut is_valid = true;
         for (at, issuer) in self.issuers.into_iter().enumerate() {
@@ -189,13 +192,16 @@ impl JwtConfig {
             None => {}
         }
         is_valid &= are_distinct(&issuers, faults);
-        is_valid.then(|| Some(Arc::new(Jwt::new(issuers.into_iter().map(|(_, issuer)| issuer).collect()))))
+        let (issuers, permissions) = (issuers.into_iter().map(|(_, issuer)| issuer).collect(), permissions?);
+        is_valid.then(|| Some(Arc::new(Jwt::new(issuers, permissions))))
     }
 }
 
 /// Two issuers with one `iss` could not be told apart; with one name, their callers could not.
 fn are_distinct(issuers: &[(String, Issuer)], faults: &mut Faults) -> bool {
-    let (mut urls, mut names) = (HashSet::new(), HashSet::new());
+    // Of people who log in here.
+    let own: Arc<str> = OWN_NAME.into();
+    let (mut urls, mut names) = (HashSet::new(), HashSet::from([&own]));
     let mut is_valid = true;
     for (path, issuer) in issuers {
         if !urls.insert(&issuer.url) {
@@ -249,13 +255,17 @@ impl IssuerConfig {
         })
     }
 
+    fn shown_name(&self) -> String {
+        let host = || Url::parse(&self.issuer).ok()?.host_str().map(str::to_owned);
+        self.name.clone().or_else(host).unwrap_or_else(|| self.issuer.clone())
+    }
+
     fn compile_name(&self, path: &str, faults: &mut Faults) -> Option<Arc<str>> {
         if self.issuer.is_empty() {
             faults.add(format!("{path}.issuer"), "it is empty", "write the claim iss of its tokens");
             return None;
         }
-        let host = || Url::parse(&self.issuer).ok()?.host_str().map(str::to_owned);
-        let name = self.name.clone().or_else(host).unwrap_or_else(|| self.issuer.clone());
+        let name = self.shown_name();
         let is_good = (1..=64).contains(&name.len())
             && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-:[]".contains(&byte));
         if !is_good {
@@ -347,46 +357,6 @@ fn authorities(path: &str, file: &str, faults: &mut Faults) -> Option<Vec<Vec<u8
     Some(found)
 }
 
-impl LocalConfig {
-    fn is_off(&self) -> bool {
-        self.secret_file.is_empty()
-    }
-
-    fn compile(self, faults: &mut Faults) -> Option<Issuer> {
-        let path = "auth.jwt.local.secret_file";
-        let file = &self.secret_file;
-        let text = fs::read(file).map_err(|error| faults.unreadable(path, file, &error)).ok()?;
-        let secret = text.trim_ascii_end();
-        if secret.len() < MIN_SECRET {
-            let message =
-                format!("the secret in '{file}' has {} bytes of at least {MIN_SECRET}", secret.len());
-            faults.add(path, message, "make one with: openssl rand -hex 32");
-            return None;
-        }
-        if fs::metadata(file).is_ok_and(|meta| meta.permissions().mode() & 0o007 != 0) {
-            faults.warn(
-                path,
-                format!("every user of this machine may read '{file}'"),
-                format!("chmod o= {file}"),
-            );
-        }
-        if self.ttl.limit().is_none() {
-            faults.add("auth.jwt.local.ttl", "no token would be accepted", "write 60m");
-            return None;
-        }
-        let secret = DecodingKey::from_secret(secret).ok()?;
-        Some(Issuer {
-            url: OWN.into(),
-            name: LOCAL.into(),
-            keys: Keys::Shared(secret),
-            audience: vec![OWN.to_owned()],
-            skew: default_skew().0,
-            claims: ClaimNames { id: "sub".into(), tenant: None, groups: Some("groups".into()) },
-            longest: Some(self.ttl.0),
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -394,7 +364,7 @@ mod tests {
     fn compiled(yaml: &str) -> Result<Option<Arc<Jwt>>, String> {
         let written: JwtConfig = serde_yaml::from_str(yaml).map_err(|error| error.to_string())?;
         let mut faults = Faults::default();
-        let jwt = written.compile(&mut faults);
+        let jwt = written.compile(&[], &mut faults);
         jwt.ok_or_else(|| faults.to_string())
     }
 

@@ -96,7 +96,7 @@ pub(in crate::identity) fn with_keys(keys: &[Value], more: &str) -> (Jwt, tempfi
     );
     let written: super::JwtConfig = serde_yaml::from_str(&yaml).unwrap();
     let mut faults = Faults::default();
-    let jwt = written.compile(&mut faults).unwrap_or_else(|| panic!("{faults}")).unwrap();
+    let jwt = written.compile(&[], &mut faults).unwrap_or_else(|| panic!("{faults}")).unwrap();
     jwt.published().for_each(|keys| assert!(keys.begin_if_due() && keys.fetch()));
     (std::sync::Arc::into_inner(jwt).unwrap(), file)
 }

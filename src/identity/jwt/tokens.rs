@@ -15,6 +15,8 @@ use sha2::{Digest, Sha256};
 use super::claims::ClaimNames;
 use super::issuer_keys::{Fetched, IssuerKeys};
 use super::key_set::NoKey;
+use super::permissions::Permissions;
+use crate::identity::principal_fields::Permitted;
 use crate::ids::{Membership, PrincipalId};
 
 /// Longest token, in bytes.
@@ -37,6 +39,7 @@ static LENIENT: LazyLock<Option<Encoding>> = LazyLock::new(|| {
 /// The issuers whose tokens are accepted.
 pub struct Jwt {
     pub(super) issuers: Vec<Issuer>,
+    permissions: Permissions,
     /// By the SHA-256 of the whole token.
     verified: Mutex<HashMap<[u8; 32], Arc<VerifiedToken>>>,
 }
@@ -72,6 +75,8 @@ pub struct VerifiedToken {
     pub id: PrincipalId,
     /// Tenant and groups; `None` if it names neither.
     pub membership: Option<Arc<Membership>>,
+    /// What its caller may use.
+    pub(in crate::identity) permitted: Arc<Permitted>,
     /// From when on it is refused.
     pub expires: Timestamp,
     /// When it has to be verified again.
@@ -148,9 +153,9 @@ impl std::fmt::Debug for Jwt {
 }
 
 impl Jwt {
-    pub(super) fn new(issuers: Vec<Issuer>) -> Self {
+    pub(super) fn new(issuers: Vec<Issuer>, permissions: Permissions) -> Self {
         super::crypto::install();
-        Self { issuers, verified: Mutex::default() }
+        Self { issuers, permissions, verified: Mutex::default() }
     }
 
     /// Returns the keys that are fetched.
@@ -185,7 +190,7 @@ impl Jwt {
         if let Some(known) = self.verified.lock().get(&digest).filter(|known| known.is_fresh()) {
             return Ok(Arc::clone(known));
         }
-        let token = Arc::new(issuer.verify(text)?);
+        let token = Arc::new(issuer.verify(text, &self.permissions)?);
         let mut verified = self.verified.lock();
         if verified.len() >= MAX_REMEMBERED {
             verified.retain(|_, known| known.is_fresh());
@@ -206,7 +211,7 @@ impl VerifiedToken {
 }
 
 impl Issuer {
-    fn verify(&self, text: &[u8]) -> Result<VerifiedToken, TokenFault> {
+    fn verify(&self, text: &[u8], permissions: &Permissions) -> Result<VerifiedToken, TokenFault> {
         let head = decode_header(text).map_err(|_| TokenFault::Malformed)?;
         check_head(&head)?;
         let (claims, by) = match &self.keys {
@@ -227,7 +232,8 @@ impl Issuer {
         };
         let expires = self.expires(&claims)?;
         let (id, membership) = self.claims.caller(&claims, &self.name)?;
-        Ok(VerifiedToken { id, membership, expires, until: Instant::now() + REMEMBERED, by })
+        let permitted = permissions.of(&id, membership.as_deref());
+        Ok(VerifiedToken { id, membership, permitted, expires, until: Instant::now() + REMEMBERED, by })
     }
 
     /// Checks signature, issuer, audience and times.

@@ -259,7 +259,7 @@ data: [DONE]
             message: "killed",
             session_id: Some("s-1"),
             request_id: "r-1",
-            rpc_id: None,
+            rpc: None,
             metadata: None,
         }
     }

@@ -34,12 +34,46 @@ pub(in crate::protocol) const VERSION_KEYS: [&str; 3] =
 /// The other paths, in the order of [`Rpc::take`].
 pub(in crate::protocol) const PATHS: [&str; 4] = ["method", "id", "params.name", "params.uri"];
 
+/// The code of a refused tool.
+const TOOL_DENIED: &str = "tool_denied";
+
 #[derive(Serialize)]
 struct Response<'a> {
     jsonrpc: &'static str,
     /// Null when it could not be read (JSON-RPC 2.0, section 5).
     id: Option<&'a RawValue>,
-    error: Error<'a>,
+    #[serde(flatten)]
+    outcome: Outcome<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Outcome<'a> {
+    Error(Error<'a>),
+    Result(ToolResult<'a>),
+}
+
+/// The answer to a call of a tool that was not made (MCP, "Tools", "Error Handling"): the model reads it and goes on, where an
+/// error would look like a broken server.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ToolResult<'a> {
+    content: [Text<'a>; 1],
+    is_error: bool,
+    #[serde(rename = "_meta")]
+    meta: Meta<'a>,
+}
+
+#[derive(Serialize)]
+struct Text<'a> {
+    r#type: &'static str,
+    text: &'a str,
+}
+
+#[derive(Serialize)]
+struct Meta<'a> {
+    #[serde(rename = "elida/error")]
+    error: Data<'a>,
 }
 
 #[derive(Serialize)]
@@ -63,22 +97,33 @@ struct Data<'a> {
 pub(super) const ERRORS: ErrorForm =
     ErrorForm { body, stream_ends: &[StreamEnd::event(body)], socket_event: None };
 
+/// Returns the answer; to a batch, one for each of its requests.
 fn body(error: &ErrorBody<'_>) -> Vec<u8> {
-    json(&Response {
-        jsonrpc: "2.0",
-        id: error.rpc_id.and_then(|id| serde_json::from_str(id).ok()),
-        error: Error {
-            code: number(error),
-            message: error.message,
-            data: Data {
-                r#type: error.kind.word(),
-                code: error.code,
-                session_id: error.session_id,
-                request_id: error.request_id,
-                metadata: error.metadata,
-            },
-        },
-    })
+    let ids: Vec<&str> = error.rpc.iter().flat_map(|rpc| rpc.ids()).collect();
+    match ids[..] {
+        [] | [_] => json(&response(error, ids.first().copied())),
+        [..] => json(&ids.iter().map(|id| response(error, Some(*id))).collect::<Vec<_>>()),
+    }
+}
+
+fn response<'a>(error: &ErrorBody<'a>, id: Option<&'a str>) -> Response<'a> {
+    let data = Data {
+        r#type: error.kind.word(),
+        code: error.code,
+        session_id: error.session_id,
+        request_id: error.request_id,
+        metadata: error.metadata,
+    };
+    let is_tool_call = error.rpc.is_some_and(|rpc| rpc.calls_tool && !rpc.is_mixed);
+    let outcome = match error.code {
+        TOOL_DENIED if is_tool_call => Outcome::Result(ToolResult {
+            content: [Text { r#type: "text", text: error.message }],
+            is_error: true,
+            meta: Meta { error: data },
+        }),
+        _ => Outcome::Error(Error { code: number(error), message: error.message, data }),
+    };
+    Response { jsonrpc: "2.0", id: id.and_then(|id| serde_json::from_str(id).ok()), outcome }
 }
 
 /// The error's number. What JSON-RPC and MCP name has theirs; all else has its HTTP status, which lies
@@ -128,6 +173,31 @@ mod tests {
         assert_eq!(rpc.version.as_deref(), Some("2026-07-28"));
         assert_eq!(rpc.summary().as_deref(), Some("tools/call search"));
         assert!(!rpc.is_mixed);
+    }
+
+    #[test]
+    fn every_name_and_id_of_a_batch_is_kept() {
+        let call = |id: u32, method: &str, name: &str| {
+            format!(r#"{{"id":{id},"method":"{method}","params":{{"name":"{name}"}}}}"#)
+        };
+        let body = format!(
+            "[{},{},{}]",
+            call(1, "tools/call", "a"),
+            call(2, "prompts/get", "b"),
+            call(3, "ping", "c")
+        );
+        for size in [1, 7, body.len()] {
+            let rpc = super::tests::call(&body.as_bytes().chunks(size).collect::<Vec<_>>()).rpc.unwrap();
+            let (names, ids): (Vec<_>, Vec<_>) = (rpc.names().collect(), rpc.ids().collect());
+            assert_eq!(
+                (names, ids, rpc.calls_tool, rpc.has_more),
+                (vec!["a", "b", "c"], vec!["1", "2", "3"], true, false)
+            );
+        }
+        let many: Vec<String> = (0..70).map(|id| call(id, "tools/call", &id.to_string())).collect();
+        let many = rpc(&format!("[{}]", many.join(",")));
+        assert!(many.has_more && many.names().count() == 65);
+        assert!(!rpc(&call(1, "tools/list", "tools/call")).calls_tool);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The content of an error for a request that is refused or cut; a dialect serializes it.
 
+use super::rpc::Rpc;
 use crate::error::RefusalMetadata;
 
 /// The class of an error; it determines the `type` word.
@@ -59,8 +60,8 @@ pub struct ErrorBody<'a> {
     pub session_id: Option<&'a str>,
     /// The request.
     pub request_id: &'a str,
-    /// The id of a JSON-RPC request, as JSON, when it was read.
-    pub rpc_id: Option<&'a str>,
+    /// The JSON-RPC request, when it was read.
+    pub rpc: Option<&'a Rpc>,
     /// The limit or budget that is used up, if that is the reason.
     pub metadata: Option<&'a RefusalMetadata>,
 }

@@ -20,9 +20,20 @@ pub struct Rpc {
     pub version: Option<Box<str>>,
     /// The request's id as JSON; none in a notification.
     pub id: Option<Box<str>>,
+    /// A call of a tool is among the requests of the body.
+    pub calls_tool: bool,
+    /// The other values of `params.name`, if a body has several that differ; the first [`MAX`] of them.
+    pub other_names: Vec<Box<str>>,
+    /// The other ids, likewise.
+    pub other_ids: Vec<Box<str>>,
+    /// There are more names or ids than are kept.
+    pub has_more: bool,
     /// Two of these differ in one body: a batch, or a key that is there twice.
     pub is_mixed: bool,
 }
+
+/// Names and ids of one body that are kept beside the last of each.
+pub const MAX: usize = 64;
 
 impl Rpc {
     /// Notes the value at path number `path`, counted from the first of `json_rpc::PATHS`.
@@ -42,10 +53,30 @@ impl Rpc {
             3 => &mut self.uri,
             _ => &mut self.version,
         };
-        if let Some(text) = text {
-            self.is_mixed |= place.as_ref().is_some_and(|known| **known != *text);
-            *place = Some(text.into());
+        let Some(text) = text else { return };
+        self.calls_tool |= path == 0 && text == "tools/call";
+        let before = place.replace(text.as_str().into()).filter(|known| **known != *text);
+        let Some(before) = before else { return };
+        self.is_mixed = true;
+        let others = match path {
+            1 => &mut self.other_ids,
+            2 => &mut self.other_names,
+            _ => return,
+        };
+        match others.len() < MAX {
+            true => others.push(before),
+            false => self.has_more = true,
         }
+    }
+
+    /// Returns the values of `params.name` in the body.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.other_names.iter().chain(&self.name).map(|name| &**name)
+    }
+
+    /// Returns the ids in the body, as JSON.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        self.other_ids.iter().chain(&self.id).map(|id| &**id)
     }
 
     /// A short summary for a log line: `tools/call get_weather`. Resource URIs are left out: they may hold

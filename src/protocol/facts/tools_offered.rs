@@ -13,19 +13,60 @@ const BYTES_PER_TOKEN: u64 = 4;
 /// The tools a request offers, and its length.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ToolsOffered {
-    names: Vec<Box<str>>,
+    /// `None` without tools.
+    named: Option<Box<Named>>,
     count: u32,
+    /// Not all names are kept whole, or a tool has none.
+    is_cut: bool,
+    /// The element of `tools` that is being read has a name.
+    is_named: bool,
     bytes: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Named {
+    names: Vec<Box<str>>,
+    /// Tools of the provider's own, by their types, and those that are named elsewhere; where they are looked for.
+    beside: Vec<Box<str>>,
 }
 
 impl ToolsOffered {
     pub(in crate::protocol) fn take(&mut self, value: &Value<'_>) {
-        if let Value::Str(name) = value {
-            self.count = self.count.saturating_add(1);
-            if self.names.len() < NAMES_MAX {
-                self.names.push(name[..name.floor_char_boundary(NAME_MAX)].into());
-            }
+        let Value::Str(name) = value else { return };
+        self.count = self.count.saturating_add(1);
+        let names = &mut self.named.get_or_insert_default().names;
+        self.is_cut |= names.len() >= NAMES_MAX || name.len() > NAME_MAX;
+        if names.len() < NAMES_MAX {
+            names.push(name[..name.floor_char_boundary(NAME_MAX)].into());
         }
+    }
+
+    /// Notes a tool that is not counted among those of the request.
+    pub(in crate::protocol) fn take_beside(&mut self, name: &str) {
+        let beside = &mut self.named.get_or_insert_default().beside;
+        if beside.iter().any(|known| **known == *name) {
+            return;
+        }
+        match beside.len() < NAMES_MAX {
+            true => beside.push(name.into()),
+            false => self.is_cut = true,
+        }
+    }
+
+    /// Notes that the element of `tools` that is being read has a name.
+    pub(in crate::protocol) fn name_element(&mut self) {
+        self.is_named = true;
+    }
+
+    /// Notes the end of an element of `tools`.
+    pub(in crate::protocol) fn end_element(&mut self) {
+        self.is_cut |= !std::mem::take(&mut self.is_named);
+    }
+
+    /// All names of tools, also of the provider's own; `None` if not all were kept, or a tool has none that is known.
+    pub fn all_names(&self) -> Option<impl Iterator<Item = &str>> {
+        let all = self.named.iter().flat_map(|named| named.names.iter().chain(&named.beside));
+        (!self.is_cut).then(|| all.map(|name| &**name))
     }
 
     pub(in crate::protocol) fn add_bytes(&mut self, bytes: usize) {
@@ -34,7 +75,7 @@ impl ToolsOffered {
 
     /// The names of the tools, of the first 128 of them.
     pub fn names(&self) -> &[Box<str>] {
-        &self.names
+        self.named.as_ref().map_or(&[], |named| &named.names)
     }
 
     /// How many tools are offered.

@@ -91,6 +91,11 @@ impl PathSet {
         Self::build(paths.into_iter().map(|path| (path, Some(Want::Scalar))), true)
     }
 
+    /// The same, with what is wanted of each path.
+    pub fn ignoring_case_wanting(paths: impl IntoIterator<Item = (impl AsRef<str>, Want)>) -> Self {
+        Self::build(paths.into_iter().map(|(path, want)| (path, Some(want))), true)
+    }
+
     /// The set of these paths; one of which nothing is wanted only takes its position. Parts and ends are
     /// reported to the last of equal paths.
     pub fn wanting(paths: impl IntoIterator<Item = (impl AsRef<str>, Option<Want>)>) -> Self {

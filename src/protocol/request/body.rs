@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::tools_offered;
+use super::tools_offered::{self, BESIDE, Beside, is_in_tools};
 use crate::protocol::dialects::json_rpc;
 use crate::protocol::dialects::spec::Dialect;
 use crate::protocol::facts::model_request::ModelRequest;
-use crate::protocol::json::scan::{PathSet, Scanner, Value};
+use crate::protocol::json::scan::{PathSet, Scanner, Value, Want};
 
 const MODEL: usize = 0;
 /// The member that names the model, where a dialect has no other one.
@@ -36,7 +36,7 @@ pub struct RequestPaths {
     with_rpc: Arc<PathSet>,
     /// The hints' paths.
     hints: Arc<[String]>,
-    /// How many paths of further models stand behind the hints of a model call.
+    /// How many paths of further models and tools stand behind the hints of a model call.
     others: usize,
 }
 
@@ -54,21 +54,26 @@ impl RequestPaths {
     pub fn with_others(extra: &[String], others: bool) -> Self {
         let others: &[&str] = if others { &OTHERS } else { &[] };
         let shared = |model| own(model).into_iter().chain(extra.iter().map(String::as_str));
-        let paths = |model| shared(model).chain(others.iter().copied());
+        let beside = if others.is_empty() { &[] } else { BESIDE.as_slice() };
+        let paths = |model| {
+            let scalars = shared(model).chain(others.iter().copied()).map(|path| (path, Want::Scalar));
+            scalars.chain(beside.iter().map(|(path, beside)| (*path, beside.want())))
+        };
         let with_rpc = PathSet::ignoring_case(shared(MODEL_KEY).chain(json_rpc::PATHS));
         let is_other =
             |dialect: &Dialect| dialect.body_model() != MODEL_KEY || !dialect.batch_models().is_empty();
         let special = Dialect::all().filter(is_other);
         let set = |dialect: Dialect| {
             let batch = dialect.batch_models().iter().copied();
-            Arc::new(PathSet::ignoring_case(paths(dialect.body_model()).chain(batch)))
+            let batch = batch.map(|path| (path, Want::Scalar));
+            Arc::new(PathSet::ignoring_case_wanting(paths(dialect.body_model()).chain(batch)))
         };
         Self {
-            set: Arc::new(PathSet::ignoring_case(paths(MODEL_KEY))),
+            set: Arc::new(PathSet::ignoring_case_wanting(paths(MODEL_KEY))),
             by_dialect: special.map(|dialect| (dialect, set(dialect))).collect(),
             with_rpc: Arc::new(with_rpc.and_keys(&json_rpc::VERSION_KEYS).in_elements()),
             hints: extra.into(),
-            others: others.len(),
+            others: others.len() + beside.len(),
         }
     }
 
@@ -93,7 +98,7 @@ struct Found {
     model_is_no_text: bool,
     /// The paths behind the hints are those of JSON-RPC, not of further models and a batch.
     has_rpc: bool,
-    /// How many paths of further models there are.
+    /// How many paths of further models and tools there are.
     others: usize,
 }
 
@@ -150,7 +155,13 @@ impl Found {
             }
             (PURPOSE, Value::Str(purpose)) => self.request.is_for_batch |= is_batch(&purpose),
             (STREAM | PURPOSE, _) => {}
-            (TOOLS..OWN_LEN, value) => self.request.tools_offered.take(&value),
+            (TOOLS..OWN_LEN, value) => {
+                let offered = &mut self.request.tools_offered;
+                offered.take(&value);
+                if matches!(value, Value::Str(_)) && is_in_tools(tools_offered::PATHS[path - TOOLS]) {
+                    offered.name_element();
+                }
+            }
             (other, value) => match self.request.hints.get_mut(other - OWN_LEN) {
                 Some(place) => {
                     let was_there = place.is_some();
@@ -163,19 +174,36 @@ impl Found {
                         self.request.more_hints = self.request.more_hints.saturating_add(1);
                     }
                 }
-                None if !self.has_rpc => {
-                    if let Value::Str(name) = value {
-                        let is_batch = other - OWN_LEN - self.request.hints.len() >= self.others;
-                        let models =
-                            if is_batch { &mut self.request.batch } else { &mut self.request.others };
-                        models.get_or_insert_default().add(&name);
-                    }
-                }
+                None if !self.has_rpc => self.take_other(other - OWN_LEN - self.request.hints.len(), &value),
                 None => {
                     let path = other - OWN_LEN - self.request.hints.len();
                     self.request.rpc.get_or_insert_default().take(path, &value);
                 }
             },
+        }
+    }
+}
+
+impl Found {
+    /// Takes the value at a path behind the hints: of a further model, of a tool, or of a batch.
+    fn take_other(&mut self, path: usize, value: &Value<'_>) {
+        let beside = path.checked_sub(OTHERS.len()).and_then(|path| BESIDE.get(path));
+        match (beside, value) {
+            (Some((_, Beside::Element)), _) if path < self.others => self.request.tools_offered.end_element(),
+            (Some((place, beside)), value) if path < self.others => {
+                if let Some(name) = beside.name(value) {
+                    self.request.tools_offered.take_beside(name);
+                    if is_in_tools(place) {
+                        self.request.tools_offered.name_element();
+                    }
+                }
+            }
+            (_, Value::Str(name)) => {
+                let is_batch = path >= self.others;
+                let models = if is_batch { &mut self.request.batch } else { &mut self.request.others };
+                models.get_or_insert_default().add(name);
+            }
+            _ => {}
         }
     }
 }

@@ -1,7 +1,82 @@
 //! Where the APIs name the tools that a request offers the model.
 
+use crate::protocol::json::scan::{Value, Want};
+
 /// Where the APIs name the tools: Anthropic and responses, chat and Ollama, the older chat.
 pub(super) const PATHS: [&str; 3] = ["tools[].name", "tools[].function.name", "functions[].name"];
+
+/// Where else tools are named, and those that have no name: the provider's own, by the member that asks for them. Looked for
+/// where callers may use some tools only.
+pub(super) const BESIDE: [(&str, Beside); 31] = [
+    ("tools[]", Beside::Element),
+    ("tools[]", Beside::Name),
+    ("tools[].type", Beside::Type),
+    ("tools[].functionDeclarations[].name", Beside::Name),
+    ("tools[].function_declarations[].name", Beside::Name),
+    ("toolConfig.tools[].toolSpec.name", Beside::Name),
+    ("toolConfig.tools[].systemTool.name", Beside::Name),
+    ("plugins[].id", Beside::Name),
+    ("connectors[].id", Beside::Name),
+    ("mcp_servers", Beside::Member("mcp_servers")),
+    ("web_search_options", Beside::Member("web_search")),
+    ("search_parameters", Beside::Member("web_search")),
+    ("tools[].googleSearch", Beside::Member("google_search")),
+    ("tools[].google_search", Beside::Member("google_search")),
+    ("tools[].googleSearchRetrieval", Beside::Member("google_search_retrieval")),
+    ("tools[].google_search_retrieval", Beside::Member("google_search_retrieval")),
+    ("tools[].enterpriseWebSearch", Beside::Member("enterprise_web_search")),
+    ("tools[].enterprise_web_search", Beside::Member("enterprise_web_search")),
+    ("tools[].codeExecution", Beside::Member("code_execution")),
+    ("tools[].code_execution", Beside::Member("code_execution")),
+    ("tools[].urlContext", Beside::Member("url_context")),
+    ("tools[].url_context", Beside::Member("url_context")),
+    ("tools[].googleMaps", Beside::Member("google_maps")),
+    ("tools[].google_maps", Beside::Member("google_maps")),
+    ("tools[].computerUse", Beside::Member("computer_use")),
+    ("tools[].computer_use", Beside::Member("computer_use")),
+    ("tools[].fileSearch", Beside::Member("file_search")),
+    ("tools[].file_search", Beside::Member("file_search")),
+    ("tools[].mcpServers", Beside::Member("mcp_servers")),
+    ("tools[].mcp_servers", Beside::Member("mcp_servers")),
+    ("tools[].retrieval", Beside::Member("retrieval")),
+];
+
+/// Returns whether a path is in an element of `tools`.
+pub(super) fn is_in_tools(path: &str) -> bool {
+    path.starts_with("tools[].")
+}
+
+/// What names a tool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Beside {
+    /// The value is its name.
+    Name,
+    /// The value is its type, which names it unless the caller defines the tool.
+    Type,
+    /// The member is there; this names it.
+    Member(&'static str),
+    /// A whole tool, which should have had a name.
+    Element,
+}
+
+impl Beside {
+    /// Returns what the scanner is to report of the value.
+    pub(super) fn want(self) -> Want {
+        if matches!(self, Self::Member(_) | Self::Element) { Want::End } else { Want::Scalar }
+    }
+
+    /// Returns the name of the tool; `None` if the value names none.
+    pub(super) fn name<'v>(self, value: &'v Value<'_>) -> Option<&'v str> {
+        match (self, value) {
+            (Self::Type, Value::Str(kind)) => {
+                Some(&**kind).filter(|kind| !matches!(*kind, "function" | "custom"))
+            }
+            (Self::Name, Value::Str(name)) => Some(name),
+            (Self::Member(name), Value::End) => Some(name),
+            _ => None,
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -38,5 +113,61 @@ mod tests {
         let many = offer(&format!(r#"{{"tools":[{tools}]}}"#), 1000);
         assert_eq!((many.names().len(), many.count()), (NAMES_MAX, 300));
         assert!(many.names().iter().all(|name| name.len() == NAME_MAX));
+    }
+
+    #[test]
+    fn tools_of_the_provider_are_named_by_type_or_member_where_they_are_looked_for() {
+        let all = |body: &str, size: usize| -> Vec<String> {
+            let mut scan = RequestScan::new(&RequestPaths::with_others(&["x.y".to_owned()], true));
+            body.as_bytes().chunks(size).for_each(|chunk| scan.feed(chunk));
+            let offered = scan.finish().tools_offered;
+            offered.all_names().expect("all of them").map(str::to_owned).collect()
+        };
+        let cases: [(&str, &[&str]); 7] = [
+            (r#"{"tools":["a",{"name":"b"}]}"#, &["b", "a"]),
+            (
+                r#"{"tools":[{"type":"function","name":"a"},{"type":"web_search"},{"TYPE":"mcp"}]}"#,
+                &["a", "web_search", "mcp"],
+            ),
+            (
+                r#"{"tools":[{"type":"bash_1","name":"bash"}],"mcp_servers":[{"name":"x"}]}"#,
+                &["bash", "bash_1", "mcp_servers"],
+            ),
+            (
+                r#"{"tools":[{"functionDeclarations":[{"name":"a"},{"name":"b"}]},{"googleSearch":{}}]}"#,
+                &["a", "b", "google_search"],
+            ),
+            (
+                r#"{"tools":[{"function_declarations":[{"name":"a"}]},{"code_execution":{"x":[{}]}}]}"#,
+                &["a", "code_execution"],
+            ),
+            (
+                r#"{"toolConfig":{"tools":[{"toolSpec":{"name":"a"}},{"systemTool":{"name":"b"}}]}}"#,
+                &["a", "b"],
+            ),
+            (r#"{"plugins":[{"id":"web","model":"m"}],"models":["n"],"x":{"y":"z"}}"#, &["web"]),
+        ];
+        for (body, names) in cases {
+            for size in [1, 5, body.len()] {
+                assert_eq!(all(body, size), names, "{body} in chunks of {size}");
+            }
+        }
+        for body in [
+            r#"{"tools":[{"newBuiltin":{}}]}"#,
+            r#"{"functions":[{"name":"a"}],"tools":[{"x":{"name":"a"}}]}"#,
+            r#"{"tools":[{"name":"a"},{}]}"#,
+            r#"{"tools":[{"type":"function"}]}"#,
+            r#"{"tools":[{"name":7}]}"#,
+        ] {
+            for size in [1, 5, body.len()] {
+                let mut scan = RequestScan::new(&RequestPaths::with_others(&[], true));
+                body.as_bytes().chunks(size).for_each(|chunk| scan.feed(chunk));
+                assert!(scan.finish().tools_offered.all_names().is_none(), "{body}: a tool without a name");
+            }
+        }
+        let cut = |body: &str| offer(body, body.len()).all_names().is_none();
+        assert!(cut(&format!(r#"{{"tools":[{{"name":"{}"}}]}}"#, "a".repeat(NAME_MAX + 1))));
+        assert!(!cut(&format!(r#"{{"tools":[{{"name":"{}"}}]}}"#, "a".repeat(NAME_MAX))));
+        assert!(cut(&format!(r#"{{"tools":[{}]}}"#, vec![r#"{"name":"a"}"#; NAMES_MAX + 1].join(","))));
     }
 }

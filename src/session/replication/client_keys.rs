@@ -1,4 +1,4 @@
-//! Client keys of all instances: a change is published at once, and each sync looks whether Redis has changes that this
+//! Client keys and people of all instances: a change is published at once, and each sync looks whether Redis has changes that this
 //! instance missed. What Redis has lost is written again, so that a wiped Redis loses no key and revives none.
 
 use std::collections::HashMap;
@@ -7,6 +7,7 @@ use super::replicator::Replicator;
 use crate::ids::SharedDocument;
 use crate::redis::LinkError;
 use crate::session::core::manager::Manager;
+use crate::session::store::DocumentSet;
 
 /// How a document in an announcement begins.
 const PREFIX: &str = "client_key ";
@@ -17,14 +18,15 @@ impl Replicator {
     /// Publishes a document that was changed here, then writes it. Returns whether Redis has it.
     pub(super) async fn send_client_key(&self, core: &Manager, document: SharedDocument) -> bool {
         // The next sync writes what does not get there now.
-        *self.client_keys_seen.lock() = None;
+        let set = DocumentSet::of(&document.id);
+        self.client_keys_seen.lock()[set as usize] = None;
         if !self.is_up() {
             return false;
         }
         let announcement = format!("{PREFIX}{}", document.text);
         // Published even when it cannot be written: a full Redis must not keep a key alive.
         let announced = self.store.publish_announcements(&[announcement]).await;
-        match announced.and(self.store.put_client_keys(&[document]).await.map(drop)) {
+        match announced.and(self.store.put_client_keys(set, &[document]).await.map(drop)) {
             Ok(()) => true,
             Err(fault) => {
                 self.store_lost(core, &fault);
@@ -44,29 +46,39 @@ impl Replicator {
 
     /// Exchanges documents with Redis if they changed there or here since the last exchange.
     pub(super) async fn sync_client_keys(&self, core: &Manager) -> Result<(), LinkError> {
-        let seen = self.client_keys_seen.lock().clone();
-        if seen.is_some() && seen == Some(self.store.client_keys_stamp().await?) {
-            return Ok(());
+        for set in DocumentSet::ALL {
+            let seen = self.client_keys_seen.lock()[set as usize].clone();
+            if seen.is_none() || seen != Some(self.store.client_keys_stamp(set).await?) {
+                self.exchange_documents(core, set).await?;
+            }
         }
-        self.exchange_client_keys(core).await
+        Ok(())
     }
 
     /// Reads all documents in Redis, and writes those that it lacks.
     pub(super) async fn exchange_client_keys(&self, core: &Manager) -> Result<(), LinkError> {
+        for set in DocumentSet::ALL {
+            self.exchange_documents(core, set).await?;
+        }
+        Ok(())
+    }
+
+    async fn exchange_documents(&self, core: &Manager, set: DocumentSet) -> Result<(), LinkError> {
         let Some(keys) = core.client_keys() else { return Ok(()) };
-        let stored = self.store.stored_client_keys().await?;
+        let stored = self.store.stored_client_keys(set).await?;
         keys.learn(stored.documents.iter().map(|(_, text)| text.clone()).collect());
         let there: HashMap<&str, &str> =
             stored.documents.iter().map(|(id, text)| (id.as_str(), text.as_str())).collect();
-        let held = keys.held();
+        let mut held = keys.held();
+        held.retain(|document| DocumentSet::of(&document.id) == set);
         let is_missing = |known: &&SharedDocument| there.get(known.id.as_str()) != Some(&known.text.as_str());
         let missing: Vec<SharedDocument> = held.iter().filter(is_missing).cloned().collect();
         let mut stamp = stored.stamp;
         for batch in missing.chunks(BATCH) {
-            let (before, after) = self.store.put_client_keys(batch).await?;
+            let (before, after) = self.store.put_client_keys(set, batch).await?;
             if before != stamp {
                 // Another instance has written meanwhile: the next sync reads it.
-                *self.client_keys_seen.lock() = None;
+                self.client_keys_seen.lock()[set as usize] = None;
                 return Ok(());
             }
             stamp = after;
@@ -74,9 +86,9 @@ impl Replicator {
         let over = there.into_iter().filter(|(_, document)| keys.is_over(document));
         let over: Vec<String> = over.map(|(id, _)| id.to_owned()).collect();
         if !over.is_empty() {
-            self.store.forget_client_keys(over).await?;
+            self.store.forget_client_keys(set, over).await?;
         }
-        *self.client_keys_seen.lock() = Some(stamp);
+        self.client_keys_seen.lock()[set as usize] = Some(stamp);
         Ok(())
     }
 }

@@ -55,8 +55,8 @@ pub struct Replicator {
     pub(super) tasks: Mutex<Option<mpsc::Receiver<SyncTask>>>,
     pub(super) feed: EventQueue,
     pub(super) announcements: Announcements,
-    /// The stamp of the client keys in Redis that this instance has; `None` if they must be compared.
-    pub(super) client_keys_seen: Mutex<Option<String>>,
+    /// The stamps of the documents in Redis that this instance has, by `DocumentSet`; `None` if they must be compared.
+    pub(super) client_keys_seen: Mutex<[Option<String>; 2]>,
     /// The last write of each share.
     pub(super) flushed: tokio::sync::Mutex<HashMap<u32, Flushed>>,
     /// Shares that are being closed.

@@ -17,3 +17,4 @@ pub(in crate::session) use interface::MOST_SCOPES;
 pub use interface::{Listed, NamedSessions, SessionStore, StoreError};
 pub use memory::MemoryStore;
 pub use redis::RedisStore;
+pub(in crate::session) use redis::client_keys::DocumentSet;

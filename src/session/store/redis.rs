@@ -1,7 +1,7 @@
 //! The session store in Redis: the instances' shares of active sessions, kill orders, and ended sessions.
 //! Sets of incarnations hold `UID {"session_id":…,"scope":…}`, which sort by uid, newest last, and name its keys.
 
-mod client_keys;
+pub(in crate::session) mod client_keys;
 mod documents;
 mod life;
 mod listing;

@@ -87,7 +87,11 @@ async fn keys_are_made_rotated_and_revoked_while_the_gateway_runs() {
     assert_eq!(operator.delete("/control/keys/fixed").await.json()["code"], "managed_by_file");
     assert_eq!(operator.delete("/control/keys/old").await.status(), 200);
     assert_eq!(status(&gateway, foreign).await, (401, json!("key_revoked")), "it never falls through");
-    let again = gateway.elida(&["key", "create", "--id", "ci", "--models", "o3", "--expires", "1h"]).await;
+    let other = operator.post("/control/keys", &json!({"id": "ci", "tenant": "other"})).await;
+    assert_eq!(other.json()["code"], "key_exists", "what it left is its tenant's: {}", other.text());
+    let again = gateway
+        .elida(&["key", "create", "--id", "ci", "--tenant", "acme", "--models", "o3", "--expires", "1h"])
+        .await;
     assert_eq!(status(&gateway, again.trim()).await, (403, json!("model_denied")));
     let all = gateway.log_text() + &listed.to_string() + &table;
     for key in [&first, &second, third, again.trim(), foreign] {

@@ -486,3 +486,80 @@ async fn own_tokens_are_accepted_and_short_secrets_are_not() {
     assert!(text.contains("has 31 bytes of at least 32") && !text.contains(&secret[1..]), "{text}");
     assert_eq!(ask(&token(secret, 300)).await, 200, "the old configuration stays");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_decide_what_a_token_permits_and_an_issuer_gives_no_group_of_another() {
+    let (signer, other) = (Signer::new("one"), Signer::new("two"));
+    let issuer = Issuer::start(vec![signer.jwk()]).await;
+    let others = Issuer::start(vec![other.jwk()]).await;
+    let backend = RawBackend::answering(OK).await;
+    let second = format!(
+        "      - issuer: https://other.example\n        audience: [elida]\n        jwks: {{ url: '{}/keys' }}\n        \
+         claims: {{ groups: teams }}\n",
+        others.server.url()
+    );
+    let rules = "    permissions:
+      - { groups: [build], issuers: [idp], models: ['gpt-*'], tools: ['get_*'] }
+      - { issuers: [idp], models: ['o3'] }
+  roles:
+    - { role: viewer, groups: [build], issuers: [idp] }
+    - { role: admin, groups: [nightly] }
+";
+    let gateway = Gateway::with(issuer.auth("required", &second) + rules + &injected(&backend.url())).await;
+    let build = signer.token(&json!({}));
+    let plain = signer.token(&json!({"teams": []}));
+    let foreign = other.token(&json!({"iss": "https://other.example"}));
+    let ask = async |token: &str, model: &str, tool: &str| {
+        let tools = json!([{"type": "function", "function": {"name": tool}}]);
+        let call = Call::post("/v1/chat/completions").json(&json!({"model": model, "tools": tools}));
+        let answer = bearer(call, token).send(gateway.proxy()).await;
+        if answer.status() == 200 { Value::Null } else { answer.json()["error"]["code"].clone() }
+    };
+    assert_eq!(ask(&build, "gpt-demo", "get_x").await, Value::Null);
+    assert_eq!(ask(&build, "o3", "get_x").await, "model_denied");
+    assert_eq!(ask(&build, "gpt-demo", "rm").await, "tool_denied");
+    assert_eq!(ask(&plain, "o3", "rm").await, Value::Null);
+    assert_eq!(ask(&plain, "gpt-demo", "get_x").await, "model_denied");
+    for model in ["gpt-demo", "o3"] {
+        let code = ask(&foreign, model, "get_x").await;
+        assert_eq!(code, "backend_denied", "no entry fits: {model}");
+    }
+    let whoami = async |token: &str| {
+        let answer = bearer(Call::get("/control/whoami"), token).send(gateway.control()).await;
+        (answer.status(), answer.json()["roles"].clone())
+    };
+    // `nightly` names no issuer, and there are two.
+    assert_eq!(whoami(&build).await, (200, json!([{"role": "viewer", "tenant": null}])));
+    assert_eq!(whoami(&foreign).await.0, 403);
+    let warned = |line: &Value| line["path"] == "auth.roles[1]" && line["level"] == "WARN";
+    gateway.log_until(warned).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_signs_tokens_of_programs() {
+    let (demo, folder) = (Demo::start().await, tempfile::tempdir().expect("a folder"));
+    let secret = folder.path().join("secret");
+    std::fs::write(&secret, "0123456789abcdef0123456789abcdef").expect("written");
+    let yaml =
+        format!("auth:\n  proxy: required\n  jwt: {{ local: {{ secret_file: {secret:?}, ttl: 10m }} }}\n");
+    let gateway = Gateway::with(yaml.clone() + &injected(&demo.url())).await;
+    let file = folder.path().join("elida.yaml");
+    std::fs::write(&file, yaml).expect("written");
+    let run = |more: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_elida"));
+        command
+            .args(["token", "create", "nightly", "--group", "build", "-c"])
+            .arg(&file)
+            .args(more)
+            .env_clear();
+        let output = command.output().expect("the binary runs");
+        (output.status.success(), String::from_utf8(output.stdout).expect("text").trim().to_owned())
+    };
+    let (made, token) = run(&[]);
+    assert!(made);
+    assert_eq!(bearer(Call::chat("x"), &token).session("one").send(gateway.proxy()).await.status(), 200);
+    let session = gateway.session_until("one", |session| session["open_legs"] == 0).await;
+    let principal = &session["principal"];
+    assert_eq!((&principal["id"], &principal["groups"]), (&json!("user:nightly@local"), &json!(["build"])));
+    assert!(!run(&["--ttl", "1h"]).0, "longer than the gateway accepts");
+}

@@ -199,7 +199,7 @@ fn keys_that_were_never_fetched_verify_nothing() {
         "issuers: [{{ issuer: '{ISSUER}', audience: [elida], jwks: {{ url: 'http://127.0.0.1:9/' }} }}]"
     );
     let written: super::super::JwtConfig = serde_yaml::from_str(&yaml).unwrap();
-    let jwt = written.compile(&mut crate::settings::fault::Faults::default()).unwrap().unwrap();
+    let jwt = written.compile(&[], &mut crate::settings::fault::Faults::default()).unwrap().unwrap();
     let keys = jwt.published().next().unwrap();
     assert_eq!(seen(&jwt, &signer.token(&json!({}))), Err(TokenFault::KeysPending));
     assert!(keys.begin_if_due() && !keys.fetch());
@@ -215,7 +215,7 @@ fn own_tokens_are_signed_with_the_shared_secret() {
     std::fs::write(file.path(), format!("{secret}\n")).unwrap();
     let yaml = format!("local: {{ secret_file: {:?}, ttl: 10m }}", file.path());
     let written: super::super::JwtConfig = serde_yaml::from_str(&yaml).unwrap();
-    let jwt = written.compile(&mut crate::settings::fault::Faults::default()).unwrap().unwrap();
+    let jwt = written.compile(&[], &mut crate::settings::fault::Faults::default()).unwrap().unwrap();
     let token = |algorithm: Algorithm, secret: &str, more: Value| {
         let mut claims = claims(&json!({"iss": "elida", "aud": "elida", "exp": now() + 300}));
         for (name, value) in more.as_object().unwrap() {

@@ -1,13 +1,19 @@
 //! Tests of refusals: their fields, and that a cut stream never looks whole.
 
+use std::sync::LazyLock;
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::protocol::answer::tap::ResponseTap;
 use crate::protocol::facts::error_body::ErrorClass;
+use crate::protocol::facts::rpc::Rpc;
 use crate::protocol::wire::ndjson::{self, LineReader};
 use crate::protocol::wire::sse::{self, SseReader};
+
+/// A request with the id 7.
+static SEVEN: LazyLock<Rpc> = LazyLock::new(|| Rpc { id: Some("7".into()), ..Rpc::default() });
 
 fn notice(message: &str) -> ErrorBody<'_> {
     ErrorBody {
@@ -17,7 +23,7 @@ fn notice(message: &str) -> ErrorBody<'_> {
         message,
         session_id: Some("s-1"),
         request_id: "r-1",
-        rpc_id: Some("7"),
+        rpc: Some(&SEVEN),
         metadata: None,
     }
 }
@@ -165,7 +171,7 @@ fn a_streamed_array_ends_with_an_error_as_its_last_element() {
 #[test]
 fn a_request_without_an_id_is_refused_with_null() {
     let bytes =
-        Dialect::MCP.error_body(&ErrorBody { rpc_id: None, kind: ErrorClass::HeaderMismatch, ..notice("x") });
+        Dialect::MCP.error_body(&ErrorBody { rpc: None, kind: ErrorClass::HeaderMismatch, ..notice("x") });
     let parsed: Value = serde_json::from_slice(&bytes).unwrap();
     assert_eq!((&parsed["id"], &parsed["error"]["code"]), (&Value::Null, &json!(-32020)));
 }

@@ -1,4 +1,5 @@
-//! Client keys in Redis: a hash with a document for each key, and the stamp of the last change.
+//! Client keys and people in Redis: for each a hash with a document for each key, account or log-in, and the stamp of the last
+//! change.
 
 use super::pairs;
 use crate::ids::{SharedDocument, Uid};
@@ -7,6 +8,24 @@ use crate::session::store::RedisStore;
 
 /// The field of the stamp; no key has this id.
 const STAMP: &str = "*";
+
+/// A hash of documents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::session) enum DocumentSet {
+    /// Client keys.
+    Keys,
+    /// Accounts and log-ins of people. They change more often, and are apart so that keys need not be read then.
+    People,
+}
+
+impl DocumentSet {
+    pub(in crate::session) const ALL: [Self; 2] = [Self::Keys, Self::People];
+
+    /// Returns where a document with this id belongs: no id of a key contains a colon.
+    pub(in crate::session) fn of(id: &str) -> Self {
+        if id.contains(':') { Self::People } else { Self::Keys }
+    }
+}
 
 /// The documents in Redis.
 #[derive(Debug, Default)]
@@ -18,9 +37,16 @@ pub(in crate::session) struct StoredKeys {
 }
 
 impl RedisStore {
-    /// The stamp of the last change of a client key; empty if there is none.
-    pub(in crate::session) async fn client_keys_stamp(&self) -> Result<String, LinkError> {
-        let call = Call::new("HGET", [self.keys.client_keys(), STAMP.to_owned()]);
+    fn documents(&self, set: DocumentSet) -> String {
+        match set {
+            DocumentSet::Keys => self.keys.client_keys(),
+            DocumentSet::People => self.keys.people(),
+        }
+    }
+
+    /// The stamp of the last change of a document; empty if there is none.
+    pub(in crate::session) async fn client_keys_stamp(&self, set: DocumentSet) -> Result<String, LinkError> {
+        let call = Call::new("HGET", [self.documents(set), STAMP.to_owned()]);
         match self.link.call(call).await {
             Ok(stamp) => Ok(stamp.as_string().unwrap_or_default()),
             // Another type of value: it is replaced with the next write.
@@ -30,8 +56,11 @@ impl RedisStore {
     }
 
     /// All documents.
-    pub(in crate::session) async fn stored_client_keys(&self) -> Result<StoredKeys, LinkError> {
-        let fields = match self.link.call(Call::new("HGETALL", [self.keys.client_keys()])).await {
+    pub(in crate::session) async fn stored_client_keys(
+        &self,
+        set: DocumentSet,
+    ) -> Result<StoredKeys, LinkError> {
+        let fields = match self.link.call(Call::new("HGETALL", [self.documents(set)])).await {
             Ok(fields) => pairs(Some(fields)),
             Err(LinkError::Refused(_)) => Vec::new(),
             Err(away) => return Err(away),
@@ -49,19 +78,24 @@ impl RedisStore {
     /// Writes documents, unless newer ones are stored. Returns the stamp before, and the one after.
     pub(in crate::session) async fn put_client_keys(
         &self,
+        set: DocumentSet,
         documents: &[SharedDocument],
     ) -> Result<(String, String), LinkError> {
         let mut arguments = vec![Uid::fresh().to_string()];
         for SharedDocument { id, revision, text } in documents {
             arguments.extend([id.clone(), revision.to_string(), text.clone()]);
         }
-        let keys = vec![self.keys.client_keys()];
+        let keys = vec![self.documents(set)];
         self.link.run(&self.scripts.put_client_keys, keys, arguments).await
     }
 
-    /// Removes the documents of keys that were revoked long ago.
-    pub(in crate::session) async fn forget_client_keys(&self, ids: Vec<String>) -> Result<(), LinkError> {
-        let call = Call::new("HDEL", std::iter::once(self.keys.client_keys()).chain(ids));
+    /// Removes documents that no instance needs any more.
+    pub(in crate::session) async fn forget_client_keys(
+        &self,
+        set: DocumentSet,
+        ids: Vec<String>,
+    ) -> Result<(), LinkError> {
+        let call = Call::new("HDEL", std::iter::once(self.documents(set)).chain(ids));
         self.link.call(call).await.map(drop)
     }
 }

@@ -1,0 +1,227 @@
+//! Makes and changes accounts.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::directory::{People, Tables};
+use super::settings::Registration;
+use super::storage::PeopleError;
+use super::user::{DISABLED, ListedUser, UserConfig, UserDocument};
+use crate::identity::key_text::{self, KeyDigest};
+use crate::identity::roles::Role;
+use crate::ids::SharedDocument;
+use crate::settings::secret::Secret;
+
+/// Most accounts.
+const MAX_USERS: usize = 10_000;
+
+/// How a new person comes in.
+pub enum Entrance {
+    /// With a password, of which this is the hash.
+    Password(String),
+    /// By an invitation that is valid for this long.
+    Invitation(Duration),
+}
+
+impl People {
+    /// Makes an account. Returns it, and the text of the invitation if there is one. Blocks.
+    ///
+    /// # Errors
+    /// The name is taken, a member is not valid, or the account cannot be stored.
+    pub fn create(
+        &self,
+        user: UserConfig,
+        entrance: Entrance,
+    ) -> Result<(ListedUser, Option<Secret>, SharedDocument), PeopleError> {
+        let user = UserConfig { name: user.name.trim().to_lowercase(), ..user };
+        let written = self.written.load();
+        user.holder(None, Some(&written.backends)).map_err(PeopleError::Invalid)?;
+        let now = Timestamp::now();
+        let (password, invitation, shown) = match entrance {
+            Entrance::Password(hash) => (Some(hash), None, None),
+            Entrance::Invitation(valid) => {
+                let text = key_text::generate(&written.prefix);
+                let text = text.map_err(|fault| PeopleError::Storage(fault.to_string()))?;
+                let until = now.checked_add(valid);
+                let until = until.map_err(|_| PeopleError::Invalid("expires is too long".to_owned()))?;
+                let digest = KeyDigest::of(text.reveal().as_bytes()).to_string();
+                (None, Some((digest, until)), Some(text))
+            }
+        };
+        let _turn = self.turn();
+        let (before, count) = {
+            let tables = self.tables();
+            (tables.users.get(&user.name).map(|(known, _)| known.clone()), tables.users.len())
+        };
+        // An invitation that nobody has used may be given again.
+        if before.as_ref().is_some_and(|known| known.password.is_some() || known.disabled.is_some()) {
+            return Err(PeopleError::Exists(user.name));
+        }
+        if before.is_none() && count >= MAX_USERS {
+            return Err(PeopleError::Invalid(format!("there are {MAX_USERS} accounts, which is the most")));
+        }
+        let document = UserDocument {
+            revision: before.as_ref().map_or(1, |known| known.revision + 1),
+            epoch: before.as_ref().map_or(0, |known| known.epoch + 1),
+            created: now,
+            disabled: None,
+            user,
+            password,
+            invitation,
+        };
+        let shared = self.put_user(document.clone())?;
+        Ok((self.tables().listed(&document), shown, shared))
+    }
+
+    /// Makes an account by an invitation, or without one if everyone may. Blocks.
+    ///
+    /// # Errors
+    /// Nobody may, the invitation is not valid, or the name is taken.
+    pub fn register(
+        &self,
+        invitation: Option<&Secret>,
+        name: &str,
+        hash: String,
+    ) -> Result<SharedDocument, PeopleError> {
+        let registration = self.written.load().settings.registration;
+        match (registration, invitation) {
+            (Registration::Closed, _) => Err(PeopleError::Closed("admins make the accounts of this gateway")),
+            (Registration::Invite | Registration::Open, Some(invitation)) => self.accept(invitation, hash),
+            (Registration::Invite, None) => Err(PeopleError::Closed(
+                "an account takes an invitation; ask an admin of this gateway for one",
+            )),
+            (Registration::Open, None) => {
+                if self.is_known(&name.trim().to_lowercase()) {
+                    return Err(PeopleError::Exists(name.to_owned()));
+                }
+                let user = UserConfig { name: name.to_owned(), ..UserConfig::default() };
+                self.create(user, Entrance::Password(hash)).map(|(_, _, shared)| shared)
+            }
+        }
+    }
+
+    /// Sets the password of an invited person.
+    fn accept(&self, invitation: &Secret, hash: String) -> Result<SharedDocument, PeopleError> {
+        let refused = PeopleError::Closed(
+            "the invitation is not valid: it was used, or has expired; ask for another one",
+        );
+        let (digest, now) = (KeyDigest::of(invitation.reveal().as_bytes()).to_string(), Timestamp::now());
+        let _turn = self.turn();
+        let is_invited = |document: &&UserDocument| {
+            let valid = document.invitation.as_ref().filter(|(_, until)| now < *until);
+            document.disabled.is_none() && valid.is_some_and(|(known, _)| *known == digest)
+        };
+        let tables = self.tables();
+        let invited = tables.users.values().map(|(document, _)| document).find(is_invited).cloned();
+        drop(tables);
+        let document = changed(invited.ok_or(refused)?);
+        self.put_user(UserDocument { password: Some(hash), invitation: None, ..document })
+    }
+
+    /// Returns the name of the account that an invitation is for.
+    pub fn invited(&self, invitation: &Secret) -> Option<String> {
+        let digest = KeyDigest::of(invitation.reveal().as_bytes()).to_string();
+        let tables = self.tables();
+        let is_for =
+            |document: &&UserDocument| document.invitation.as_ref().is_some_and(|(own, _)| *own == digest);
+        tables.users.values().map(|(document, _)| document).find(is_for).map(|found| found.user.name.clone())
+    }
+
+    /// Sets the role of a person; `None` takes it away. Blocks.
+    ///
+    /// # Errors
+    /// No account has this name, or it cannot be stored.
+    pub fn set_role(
+        &self,
+        name: &str,
+        role: Option<Role>,
+    ) -> Result<(ListedUser, SharedDocument), PeopleError> {
+        self.change(name, |document| {
+            let user = UserConfig { role, ..document.user.clone() };
+            UserDocument { user, ..changed(document) }
+        })
+    }
+
+    /// Disables an account, and ends all that its holder has begun. Blocks.
+    ///
+    /// # Errors
+    /// No account has this name, or it cannot be stored.
+    pub fn disable(&self, name: &str) -> Result<(ListedUser, SharedDocument), PeopleError> {
+        self.change(name, |document| UserDocument {
+            revision: document.revision | DISABLED,
+            epoch: document.epoch + 1,
+            disabled: document.disabled.or_else(|| Some(Timestamp::now())),
+            ..document
+        })
+    }
+
+    /// Enables an account again; its holder has to log in. Blocks.
+    ///
+    /// # Errors
+    /// No account has this name, or it cannot be stored.
+    pub fn enable(&self, name: &str) -> Result<(ListedUser, SharedDocument), PeopleError> {
+        self.change(name, |document| match document.disabled {
+            None => changed(document),
+            Some(_) => {
+                UserDocument { revision: ((document.revision >> 32) + 1) << 32, disabled: None, ..document }
+            }
+        })
+    }
+
+    /// Sets a password by its hash, and ends all that the account's holder has begun. Blocks.
+    ///
+    /// # Errors
+    /// No account has this name, or it cannot be stored.
+    pub fn set_password(
+        &self,
+        name: &str,
+        hash: String,
+    ) -> Result<(ListedUser, SharedDocument), PeopleError> {
+        self.change(name, |document| {
+            let epoch = document.epoch + 1;
+            UserDocument { password: Some(hash), invitation: None, epoch, ..changed(document) }
+        })
+    }
+
+    /// Returns all accounts by name.
+    pub fn list(&self) -> Vec<ListedUser> {
+        let tables = self.tables();
+        tables.users.values().map(|(document, _)| tables.listed(document)).collect()
+    }
+
+    /// Returns the account with this name.
+    pub fn account(&self, name: &str) -> Option<ListedUser> {
+        let tables = self.tables();
+        tables.users.get(name).map(|(document, _)| tables.listed(document))
+    }
+
+    fn change(
+        &self,
+        name: &str,
+        change: impl FnOnce(UserDocument) -> UserDocument,
+    ) -> Result<(ListedUser, SharedDocument), PeopleError> {
+        let _turn = self.turn();
+        let known = self.tables().users.get(name).map(|(document, _)| document.clone());
+        let document = change(known.ok_or_else(|| PeopleError::Unknown(name.to_owned()))?);
+        let shared = self.put_user(document.clone())?;
+        Ok((self.tables().listed(&document), shared))
+    }
+}
+
+/// Returns a document with the next revision.
+fn changed(document: UserDocument) -> UserDocument {
+    UserDocument { revision: document.revision + 1, ..document }
+}
+
+impl Tables {
+    fn listed(&self, document: &UserDocument) -> ListedUser {
+        ListedUser {
+            user: document.user.clone(),
+            created: document.created,
+            disabled: document.disabled,
+            invited_until: document.invitation.as_ref().map(|(_, until)| *until),
+            logins: self.open_logins(&document.user.name, Timestamp::now()),
+        }
+    }
+}

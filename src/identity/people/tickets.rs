@@ -1,0 +1,81 @@
+//! Tickets: for the URL of a stream, where a program cannot send a header field. A ticket is valid for a short time, once, and for one
+//! path, so that a URL in a log or a history is of no use.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::identity::key_text::{self, KeyDigest};
+use crate::settings::secret::Secret;
+
+/// How long a ticket is valid.
+pub const VALID: Duration = Duration::from_secs(30);
+/// Most tickets that are valid at the same time.
+const MAX: usize = 10_000;
+
+/// The tickets of this process.
+#[derive(Default)]
+pub struct Tickets(Mutex<HashMap<KeyDigest, Ticket>>);
+
+/// What a ticket stands for.
+struct Ticket {
+    path: String,
+    /// The credential of the one who asked for it. It is looked up again when the ticket is used.
+    credential: Arc<[u8]>,
+    until: Instant,
+}
+
+impl Tickets {
+    /// Makes a ticket for this path; `None` while there are too many.
+    ///
+    /// # Errors
+    /// The operating system has no random numbers.
+    pub fn issue(&self, path: String, credential: Arc<[u8]>, prefix: &str) -> io::Result<Option<Secret>> {
+        let text = key_text::generate(prefix)?;
+        let now = Instant::now();
+        let mut tickets = self.0.lock();
+        if tickets.len() >= MAX {
+            tickets.retain(|_, ticket| now < ticket.until);
+        }
+        if tickets.len() >= MAX {
+            return Ok(None);
+        }
+        let ticket = Ticket { path, credential, until: now + VALID };
+        tickets.insert(KeyDigest::of(text.reveal().as_bytes()), ticket);
+        Ok(Some(text))
+    }
+
+    /// Takes a ticket, which is used up by this whatever the path; returns the credential that it stands for.
+    pub fn take(&self, text: &str, path: &str) -> Option<Arc<[u8]>> {
+        let ticket = self.0.lock().remove(&KeyDigest::of(text.as_bytes()))?;
+        (Instant::now() < ticket.until && ticket.path == path).then_some(ticket.credential)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ticket_is_used_once_and_for_its_path() {
+        let tickets = Tickets::default();
+        let issue =
+            || tickets.issue("/control/events".into(), b"key".as_slice().into(), "elida_").unwrap().unwrap();
+        let one = issue();
+        assert_eq!(tickets.take(one.reveal(), "/control/events").as_deref(), Some(b"key".as_slice()));
+        assert!(tickets.take(one.reveal(), "/control/events").is_none(), "a second use");
+        let other = issue();
+        assert!(tickets.take(other.reveal(), "/control/sessions").is_none(), "another path");
+        assert!(tickets.take(other.reveal(), "/control/events").is_none(), "used up");
+        let old = issue();
+        tickets.0.lock().values_mut().for_each(|ticket| ticket.until = Instant::now());
+        assert!(tickets.take(old.reveal(), "/control/events").is_none(), "too late");
+        for _ in 0..MAX {
+            issue();
+        }
+        assert!(tickets.issue(String::new(), Arc::default(), "elida_").unwrap().is_none(), "too many");
+    }
+}
