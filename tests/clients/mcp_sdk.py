@@ -1,4 +1,4 @@
-"""The official MCP SDK against the demo MCP server: mcp_sdk.py URL legacy|auto|VERSION|kill
+"""The official MCP SDK against the demo MCP server: mcp_sdk.py URL legacy|auto|VERSION|kill, or URL denied KEY
 
 Prints one JSON object. In the mode `kill` it prints a line for each word that the tool says, and ends when
 it is stopped."""
@@ -44,4 +44,12 @@ async def killed():
         return {"stopped_by": stopped_by, "next": following}
 
 
-print(json.dumps(asyncio.run(killed() if MODE == "kill" else served(MODE))), flush=True)
+async def denied():
+    async with Client(URL + "?key=" + sys.argv[3], mode="auto") as client:
+        refused = await client.call_tool("echo", {"text": "one two"})
+        tools = (await client.list_tools()).tools
+        return {"is_error": refused.is_error, "text": text_of(refused), "tools": [tool.name for tool in tools]}
+
+
+MODES = {"kill": killed, "denied": denied}
+print(json.dumps(asyncio.run(MODES[MODE]() if MODE in MODES else served(MODE))), flush=True)

@@ -13,7 +13,7 @@ use super::login::{Login, LoginDocument};
 use super::settings::PeopleSettings;
 use super::storage::{PeopleError, PeopleStorage};
 use super::user::UserDocument;
-use crate::identity::jwt::own::TokenSigner;
+use crate::identity::jwt::own::{TokenSigner, is_own};
 use crate::identity::key_fault::KeyFault;
 use crate::identity::key_holder::KeyHolder;
 use crate::identity::roles::{Grants, Role};
@@ -144,8 +144,11 @@ impl People {
     /// # Errors
     /// It was not signed here, has expired, or what it belongs to has ended.
     pub fn find(&self, text: &[u8]) -> Option<Result<Person, KeyFault>> {
+        if !is_own(text) {
+            return None;
+        }
         let signer = self.signer.load();
-        let signer = signer.as_ref().filter(|signer| signer.is_own(text))?;
+        let Some(signer) = signer.as_ref() else { return Some(Err(KeyFault::Revoked)) };
         let claims = match signer.verify(text) {
             Ok(claims) => claims,
             Err(fault) => return Some(Err(fault.into())),

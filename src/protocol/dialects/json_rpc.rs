@@ -60,6 +60,8 @@ enum Outcome<'a> {
 struct ToolResult<'a> {
     content: [Text<'a>; 1],
     is_error: bool,
+    /// Required from 2026-07-28 on.
+    result_type: &'static str,
     #[serde(rename = "_meta")]
     meta: Meta<'a>,
 }
@@ -119,6 +121,7 @@ fn response<'a>(error: &ErrorBody<'a>, id: Option<&'a str>) -> Response<'a> {
         TOOL_DENIED if is_tool_call => Outcome::Result(ToolResult {
             content: [Text { r#type: "text", text: error.message }],
             is_error: true,
+            result_type: "complete",
             meta: Meta { error: data },
         }),
         _ => Outcome::Error(Error { code: number(error), message: error.message, data }),

@@ -397,3 +397,31 @@ async fn the_first_admin_is_made_before_the_gateway_runs_and_a_lost_password_is_
     let output = again.output().expect("the binary runs");
     assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("--reset"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_that_turns_it_off_ends_what_people_have_and_forwards_no_token() {
+    let house = House::open("closed").await;
+    let password = house.admin("root", &[]).await;
+    let root = house.log_in("root", &password).await;
+    let mut stream = Call::messages_stream("first second [[stall]]")
+        .header("x-api-key", &root.access)
+        .open(house.gateway.proxy())
+        .await;
+    stream.until("first").await;
+    let off = house.yaml.replace("login: true, registration: closed", "login: false");
+    house.gateway.rewrite(
+        &off.replace("required", "optional").replace("mode: inject, api_key: sk-house", "mode: passthrough"),
+    );
+    let begun = Instant::now();
+    house.gateway.hangup();
+    assert!(ends(stream, begun).await < Duration::from_secs(5));
+    house.gateway.log_until(|line| line["message"] == "configuration reloaded").await;
+    let seen = house.demo.ledger().arrived();
+    assert_eq!(
+        house.chat(&root.access).await,
+        (401, json!("key_revoked")),
+        "it is no credential of the provider"
+    );
+    assert_eq!(house.demo.ledger().arrived(), seen);
+    assert_eq!(code(&house.try_log_in("root", &password).await), (404, "login_disabled".into()));
+}

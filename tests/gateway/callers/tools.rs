@@ -1,6 +1,7 @@
 use serde_json::{Value, json};
 
 use crate::callers::keys::{auth, injected, key, with_key};
+use crate::support::program::Program;
 use crate::support::socket::handshake;
 use crate::support::wire::Message;
 use crate::support::{Backend, Call, Demo, Gateway, RawBackend};
@@ -58,6 +59,7 @@ async fn a_tool_that_is_not_permitted_is_never_called() {
     assert_eq!((refused.status(), &body["id"], &body["result"]["isError"]), (200, &json!("a"), &json!(true)));
     let text = body["result"]["content"][0]["text"].as_str().expect("a text");
     assert_eq!(text, "the key of key:ci does not permit the tool rm");
+    assert_eq!(body["result"]["resultType"], "complete", "required from 2026-07-28 on");
     assert_eq!(body["result"]["_meta"]["elida/error"]["code"], "tool_denied");
     assert!(body["error"].is_null() && refused.head.field("x-should-retry") == Some("false"), "{body}");
 
@@ -223,4 +225,22 @@ async fn keys_of_the_api_and_people_have_tools_too_and_others_may_use_all() {
     assert!(!answer.text().contains("tool_denied"), "{}", answer.text());
     let fault = post("/control/keys", json!({"id": "x", "tools": ["["]})).await;
     assert_eq!((fault.status(), &fault.json()["code"]), (400, &json!("bad_request")), "{}", fault.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_mcp_sdk_reads_the_refusal_of_a_tool_and_goes_on() {
+    let (demo, key) = (Demo::start().await, key());
+    let yaml = auth("required", &[("ci", &key, "tools: ['get_*']")])
+        + &format!(
+            "backends:\n  tools: {{ url: {:?}, type: mcp, default: true, auth: {{ mode: none }} }}\n",
+            demo.url()
+        );
+    let gateway = Gateway::with(yaml).await;
+    let outcome = Program::python("mcp_sdk.py", &gateway.url(), &["denied", &key]).outcome().await;
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    let report = outcome.last();
+    assert_eq!((&report["is_error"], &report["tools"]), (&json!(true), &json!(["echo"])), "{report}");
+    assert_eq!(report["text"], "the key of key:ci does not permit the tool echo");
+    let is_call = |body: &[u8]| String::from_utf8_lossy(body).contains("tools/call");
+    assert!(!demo.ledger().requests().iter().any(|seen| seen.body.as_deref().is_some_and(is_call)));
 }
