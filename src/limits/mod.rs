@@ -9,17 +9,20 @@
 //! - [`classes`]: the section `admission`, and [`line`] the order in which requests wait; [`waiting`] those that wait for a budget.
 //! - [`fields`]: the `RateLimit` header fields.
 //! - [`budgets`]: what requests may cost, in [`amount`]s; [`ledger`]: what was spent and is held; [`fleet`]: the same of a fleet.
+//! - [`fleet_rates`]: rates of a fleet, of which an instance has a [`share`] and else has to [`ask`].
 //!
 //! Pure but for its locks, and for [`fleet`]: the caller supplies the time and the facts of the request.
 
 pub mod admission;
 pub mod amount;
+mod ask;
 pub mod bucket;
 pub mod budgets;
 pub mod classes;
 mod counters;
 mod fields;
 pub mod fleet;
+pub mod fleet_rates;
 pub mod ledger;
 pub mod limit;
 pub mod limiter;
@@ -27,6 +30,7 @@ mod line;
 pub mod rate;
 pub mod sessions;
 pub mod settings;
+mod share;
 pub mod waiting;
 
 pub use admission::{Admission, Patience};
