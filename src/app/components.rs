@@ -20,16 +20,18 @@ use crate::history::state::State;
 use crate::identity::{ClientKeys, Key, Made, People};
 use crate::ids::BackendName;
 use crate::limits::fleet::FleetBudgets;
+use crate::limits::fleet_rates::FleetRates;
 use crate::limits::ledger::Ledger;
 use crate::limits::overrides::{Additions, Overrides};
 use crate::protocol::dialects::output_limit;
 use crate::protocol::request::RequestPaths;
 use crate::proxy::awaited::AwaitedAnswers;
 use crate::proxy::endpoints::Endpoints;
+use crate::proxy::load::Load;
 use crate::proxy::runtime_settings::{RuntimeSettings, SharedSettings};
 use crate::proxy::state::ProxyState;
-use crate::proxy::waiting::Load;
 use crate::redis::budgets::BudgetStore;
+use crate::redis::rates::RateStore;
 use crate::redis::{Keys, Link};
 use crate::session::replication::{OwnKey, Replicator};
 use crate::session::store::{MemoryStore, RedisStore};
@@ -76,6 +78,8 @@ pub(super) struct Components {
     pub(super) spending: Option<Arc<SpendingFile>>,
     /// Shares the ledger with other instances; `None` without a fleet.
     pub(super) fleet_budgets: Option<Arc<FleetBudgets>>,
+    /// Shares the rates of limits with other instances; `None` without a fleet.
+    pub(super) fleet_rates: Option<Arc<FleetRates>>,
 }
 
 impl Components {
@@ -101,8 +105,8 @@ impl Components {
         let exporter = Exporter::start(&config.telemetry, metrics.otlp_dropped(), &log);
         let listener = EventSink::new(&log, &metrics, history.as_ref(), exporter.as_ref());
         let names = super::principal_key::load(config);
-        let shared = Sharing::of(config, names.shared, Arc::clone(&state))?;
-        let Sharing { replicator, ledger, spending, fleet_budgets } = shared;
+        let shared = Sharing::of(config, names.shared, Arc::clone(&state), &clock)?;
+        let Sharing { replicator, ledger, spending, fleet_budgets, fleet_rates } = shared;
         let sessions = sessions(config, replicator.as_ref(), &clock, listener);
         SharedKeys::follow(&sessions, (&keys, &people, &overrides), &live);
         sessions.set_principals_key(names.key.id());
@@ -111,8 +115,7 @@ impl Components {
         if let Some(replicator) = &replicator {
             watch_fleet(&metrics, &readiness, &sessions, replicator);
         }
-        watch_capacity(&metrics, &sessions);
-        watch_budgets(&metrics, &live, &ledger);
+        watch(&metrics, &live, &ledger, &sessions);
         Ok((
             Self {
                 log,
@@ -133,6 +136,7 @@ impl Components {
                 ledger,
                 spending,
                 fleet_budgets,
+                fleet_rates,
             },
             guard,
         ))
@@ -164,6 +168,7 @@ impl Components {
             endpoints,
             ledger: Arc::clone(&self.ledger),
             fleet_budgets: self.fleet_budgets.clone(),
+            fleet_rates: self.fleet_rates.clone(),
             load: Load::new(self.metrics.admission_waiting()),
             awaited: AwaitedAnswers::default(),
             connector: Connector::new(None),
@@ -266,24 +271,27 @@ struct Sharing {
     ledger: Arc<Ledger>,
     spending: Option<Arc<SpendingFile>>,
     fleet_budgets: Option<Arc<FleetBudgets>>,
+    fleet_rates: Option<Arc<FleetRates>>,
 }
 
 impl Sharing {
     /// Through Redis, or else in this process and in `state`.
-    fn of(config: &Config, key: Option<OwnKey>, state: Arc<State>) -> anyhow::Result<Self> {
+    fn of(config: &Config, key: Option<OwnKey>, state: Arc<State>, clock: &Clock) -> anyhow::Result<Self> {
         let Some(settings) = config.session.redis() else {
             let ledger = Arc::new(Ledger::of_file());
             let spending = Some(SpendingFile::open(state, Arc::clone(&ledger))?);
-            return Ok(Self { replicator: None, ledger, spending, fleet_budgets: None });
+            return Ok(Self { replicator: None, ledger, spending, fleet_budgets: None, fleet_rates: None });
         };
         let link = Link::new(settings).context("session.redis cannot be used")?;
         let instance = Uuid::new_v4().simple().to_string();
         let ledger = Arc::new(Ledger::of_fleet());
         let budgets = BudgetStore::new(Arc::clone(&link), Keys::new(settings), instance.clone());
         let fleet_budgets = Some(Arc::new(FleetBudgets::new(Arc::clone(&ledger), budgets)));
+        let rates = RateStore::new(Arc::clone(&link), Keys::new(settings), instance.clone());
+        let fleet_rates = Some(Arc::new(FleetRates::new(rates, clock.clone())));
         let store = RedisStore::new(link, Keys::new(settings), instance);
         let replicator = Some(Arc::new(Replicator::new(Arc::new(store), key)));
-        Ok(Self { replicator, ledger, spending: None, fleet_budgets })
+        Ok(Self { replicator, ledger, spending: None, fleet_budgets, fleet_rates })
     }
 }
 
@@ -305,6 +313,12 @@ fn watch_fleet(
         other_key: replicator.is_other_key(),
         events_dropped: replicator.events_dropped(),
     });
+}
+
+/// Lets the metrics read how full limits and budgets are.
+fn watch(metrics: &Metrics, live: &SharedSettings, ledger: &Arc<Ledger>, sessions: &Arc<Manager>) {
+    watch_capacity(metrics, sessions);
+    watch_budgets(metrics, live, ledger);
 }
 
 fn watch_budgets(metrics: &Metrics, live: &SharedSettings, ledger: &Arc<Ledger>) {

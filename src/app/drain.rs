@@ -106,6 +106,9 @@ impl Drain {
         if let Some(budgets) = &self.shared.fleet_budgets {
             budgets.leave().await;
         }
+        if let Some(rates) = &self.shared.fleet_rates {
+            rates.leave().await;
+        }
         if let Some(spending) = self.shared.spending.clone()
             && let Err(error) = tokio::task::spawn_blocking(move || spending.close()).await
         {

@@ -35,6 +35,7 @@ use crate::config::{Config, Sources};
 use crate::control::service::{ControlService, Parts, Runtime};
 use crate::history::audit::AuditLog;
 use crate::limits::fleet::FleetBudgets;
+use crate::limits::fleet_rates::FleetRates;
 use crate::proxy::downstream::{self, ConnectionPermits, Downstream, UnparsedRequests};
 use crate::proxy::gateway::Gateway;
 use crate::proxy::http_proxy::http_proxy;
@@ -143,9 +144,9 @@ fn add_control(server: &mut Server, control: Control) {
 fn add_background_services(server: &mut Server, shared: &Components) {
     let sessions = || Arc::clone(&shared.sessions);
     if let Some(replicator) = shared.replicator.clone() {
-        let budgets = shared.fleet_budgets.clone();
+        let (budgets, rates) = (shared.fleet_budgets.clone(), shared.fleet_rates.clone());
         let live = Arc::clone(&shared.live);
-        let fleet = Replicating { sessions: sessions(), replicator, budgets, live };
+        let fleet = Replicating { sessions: sessions(), replicator, budgets, rates, live };
         server.add_service(background_service("fleet", fleet));
     }
     let expiry = KeyExpiry { live: Arc::clone(&shared.live), sessions: sessions() };
@@ -277,6 +278,7 @@ struct Replicating {
     sessions: Arc<Manager>,
     replicator: Arc<Replicator>,
     budgets: Option<Arc<FleetBudgets>>,
+    rates: Option<Arc<FleetRates>>,
     live: SharedSettings,
 }
 
@@ -286,6 +288,10 @@ impl BackgroundService for Replicating {
         if let Some(budgets) = self.budgets.clone() {
             let (shutdown, live) = (shutdown.clone(), Arc::clone(&self.live));
             tokio::spawn(async move { budgets.run(shutdown, || !live.load().budgets.is_empty()).await });
+        }
+        if let Some(rates) = self.rates.clone() {
+            let shutdown = shutdown.clone();
+            tokio::spawn(async move { rates.run(shutdown).await });
         }
         replication::serve(Arc::clone(&self.sessions), Arc::clone(&self.replicator), shutdown).await;
     }

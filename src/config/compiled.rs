@@ -125,13 +125,12 @@ pub(super) fn compile(
     let auth = compile_auth(written.auth, &rules, server.as_ref(), session.as_ref(), faults);
     let backends = compile_backends(written.backends, proxies, shorthand, faults);
     let routing = compile_routing(written.routing, &rules, shorthand, faults);
-    let (caller_limits, budgets) = limits::settings::compile_all(written.limits, written.budgets, faults);
-    let admission = written.admission.compile(faults);
+    let (caller_limits, admission, budgets) =
+        limits::settings::compile_all(written.limits, written.admission, written.budgets, faults);
     let history = written.history.compile(faults);
     let capture = compile_capture(written.capture, history.as_ref(), faults);
     let prices = written.usage.compile(faults);
-    let logging = written.logging.compile(faults);
-    let telemetry = written.telemetry.compile(faults);
+    let (logging, telemetry) = (written.logging.compile(faults), written.telemetry.compile(faults));
     if let Some(backends) = &backends {
         if let (Some(listen), false) = (listen, knows_clients(server.as_ref(), auth.as_deref())) {
             guard(written.startup_guard, listen, backends, faults);

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::ask::Ask;
+use super::bucket::Rate;
 use super::classes::Class;
-use super::counters::Counter;
+use super::counters::{Counter, Levels};
 use super::limit::{Limit, Refused, Unit};
 use super::line::Ticket;
+use super::share::{Lease, signed};
 use crate::clock::Clock;
 
 /// How long a request waits for room, and how important it is.
@@ -28,6 +31,10 @@ pub struct Admission {
     pub(super) patience: Option<Patience>,
     /// Why it has to wait; `None` if it has not.
     early: Option<Box<Early>>,
+    /// How long grants of the fleet hold; `None` without a fleet.
+    pub(super) lease: Option<Lease>,
+    /// How many limits counted it before the step that it is in.
+    pub(super) counted: usize,
 }
 
 /// A request that was counted before there was room for it.
@@ -47,6 +54,12 @@ pub(super) struct Held {
     pub(super) counter: Arc<Counter>,
     /// Tokens that were charged so far.
     tokens: u64,
+    /// Tokens that the fleet is still to be asked for.
+    asks_tokens: u64,
+    /// Whether the fleet is still to be asked for the request.
+    asks_request: bool,
+    /// Whether a fleet shares the rates.
+    is_shared: bool,
     /// Its place in the line of those that wait for one in flight to end.
     ticket: Option<Ticket>,
 }
@@ -65,6 +78,7 @@ impl Held {
         counter: &Arc<Counter>,
         now: u64,
         patience: Option<Patience>,
+        lease: Option<&Lease>,
     ) -> Result<(Self, Option<Wait>), Refused> {
         let mut levels = counter.lock();
         let ahead = ahead(patience, now);
@@ -73,8 +87,10 @@ impl Held {
         if is_full && ahead == 0 {
             return Err(limit.refused(Unit::InFlight, None));
         }
-        let mut wait = None;
-        if let Some((rate, _)) = &limit.amounts.requests {
+        let (mut wait, mut asks_request) = (None, false);
+        if let (Some((rate, _)), Some(lease)) = (&limit.amounts.requests, lease) {
+            asks_request = !take_granted(&mut levels, Unit::Requests, rate, 1, (lease, now));
+        } else if let Some((rate, _)) = &limit.amounts.requests {
             let taken = levels.requests.take_ahead(rate, 1, now, ahead);
             wait = wait_for(limit, Unit::Requests, taken, now)?;
         }
@@ -90,7 +106,8 @@ impl Held {
             }
         };
         drop(levels);
-        Ok((Self { limit: Arc::clone(limit), counter: Arc::clone(counter), tokens: 0, ticket }, wait))
+        let (limit, counter, is_shared) = (Arc::clone(limit), Arc::clone(counter), lease.is_some());
+        Ok((Self { limit, counter, tokens: 0, asks_tokens: 0, asks_request, is_shared, ticket }, wait))
     }
 
     /// Charges tokens. Returns what the request has to wait for, if anything.
@@ -99,8 +116,14 @@ impl Held {
         tokens: u64,
         now: u64,
         patience: Option<Patience>,
+        lease: Option<&Lease>,
     ) -> Result<Option<Wait>, Refused> {
         let Some((rate, _)) = &self.limit.amounts.tokens else { return Ok(None) };
+        if let Some(lease) = lease {
+            let taken = take_granted(&mut self.counter.lock(), Unit::Tokens, rate, tokens, (lease, now));
+            (self.tokens, self.asks_tokens) = if taken { (tokens, 0) } else { (0, tokens) };
+            return Ok(None);
+        }
         let taken = self.counter.lock().tokens.take_ahead(rate, tokens, now, ahead(patience, now));
         let wait = wait_for(&self.limit, Unit::Tokens, taken, now)?;
         self.tokens = tokens;
@@ -109,13 +132,33 @@ impl Held {
 
     fn correct_tokens(&mut self, tokens: u64) {
         let Some((rate, _)) = &self.limit.amounts.tokens else { return };
+        self.asks_tokens = 0;
         let mut levels = self.counter.lock();
+        if self.is_shared {
+            levels.share(Unit::Tokens).0.add(signed(tokens) - signed(self.tokens));
+        }
         match tokens.checked_sub(self.tokens) {
             Some(more) => levels.tokens.add(rate, more),
             None => levels.tokens.give_back(rate, self.tokens - tokens),
         }
         self.tokens = tokens;
     }
+}
+
+/// Takes units from what the fleet has granted, if there are enough.
+fn take_granted(
+    levels: &mut Levels,
+    unit: Unit,
+    rate: &Rate,
+    cost: u64,
+    (lease, now): (&Lease, u64),
+) -> bool {
+    let (share, bucket) = levels.share(unit);
+    let is_granted = lease.holds(now) && share.take(cost);
+    if is_granted {
+        bucket.note(rate, cost, now);
+    }
+    is_granted
 }
 
 impl Drop for Held {
@@ -147,6 +190,58 @@ impl Admission {
     /// Whether no limit counts the request, nor has refused it.
     pub fn is_empty(&self) -> bool {
         self.held.is_empty() && self.refused.is_none()
+    }
+
+    /// Lets the rates be those of a fleet, whose grants hold as long as `lease`.
+    pub fn share(&mut self, lease: Lease) {
+        self.lease = Some(lease);
+    }
+
+    /// Whether the fleet has to be asked.
+    pub fn asks(&self) -> bool {
+        self.lease.is_some() && self.held.iter().any(|held| held.asks_request || held.asks_tokens > 0)
+    }
+
+    /// What the fleet has to be asked for.
+    pub(super) fn asked(&self) -> Vec<Ask> {
+        let of = |(place, held): (usize, &Held)| {
+            let ask = |unit, cost| {
+                let (rate, _) = held.limit.rate(unit).filter(|_| cost > 0)?;
+                let (limit, counter) = (Arc::clone(&held.limit), Arc::clone(&held.counter));
+                Some(Ask { place, limit, counter, unit, rate, cost })
+            };
+            [ask(Unit::Requests, u64::from(held.asks_request)), ask(Unit::Tokens, held.asks_tokens)]
+        };
+        self.held.iter().enumerate().flat_map(of).flatten().collect()
+    }
+
+    /// The fleet has given what was asked for, from in `wait` milliseconds on.
+    pub(super) fn took(&mut self, ask: &Ask, wait: u64, now: u64) {
+        let held = &mut self.held[ask.place];
+        match ask.unit {
+            Unit::Tokens => (held.tokens, held.asks_tokens) = (held.asks_tokens, 0),
+            Unit::Requests | Unit::InFlight | Unit::Sessions | Unit::SessionStarts => {
+                held.asks_request = false
+            }
+        }
+        if wait > 0 {
+            let refused = ask.limit.refused(ask.unit, Some(wait));
+            let counted_by = (Arc::clone(&ask.limit), Arc::clone(&ask.counter));
+            self.waits(Wait { ready_at: now + wait, refused }, counted_by);
+        }
+    }
+
+    /// Takes back what the limits of this step have counted, and all tokens, because `ask` was refused.
+    pub(super) fn refuse(&mut self, ask: &Ask) {
+        self.refused = Some((Arc::clone(&ask.limit), Arc::clone(&ask.counter)));
+        self.correct_tokens(0);
+        self.undo(self.counted);
+        self.early = None;
+    }
+
+    /// How long the request may wait, in milliseconds.
+    pub(super) fn ahead(&self, now: u64) -> u64 {
+        ahead(self.patience, now)
     }
 
     /// Lets the request wait for room instead of being refused.
@@ -200,8 +295,13 @@ impl Admission {
     /// Takes back what limits behind the first `keep` have counted.
     pub(super) fn undo(&mut self, keep: usize) {
         for held in self.held.drain(keep..) {
-            if let Some((rate, _)) = &held.limit.amounts.requests {
-                held.counter.lock().requests.give_back(rate, 1);
+            let Some((rate, _)) = &held.limit.amounts.requests else { continue };
+            let mut levels = held.counter.lock();
+            if held.is_shared && !held.asks_request {
+                levels.share(Unit::Requests).0.add(-1);
+            }
+            if !held.asks_request {
+                levels.requests.give_back(rate, 1);
             }
         }
     }

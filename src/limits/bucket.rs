@@ -23,6 +23,21 @@ impl Rate {
         (is_small(count) && is_small(burst)).then_some(Self { count, burst, period })
     }
 
+    /// Units that flow off in a period.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The period, in milliseconds.
+    pub fn period(&self) -> u64 {
+        self.period
+    }
+
+    /// An equal part of the rate for each of `parts`. `None` if its numbers are too large.
+    pub(super) fn part(&self, parts: u64) -> Option<Self> {
+        Self::new(self.count, (self.burst / parts).max(1), self.period.checked_mul(parts)?)
+    }
+
     /// The most units at once.
     pub fn burst(&self) -> u64 {
         self.burst
@@ -48,6 +63,27 @@ pub struct Bucket {
 }
 
 impl Bucket {
+    /// A bucket without room at the time `at`.
+    pub(super) fn full(rate: &Rate, at: u64) -> Self {
+        Self { level: rate.full(), at }
+    }
+
+    /// Sets the level at a time.
+    pub(super) fn set(&mut self, level: u64, now: u64) {
+        *self = Self { level: level.min(MAX), at: now };
+    }
+
+    /// Returns the level, in units × milliseconds.
+    pub(super) fn level(&mut self, rate: &Rate, now: u64) -> u64 {
+        self.drain(rate, now);
+        self.level
+    }
+
+    /// Adds units that were taken elsewhere.
+    pub(super) fn note(&mut self, rate: &Rate, units: u64, now: u64) {
+        self.drain(rate, now);
+        self.add(rate, units);
+    }
     /// Lets flow off what `now` allows. An earlier time changes nothing: callers read the clock before they wait for a
     /// lock.
     fn drain(&mut self, rate: &Rate, now: u64) {
@@ -110,14 +146,14 @@ impl Bucket {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// Rate (count, burst, period), then steps: time, cost, and the answer (`None`: admitted, else the wait).
-    type Case = ((u64, u64, u64), &'static [(u64, u64, Option<u64>)]);
+    pub(in crate::limits) type Case = ((u64, u64, u64), &'static [(u64, u64, Option<u64>)]);
 
     /// The cases that every implementation of the bucket has to agree on.
-    const CASES: [Case; 6] = [
+    pub(in crate::limits) const CASES: [Case; 6] = [
         // One at a time, ten in a second.
         (
             (10, 1, 1000),

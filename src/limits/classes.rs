@@ -56,6 +56,22 @@ pub struct AdmissionConfig {
     /// What happens when too many requests are open.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub emergency: Option<EmergencyConfig>,
+    /// What happens to requests that rates of `limits` count while the Redis of a fleet does not answer.
+    pub on_unavailable: OnUnavailable,
+}
+
+/// What happens while the store of a fleet does not answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "RatesOnUnavailable")]
+pub enum OnUnavailable {
+    /// Each instance admits an equal part of each rate.
+    #[default]
+    Share,
+    /// What was not granted before is refused.
+    Refuse,
+    /// All is admitted.
+    Open,
 }
 
 /// A class of requests.
@@ -86,9 +102,15 @@ pub struct AdmissionRules {
     wait: u64,
     priorities: Arc<[(Expression, Class)]>,
     emergency: Option<EmergencyConfig>,
+    on_unavailable: OnUnavailable,
 }
 
 impl AdmissionRules {
+    /// What happens while the store of a fleet does not answer.
+    pub fn on_unavailable(&self) -> OnUnavailable {
+        self.on_unavailable
+    }
+
     /// How long a request waits for room, in milliseconds.
     pub fn wait(&self) -> u64 {
         self.wait
@@ -140,8 +162,12 @@ impl AdmissionConfig {
                 Err(fault) => faults.add_within(&path, &when, fault.at, fault.message, fault.hint),
             }
         }
-        let rules =
-            AdmissionRules { wait: millis(wait), priorities: priorities.into(), emergency: self.emergency };
+        let rules = AdmissionRules {
+            wait: millis(wait),
+            priorities: priorities.into(),
+            emergency: self.emergency,
+            on_unavailable: self.on_unavailable,
+        };
         (faults.iter().count() == before).then_some(rules)
     }
 }

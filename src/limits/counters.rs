@@ -8,7 +8,9 @@ use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
 use super::bucket::Bucket;
+use super::limit::Unit;
 use super::line::Line;
+use super::share::Share;
 
 /// The most names of a limit.
 pub(super) const MAX_NAMES: usize = 100_000;
@@ -34,10 +36,31 @@ pub(super) struct Levels {
     pub(super) in_flight: u32,
     /// Requests that wait until one of those in flight ends; made when the first one waits.
     pub(super) line: Option<Box<Line>>,
+    /// What is shared with a fleet.
+    pub(super) shares: Option<Box<Shares>>,
     pub(super) sessions: u32,
 }
 
+/// An instance's part of the rates of one name.
+#[derive(Debug, Default)]
+pub(super) struct Shares {
+    pub(super) name: Box<str>,
+    pub(super) requests: Share,
+    pub(super) tokens: Share,
+}
+
 impl Levels {
+    /// The share of a rate, with the bucket that follows the fleet's.
+    pub(super) fn share(&mut self, unit: Unit) -> (&mut Share, &mut Bucket) {
+        let shares = self.shares.get_or_insert_default();
+        match unit {
+            Unit::Tokens => (&mut shares.tokens, &mut self.tokens),
+            Unit::Requests | Unit::InFlight | Unit::Sessions | Unit::SessionStarts => {
+                (&mut shares.requests, &mut self.requests)
+            }
+        }
+    }
+
     /// One of those in flight has ended: its place goes to the first that waits.
     pub(super) fn end_one(&mut self) {
         self.in_flight = self.in_flight.saturating_sub(1);
@@ -81,12 +104,18 @@ impl Default for Counters {
 impl Counters {
     /// Returns the counter of a name; a new one begins empty.
     pub(super) fn of(&self, name: &str) -> Arc<Counter> {
-        if name.len() <= MAX_NAME {
-            return self.find(name);
+        if name.len() <= MAX_NAME { self.find(name) } else { self.find(&short(name)) }
+    }
+
+    /// As [`Counters::of`], for a fleet.
+    pub(super) fn of_fleet(&self, name: &str) -> Arc<Counter> {
+        let counter = self.of(name);
+        let mut levels = counter.lock();
+        if levels.shares.is_none() {
+            levels.shares = Some(Box::new(Shares { name: short(name), ..Shares::default() }));
         }
-        let digest = Sha256::digest(name.as_bytes());
-        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.find(&format!("sha256:{hex}"))
+        drop(levels);
+        counter
     }
 
     fn find(&self, name: &str) -> Arc<Counter> {
@@ -98,6 +127,16 @@ impl Counters {
     fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock()).map(|shard| shard.young.len() + shard.old.len()).sum()
     }
+}
+
+/// Returns the name that is kept.
+fn short(name: &str) -> Box<str> {
+    if name.len() <= MAX_NAME {
+        return name.into();
+    }
+    let digest = Sha256::digest(name.as_bytes());
+    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{hex}").into()
 }
 
 impl Shard {

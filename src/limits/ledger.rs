@@ -138,7 +138,7 @@ pub struct Ledger {
     keeping: Keeping,
     settled: Notify,
     /// Requests that wait until something is released.
-    lines: AccountLines,
+    pub(super) lines: AccountLines,
 }
 
 #[derive(Debug, Default)]
@@ -218,11 +218,6 @@ impl Ledger {
         }
         drop(accounts);
         Reservation { ledger: Arc::clone(self), claims, is_asking: false }
-    }
-
-    /// The requests that wait until something is released.
-    pub fn lines(&self) -> &AccountLines {
-        &self.lines
     }
 
     /// Returns all accounts.

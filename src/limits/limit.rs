@@ -89,6 +89,15 @@ impl Limit {
         self.when.as_ref().map_or(Phase::Connect, Expression::phase).max(self.by.phase())
     }
 
+    pub(super) fn rate(&self, unit: Unit) -> Option<Written> {
+        match unit {
+            Unit::Requests => self.amounts.requests,
+            Unit::Tokens => self.amounts.tokens,
+            Unit::SessionStarts => self.amounts.session_starts,
+            Unit::InFlight | Unit::Sessions => None,
+        }
+    }
+
     /// Writes the name that is counted into `name`; returns false if the limit does not count this request.
     pub(super) fn counts(&self, facts: &dyn Facts, name: &mut String) -> bool {
         // What cannot be decided is counted: a limit must not be passed by an unreadable request.

@@ -80,7 +80,7 @@ impl Limits {
         for place in 0..admission.held.len() {
             let held = &mut admission.held[place];
             let counted_by = (Arc::clone(&held.limit), Arc::clone(&held.counter));
-            match held.take_tokens(tokens, now, admission.patience) {
+            match held.take_tokens(tokens, now, admission.patience, admission.lease.as_ref()) {
                 Ok(None) => {}
                 Ok(Some(wait)) => admission.waits(wait, counted_by),
                 Err(refused) => {
@@ -102,13 +102,17 @@ impl Limits {
         admission: &mut Admission,
     ) -> Result<(), Refused> {
         let counted = admission.held.len();
+        admission.counted = counted;
         let mut name = String::new();
         for limit in self.0.iter().filter(|limit| limit.phase() == phase) {
             if !limit.counts(facts, &mut name) {
                 continue;
             }
-            let counter = limit.counters.of(&name);
-            match Held::take(limit, &counter, now, admission.patience) {
+            let counter = match &admission.lease {
+                None => limit.counters.of(&name),
+                Some(_) => limit.counters.of_fleet(&name),
+            };
+            match Held::take(limit, &counter, now, admission.patience, admission.lease.as_ref()) {
                 Ok((held, wait)) => {
                     admission.held.push(held);
                     if let Some(wait) = wait {

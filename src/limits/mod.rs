@@ -10,17 +10,20 @@
 //! - [`fields`]: the `RateLimit` header fields.
 //! - [`budgets`]: what requests may cost, in [`amount`]s; [`ledger`]: what was spent and is held; [`fleet`]: the same of a fleet;
 //!   [`overrides`]: what operators add to the limits.
+//! - [`fleet_rates`]: rates of a fleet, of which an instance has a [`share`] and else has to [`ask`].
 //!
 //! Pure but for its locks, and for [`fleet`]: the caller supplies the time and the facts of the request.
 
 pub mod admission;
 pub mod amount;
+mod ask;
 pub mod bucket;
 pub mod budgets;
 pub mod classes;
 mod counters;
 mod fields;
 pub mod fleet;
+pub mod fleet_rates;
 pub mod ledger;
 pub mod limit;
 pub mod limiter;
@@ -29,6 +32,7 @@ pub mod overrides;
 pub mod rate;
 pub mod sessions;
 pub mod settings;
+mod share;
 pub mod waiting;
 
 pub use admission::{Admission, Patience};

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::amount::AmountText;
 use super::bucket::Rate;
 use super::budgets::{Budget, BudgetAction, BudgetHold, BudgetPeriod, Budgets};
+use super::classes::{AdmissionConfig, AdmissionRules};
 use super::limit::{Amounts, Limit};
 use super::limiter::Limits;
 use super::rate::RateText;
@@ -53,13 +54,14 @@ pub struct LimitConfig {
     pub session_starts: Option<RateText>,
 }
 
-/// Compiles both sections, even after a fault.
+/// Compiles all sections, even after a fault.
 pub fn compile_all(
     limits: Vec<LimitConfig>,
+    admission: AdmissionConfig,
     budgets: Vec<BudgetConfig>,
     faults: &mut Faults,
-) -> (Option<Limits>, Option<Budgets>) {
-    (compile(limits, faults), compile_budgets(budgets, faults))
+) -> (Option<Limits>, Option<AdmissionRules>, Option<Budgets>) {
+    (compile(limits, faults), admission.compile(faults), compile_budgets(budgets, faults))
 }
 
 /// Compiles the section `limits`.

@@ -49,6 +49,11 @@ impl AccountLines {
 }
 
 impl Ledger {
+    /// The requests that wait until something is released.
+    pub fn lines(&self) -> &AccountLines {
+        &self.lines
+    }
+
     /// Returns why these claims have to wait behind others, if they have; one that never fits does not.
     pub fn ahead_of(&self, claims: &[Claim]) -> Option<Short> {
         let claim = self.lines().ahead_of(claims)?;

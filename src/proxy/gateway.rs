@@ -46,6 +46,7 @@ impl Gateway {
         let hint = ctx.identify(&session.req_header().headers)?;
         ctx.classify(&session.req_header().headers)?;
         ctx.limit_head(&session.req_header().headers)?;
+        ctx.settle_limits().await?;
         if let SessionHint::Known(found) = hint {
             ctx.admit(&session.req_header().headers, found).await?;
         }
@@ -347,7 +348,7 @@ mod tests {
     #[test]
     fn what_is_boxed_for_each_request_is_small() {
         for (what, size, limit) in [
-            ("the context", size_of::<RequestCtx>(), 1264),
+            ("the context", size_of::<RequestCtx>(), 1280),
             ("the steps before routing", size(|gateway, session, ctx| gateway.prepare(session, ctx)), 2744),
             ("the choice of an address", size(|_, _, _| dispatch::peer(never(), never())), 640),
         ] {

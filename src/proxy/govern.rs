@@ -48,10 +48,28 @@ impl RequestCtx {
         if limits.is_empty() || who.received.dialect.is_json_rpc() {
             return Ok(());
         }
+        if let Some(fleet) = &self.app.fleet_rates {
+            self.admission.share(fleet.lease());
+        }
         let now = self.app.clock.now();
         let facts = RequestFacts { who, headers, clock: &self.app.clock, now, forward: None };
         let counted = limits.at_head(&facts, now.as_millis(), &mut self.admission);
-        counted.map_err(|refused| refuse(&self.app.metrics, &refused))?;
+        counted.map_err(|refused| refuse(&self.app.metrics, &refused))
+    }
+
+    /// Takes from the fleet what was not granted to this instance, and counts the request as waiting if it has to wait.
+    ///
+    /// # Errors
+    /// A limit is used up, or too many requests wait.
+    pub(super) async fn settle_limits(&mut self) -> Result<(), Reject> {
+        if self.admission.asks()
+            && let Some(fleet) = self.app.fleet_rates.clone()
+        {
+            let settings = &reached(self.stage.received())?.handle.settings;
+            let otherwise = settings.admission.on_unavailable();
+            let asked = fleet.ask(&mut self.admission, otherwise).await;
+            asked.map_err(|refused| refuse(&self.app.metrics, &refused))?;
+        }
         self.begin_to_wait()
     }
 
@@ -64,6 +82,9 @@ impl RequestCtx {
         let limits = &who.received.handle.settings.caller_limits;
         if limits.is_empty() {
             return Ok(());
+        }
+        if let Some(fleet) = &self.app.fleet_rates {
+            self.admission.share(fleet.lease());
         }
         let now = self.app.clock.now();
         let (leg, route) = (reached(self.stage.leg())?, self.stage.route());
@@ -79,8 +100,7 @@ impl RequestCtx {
         }
         let counted =
             counted.and_then(|()| limits.at_forward(&facts, tokens, now.as_millis(), &mut self.admission));
-        counted.map_err(|refused| refuse(&self.app.metrics, &refused))?;
-        self.begin_to_wait()
+        counted.map_err(|refused| refuse(&self.app.metrics, &refused))
     }
 }
 

@@ -6,11 +6,12 @@ use pingora_core::connectors::http::Connector;
 
 use super::awaited::AwaitedAnswers;
 use super::endpoints::Endpoints;
-use super::waiting::Load;
+use super::load::Load;
 use crate::clock::Clock;
 use crate::history::Archive;
 use crate::identity::Key;
 use crate::limits::fleet::FleetBudgets;
+use crate::limits::fleet_rates::FleetRates;
 use crate::limits::ledger::Ledger;
 use crate::session::Manager;
 use crate::telemetry::log::Log;
@@ -46,6 +47,8 @@ pub(crate) struct ProxyState {
     pub(crate) ledger: Arc<Ledger>,
     /// What other instances spend and hold of budgets; `None` without a fleet.
     pub(crate) fleet_budgets: Option<Arc<FleetBudgets>>,
+    /// What other instances take of limits; `None` without a fleet.
+    pub(crate) fleet_rates: Option<Arc<FleetRates>>,
     /// How many requests are open and wait.
     pub(crate) load: Load,
     /// Answers whose tokens are still to be counted.

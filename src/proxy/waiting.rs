@@ -3,7 +3,6 @@
 //! inside a stream. A kill, and a client that leaves, end the wait.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -18,7 +17,6 @@ use crate::error::{ErrorKind, Refusal};
 use crate::limits::budgets::OverBudget;
 use crate::limits::{Class, Patience};
 use crate::session::Cut;
-use crate::telemetry::metrics::{Gauge, GaugeGuard};
 
 /// The most requests of an instance that wait. More are refused at once: each holds a connection and its body.
 const MOST: i64 = 1024;
@@ -26,42 +24,6 @@ const MOST: i64 = 1024;
 const SHED: Duration = Duration::from_secs(5);
 /// The scope of requests that are shed in metrics.
 const EMERGENCY: &str = "admission.emergency";
-
-/// How many requests are open and wait. Counted only as far as the configuration needs it.
-pub(crate) struct Load {
-    open: Arc<AtomicU32>,
-    waiting: Gauge,
-}
-
-impl Load {
-    pub(crate) fn new(waiting: Gauge) -> Self {
-        Self { open: Arc::default(), waiting }
-    }
-}
-
-/// Counts a request as open until it is dropped.
-pub(crate) struct Counted(Arc<AtomicU32>);
-
-impl Counted {
-    /// Counts one more. Returns how many there are with it.
-    fn one_of(all: &Arc<AtomicU32>) -> (Self, u32) {
-        let count = all.fetch_add(1, Ordering::Relaxed) + 1;
-        (Self(Arc::clone(all)), count)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// What a request is counted as.
-#[derive(Default)]
-pub(crate) struct Counting {
-    open: Option<Counted>,
-    waiting: Option<GaugeGuard>,
-}
 
 impl RequestCtx {
     /// Finds out how important a request is, and refuses it if too many are open for that.
@@ -81,7 +43,7 @@ impl RequestCtx {
             false => Class::Normal,
         };
         if let Some(emergency) = emergency {
-            let (counted, open) = Counted::one_of(&self.app.load.open);
+            let (counted, open) = self.app.load.open_one();
             if open > emergency.in_flight && class <= emergency.shed {
                 self.app.metrics.rate_limited(EMERGENCY, "in_flight");
                 return Err(shed(class, emergency.in_flight).into());
@@ -136,6 +98,7 @@ impl RequestCtx {
             self.admission.be_patient(Patience { until, ..patience });
         }
         self.limit_forward(&session.req_header().headers)?;
+        self.settle_limits().await?;
         if self.admission.is_early() {
             return Box::pin(self.wait_for_limits(session)).await;
         }

@@ -27,6 +27,17 @@ pub enum Mode {
     Leave,
 }
 
+impl Mode {
+    /// The word of the scripts.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Ask => "ask",
+            Self::Report => "report",
+            Self::Leave => "leave",
+        }
+    }
+}
+
 /// One account of a call. Amounts are below 2^53, because Lua has doubles.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -117,16 +128,11 @@ impl BudgetStore {
             self.keys.budget_changes(),
             format!("{holdings}{}", self.instance),
         ];
-        let mode = match mode {
-            Mode::Ask => "ask",
-            Mode::Report => "report",
-            Mode::Leave => "leave",
-        };
         let mut arguments = vec![
             self.instance.clone(),
             number.to_string(),
             LEASE.as_millis().to_string(),
-            mode.to_owned(),
+            mode.name().to_owned(),
             u8::from(is_registered).to_string(),
             self.keys.budget_accounts(),
             holdings,

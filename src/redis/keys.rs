@@ -141,6 +141,21 @@ impl Keys {
         format!("{}{{b}}:of:", self.root)
     }
 
+    /// The hash of the instances that use rates. All names of rates are in one slot.
+    pub fn rate_instances(&self) -> String {
+        format!("{}{{r}}:instances", self.root)
+    }
+
+    /// Prefix of the rates of limits.
+    pub fn rates(&self) -> String {
+        format!("{}{{r}}:rate:", self.root)
+    }
+
+    /// Prefix of the sets of rates of which an instance was granted something.
+    pub fn rate_holdings(&self) -> String {
+        format!("{}{{r}}:of:", self.root)
+    }
+
     /// The channel for kills and resumes.
     pub fn kill_channel(&self) -> String {
         format!("{}kill", self.root)

@@ -14,6 +14,7 @@ pub mod keys;
 mod plan;
 pub mod principals;
 mod probe;
+pub mod rates;
 pub mod rights;
 mod servers;
 pub mod settings;

@@ -135,6 +135,9 @@ pub async fn check(link: &Link, keys: &Keys) -> Result<(), LinkError> {
             keys.budget_changes(),
             format!("{}NAME", keys.budget_accounts()),
             format!("{}INSTANCE", keys.budget_holdings()),
+            keys.rate_instances(),
+            format!("{}NAME", keys.rates()),
+            format!("{}INSTANCE", keys.rate_holdings()),
         ] {
             let shown = key.replace(&uid.to_string(), "UID").replace(id, "ID");
             check.key(key, shown).await?;

@@ -58,7 +58,6 @@ pub struct Metrics {
     sessions_total: IntCounterVec,
     kills: IntCounterVec,
     rate_limited: IntCounterVec,
-    admission_waiting: IntGaugeVec,
     pub(super) budgets: BudgetMetrics,
     kill_latency: Histogram,
     requests: IntCounterVec,
@@ -110,7 +109,6 @@ impl Metrics {
             kills: counters(in_registry, &table::SESSION_KILLS)?,
             budgets: BudgetMetrics::new(in_registry)?,
             rate_limited: counters(in_registry, &table::RATE_LIMITED)?,
-            admission_waiting: gauges(in_registry, &table::ADMISSION_WAITING)?,
             kill_latency: histogram(in_registry, &table::KILL_LATENCY, KILL_BUCKETS)?,
             requests: counters(in_registry, &table::REQUESTS)?,
             request_duration: histograms(in_registry, &table::REQUEST_DURATION, ANSWER_BUCKETS)?,
@@ -191,11 +189,6 @@ impl Metrics {
     /// The gauge of open legs of a kind (`request`, `stream`, `socket`).
     pub fn open_legs(&self, kind: &str) -> Gauge {
         Gauge(self.open_legs.with_label_values(&[kind]))
-    }
-
-    /// The gauge of requests that wait for room.
-    pub fn admission_waiting(&self) -> Gauge {
-        Gauge(self.admission_waiting.with_label_values::<&str>(&[]))
     }
 
     /// The handles of the history.

@@ -98,6 +98,8 @@ mod governance {
     pub mod budgets;
     /// Budgets of several instances: one is killed, Redis is away or wiped.
     pub mod fleet;
+    /// Rates of several instances: many at once, Redis is away or wiped.
+    pub mod fleet_rates;
     /// Rates, tokens and open requests.
     pub mod limits;
     /// What operators add to the limits of budgets.

@@ -17,10 +17,10 @@ use crate::identity::Key;
 use crate::proxy::awaited::AwaitedAnswers;
 use crate::proxy::downstream::RequestHandle;
 use crate::proxy::downstream::handle::Peer;
+use crate::proxy::load::Load;
 use crate::proxy::runtime_settings::RuntimeSettings;
 use crate::proxy::state::ProxyState;
 use crate::proxy::verdict;
-use crate::proxy::waiting::Load;
 use crate::session::store::MemoryStore;
 use crate::session::{CutReason, Event, Manager};
 use crate::telemetry::log::Log;
@@ -64,6 +64,7 @@ impl Proxy {
             endpoints: Arc::default(),
             ledger: Arc::default(),
             fleet_budgets: None,
+            fleet_rates: None,
             load: Load::new(metrics.admission_waiting()),
             awaited: AwaitedAnswers::default(),
             connector: Connector::new(None),

@@ -1,13 +1,13 @@
-//! How much of the budgets is spent. Read when the metrics are scraped.
+//! How much of the budgets is spent, which is read when the metrics are scraped; and how many requests wait for room.
 
 use std::sync::OnceLock;
 
 use parking_lot::Mutex;
-use prometheus::{GaugeVec, IntCounterVec, Registry};
+use prometheus::{GaugeVec, IntCounterVec, IntGauge, Registry};
 
-use super::Metrics;
 use super::registry::{add, options};
 use super::table;
+use super::{Gauge, Metrics};
 
 /// Returns the share of each budget that is spent.
 type Source = Box<dyn Fn() -> Vec<(String, f64)> + Send>;
@@ -16,6 +16,7 @@ type Source = Box<dyn Fn() -> Vec<(String, f64)> + Send>;
 pub(in crate::telemetry) struct BudgetMetrics {
     ratio: GaugeVec,
     refused: IntCounterVec,
+    waiting: IntGauge,
     source: OnceLock<Mutex<Source>>,
 }
 
@@ -25,6 +26,7 @@ impl BudgetMetrics {
         Ok(Self {
             ratio: add(registry, GaugeVec::new(options(ratio), ratio.labels)?)?,
             refused: add(registry, IntCounterVec::new(options(refused), refused.labels)?)?,
+            waiting: add(registry, IntGauge::with_opts(options(&table::ADMISSION_WAITING))?)?,
             source: OnceLock::new(),
         })
     }
@@ -44,6 +46,11 @@ impl Metrics {
     /// Sets the source of the spent shares of the budgets. Only the first call has an effect.
     pub fn watch_budgets(&self, shares: impl Fn() -> Vec<(String, f64)> + Send + 'static) {
         let _ = self.budgets.source.set(Mutex::new(Box::new(shares)));
+    }
+
+    /// The gauge of requests that wait for room.
+    pub fn admission_waiting(&self) -> Gauge {
+        Gauge(self.budgets.waiting.clone())
     }
 
     /// Counts a request that a budget refused. `reason` is from a closed set.

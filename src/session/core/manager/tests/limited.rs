@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::limits::settings::{LimitConfig, compile_all};
-use crate::limits::{Limits, Unit};
+use crate::limits::{AdmissionConfig, Limits, Unit};
 use crate::policy::facts::{Fact, Facts, Value};
 use crate::settings::fault::Faults;
 
@@ -25,7 +25,7 @@ impl Facts for Nothing {
 
 fn limits(json: serde_json::Value) -> Limits {
     let written: Vec<LimitConfig> = serde_json::from_value(json).unwrap();
-    compile_all(written, Vec::new(), &mut Faults::default()).0.unwrap()
+    compile_all(written, AdmissionConfig::default(), Vec::new(), &mut Faults::default()).0.unwrap()
 }
 
 async fn admit(fixture: &TestManager, limits: &Limits, request: SessionRequest) -> Result<Leg, Option<Unit>> {
