@@ -92,7 +92,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<(AccountKey, Lasts, u64)> {
     let start = u128::try_from(row.get::<_, i64>(3)?).unwrap_or(0);
     let lasts = row.get::<_, Option<i64>>(4)?.map_or(Lasts::Forever, Lasts::Until);
     let spent = u64::try_from(row.get::<_, i64>(5)?).unwrap_or(0);
-    Ok((AccountKey { budget: budget.into(), unit, name: name.into(), start }, lasts, spent))
+    Ok((AccountKey::new(budget.into(), unit, name.into(), start), lasts, spent))
 }
 
 #[cfg(test)]
@@ -103,7 +103,7 @@ mod tests {
     use crate::limits::ledger::{Claim, Ledger};
 
     fn claim(name: &str, lasts: Lasts) -> Claim {
-        let key = AccountKey { budget: "b".into(), unit: CostUnit::Usd, name: name.into(), start: 1_000_000 };
+        let key = AccountKey::new("b".into(), CostUnit::Usd, name.into(), 1_000_000);
         Claim { key, limit: 1 << 53, need: 10, floor: 0, step: 0, soft: u64::MAX, lasts }
     }
 

@@ -111,6 +111,10 @@ pub fn is_damaged(key: &[u8], prefix: &str) -> bool {
 /// Returns the first key with this prefix that a text contains.
 pub fn find<'t>(text: &'t [u8], prefix: &str) -> Option<&'t [u8]> {
     let whole = prefix.len() + RANDOM + CHECKSUM;
+    // Most fields are shorter, and are not searched.
+    if text.len() < whole {
+        return None;
+    }
     let keys = memmem::find_iter(text, prefix).filter_map(|at| text.get(at..at + whole));
     keys.into_iter()
         .find(|key| key[prefix.len()..].iter().all(u8::is_ascii_alphanumeric) && !is_damaged(key, prefix))

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use jiff::Timestamp;
 use jiff::civil::Time;
 use jiff::tz::TimeZone;
@@ -109,6 +109,8 @@ pub struct Budget {
     pub(super) soft: u64,
     pub(super) action: BudgetAction,
     pub(super) hold: BudgetHold,
+    /// The period that the last request was in.
+    pub(super) current: ArcSwapOption<(Timestamp, Timestamp)>,
 }
 
 /// All budgets.
@@ -344,6 +346,18 @@ fn starts_at(period: BudgetPeriod, start: u128) -> Option<Timestamp> {
 }
 
 impl Budget {
+    /// As [`BudgetPeriod::span`], which computes with the calendar only when a period begins.
+    fn span(&self, now: Timestamp) -> Option<(Timestamp, Timestamp)> {
+        if let Some(current) = self.current.load().as_deref()
+            && (current.0..current.1).contains(&now)
+        {
+            return Some(*current);
+        }
+        let span = self.period.span(now)?;
+        self.current.store(Some(Arc::new(span)));
+        Some(span)
+    }
+
     fn claim(
         &self,
         facts: &dyn Facts,
@@ -354,7 +368,7 @@ impl Budget {
     ) -> Result<Claim, OverBudget> {
         let mut name = String::new();
         self.by.write_name(facts, &mut name);
-        let (start, lasts) = match (self.period, self.period.span(now)) {
+        let (start, lasts) = match (self.period, self.span(now)) {
             (BudgetPeriod::Session, _) => (session, Lasts::Session),
             (_, None) => (0, Lasts::Forever),
             (_, Some((begin, end))) => {
@@ -374,8 +388,7 @@ impl Budget {
         };
         let added = additions.to(&self.name, self.limit.unit, &name, now);
         let limit = self.limit.amount.saturating_add(added).min(MAX);
-        let key =
-            AccountKey { budget: Arc::clone(&self.name), unit: self.limit.unit, name: name.into(), start };
+        let key = AccountKey::new(Arc::clone(&self.name), self.limit.unit, name.into(), start);
         let need = need.max(1);
         Ok(Claim { key, limit, need, floor: floor.min(need), step, soft: self.soft, lasts })
     }

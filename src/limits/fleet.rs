@@ -313,13 +313,13 @@ fn ttl(lasts: Lasts) -> u64 {
 
 /// The name of an account in the store.
 fn name_of(key: &AccountKey) -> String {
-    let AccountKey { budget, unit, name, start } = key;
+    let AccountKey { budget, unit, name, start, .. } = key;
     serde_json::to_string(&(&**budget, unit, start.to_string(), &**name)).unwrap_or_default()
 }
 
 fn key_of(text: &str) -> Option<AccountKey> {
     let (budget, unit, start, name): (String, CostUnit, String, String) = serde_json::from_str(text).ok()?;
-    Some(AccountKey { budget: budget.into(), unit, name: name.into(), start: start.parse().ok()? })
+    Some(AccountKey::new(budget.into(), unit, name.into(), start.parse().ok()?))
 }
 
 #[cfg(test)]

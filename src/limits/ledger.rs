@@ -6,37 +6,26 @@
 //! In a fleet an instance admits requests only from what it was **granted** of an account, which counts as held for all others
 //! ([`super::fleet`]).
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
-use super::amount::{AmountText, CostUnit};
+use super::amount::AmountText;
 use super::waiting::AccountLines;
 
+mod account_key;
 pub(super) mod keeping;
 mod refusal;
 pub mod steps;
 
+pub use account_key::AccountKey;
+use account_key::ByAccount;
 pub use refusal::{NotReserved, Short, Shortage};
 
 /// The most accounts. Those that were not used for longest, of which nothing is held and all is stored, are forgotten first.
 const MAX_ACCOUNTS: usize = 100_000;
-
-/// Identifies an account.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct AccountKey {
-    /// The budget.
-    pub budget: Arc<str>,
-    /// What it counts.
-    pub unit: CostUnit,
-    /// The name that its expression gives.
-    pub name: Box<str>,
-    /// The beginning of the period as a number that is larger for later ones; so nothing is ever reset.
-    pub start: u128,
-}
 
 /// How long an account is used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -143,7 +132,7 @@ pub struct Ledger {
 
 #[derive(Debug, Default)]
 struct Accounts {
-    by_key: HashMap<AccountKey, Account>,
+    by_key: ByAccount<Account>,
     reservations: u64,
     /// How many accounts there are when idle ones are searched for again.
     crowded: usize,
@@ -375,9 +364,10 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
+    use crate::limits::amount::CostUnit;
 
     fn claim(budget: &str, limit: u64, need: u64) -> Claim {
-        let key = AccountKey { budget: budget.into(), unit: CostUnit::Tokens, name: "n".into(), start: 0 };
+        let key = AccountKey::new(budget.into(), CostUnit::Tokens, "n".into(), 0);
         Claim { key, limit, need, floor: 0, step: 0, soft: u64::MAX, lasts: Lasts::Forever }
     }
 
@@ -470,12 +460,7 @@ mod tests {
     fn accounts_are_bounded() {
         let ledger = Arc::<Ledger>::default();
         let named = |name: usize| {
-            let key = AccountKey {
-                budget: "a".into(),
-                unit: CostUnit::Tokens,
-                name: name.to_string().into(),
-                start: 0,
-            };
+            let key = AccountKey::new("a".into(), CostUnit::Tokens, name.to_string().into(), 0);
             Claim { key, limit: 100, need: 10, floor: 0, step: 0, soft: 100, lasts: Lasts::Forever }
         };
         let held = ledger.reserve(vec![named(0)]).unwrap();

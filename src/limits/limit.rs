@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::bucket::Rate;
 use super::counters::Counters;
+use super::fields::Item;
 use super::rate::RateText;
 use crate::policy::expr::{Expression, Truth};
 use crate::policy::facts::{Facts, Phase};
@@ -72,12 +73,15 @@ pub struct Limit {
     by: Expression,
     when: Option<Expression>,
     pub(super) amounts: Amounts,
+    /// What header fields say of its rates.
+    pub(super) items: Box<[Item]>,
     pub(super) counters: Arc<Counters>,
 }
 
 impl Limit {
     pub(super) fn new(name: &str, by: Expression, when: Option<Expression>, amounts: Amounts) -> Self {
-        Self { name: name.into(), by, when, amounts, counters: Arc::default() }
+        let items = Item::of(name, &amounts);
+        Self { name: name.into(), by, when, amounts, items, counters: Arc::default() }
     }
 
     /// The name in refusals, header fields and metrics.
@@ -122,6 +126,7 @@ impl Limit {
             by: self.by.clone(),
             when: self.when.clone(),
             amounts: self.amounts,
+            items: self.items.clone(),
             counters: Arc::clone(&other.counters),
         }
     }
@@ -129,16 +134,18 @@ impl Limit {
     /// Says that `unit` is used up, and for how many milliseconds.
     pub(super) fn refused(&self, unit: Unit, wait: Option<u64>) -> Refused {
         let amounts = &self.amounts;
+        let some = |count: u64, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
         let rate = |rate: Option<Written>, what: &str| {
             let (count, period) = rate.map(|(_, text)| (text.count, text.period.name())).unwrap_or_default();
-            format!("{count} {what} per {period}")
+            format!("{} per {period}", some(count, what))
         };
+        let most = |most: Option<u32>, what: &str| some(most.unwrap_or_default().into(), what);
         let allowed = match unit {
-            Unit::Requests => rate(amounts.requests, "requests"),
-            Unit::Tokens => rate(amounts.tokens, "tokens"),
-            Unit::SessionStarts => rate(amounts.session_starts, "new sessions"),
-            Unit::InFlight => format!("{} open requests", amounts.in_flight.unwrap_or_default()),
-            Unit::Sessions => format!("{} live sessions", amounts.sessions.unwrap_or_default()),
+            Unit::Requests => rate(amounts.requests, "request"),
+            Unit::Tokens => rate(amounts.tokens, "token"),
+            Unit::SessionStarts => rate(amounts.session_starts, "new session"),
+            Unit::InFlight => most(amounts.in_flight, "open request"),
+            Unit::Sessions => most(amounts.sessions, "live session"),
         };
         Refused { limit: Arc::clone(&self.name), unit, allowed, wait }
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -221,6 +222,7 @@ fn compile_budgets(written: Vec<BudgetConfig>, faults: &mut Faults) -> Option<Bu
             // A float becomes the nearest integer in range.
             let soft = (one.limit.amount as f64 * share).ceil() as u64;
             Arc::new(Budget {
+                current: ArcSwapOption::empty(),
                 name: one.name.into(),
                 by,
                 when,

@@ -7,7 +7,7 @@ use super::*;
 use crate::redis::testing::Server;
 
 fn claim(budget: &str, name: &str, limit: u64, need: u64) -> Claim {
-    let key = AccountKey { budget: budget.into(), unit: CostUnit::Tokens, name: name.into(), start: 7 };
+    let key = AccountKey::new(budget.into(), CostUnit::Tokens, name.into(), 7);
     Claim { key, limit, need, floor: need / 2, step: 0, soft: u64::MAX, lasts: Lasts::Forever }
 }
 
@@ -29,7 +29,7 @@ fn known(ledger: &Ledger, claim: &Claim) -> (u64, u64) {
 #[test]
 fn names_are_read_as_they_were_written() {
     for (budget, name, start) in [("a:b", "x\"y\n}", 0), ("a", "", u128::MAX), ("", "{b}", 1)] {
-        let key = AccountKey { budget: budget.into(), unit: CostUnit::Usd, name: name.into(), start };
+        let key = AccountKey::new(budget.into(), CostUnit::Usd, name.into(), start);
         assert_eq!(key_of(&name_of(&key)), Some(key));
     }
 }

@@ -42,7 +42,7 @@ mod tests {
     use crate::limits::amount::CostUnit;
 
     fn claim(budget: &str, need: u64, step: u64) -> Claim {
-        let key = AccountKey { budget: budget.into(), unit: CostUnit::Tokens, name: "n".into(), start: 0 };
+        let key = AccountKey::new(budget.into(), CostUnit::Tokens, "n".into(), 0);
         Claim { key, limit: 10_000, need, floor: 0, step, soft: u64::MAX, lasts: Lasts::Forever }
     }
 

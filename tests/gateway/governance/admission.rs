@@ -118,7 +118,7 @@ async fn whoever_waits_too_long_is_refused_and_counted_nowhere() {
         let refusal = call.send(gateway.proxy()).await;
         assert!(begun.elapsed() >= Duration::from_millis(300), "{:?}", begun.elapsed());
         assert_eq!(refusal.status(), 429, "{}", refusal.text());
-        assert!(refusal.text().contains("the limit 'open' allows 1 open requests"), "{}", refusal.text());
+        assert!(refusal.text().contains("the limit 'open' allows 1 open request"), "{}", refusal.text());
         assert!(refusal.head.field("ratelimit").is_some_and(|state| state.contains("r=2")));
     }
     drop(first);

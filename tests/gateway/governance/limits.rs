@@ -58,7 +58,7 @@ async fn a_used_up_rate_is_refused_in_the_words_of_each_dialect() {
         let body = refusal.json();
         let text = body.to_string();
         assert!(text.contains("\"scope\":\"request.path\""), "for programs: {text}");
-        assert!(text.contains("the limit 'request.path' allows 1 requests per minute"), "{text}");
+        assert!(text.contains("the limit 'request.path' allows 1 request per minute"), "{text}");
         if !code.is_empty() {
             assert_eq!(body.pointer(code), Some(&json!("rate_limited")), "{text}");
         }

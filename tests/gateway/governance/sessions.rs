@@ -69,7 +69,7 @@ async fn sessions_that_time_out_make_room_and_starts_have_a_rate() {
     assert_eq!(first.head.field("ratelimit-policy"), Some("\"live sessions\";q=3;qu=\"sessions\";w=60"));
     assert_eq!(first.head.field("ratelimit"), Some("\"live sessions\";r=2;t=20"));
     for id in ["two", "three"] {
-        refused(&ask(id).await, "allows 1 live sessions");
+        refused(&ask(id).await, "allows 1 live session");
         crate::support::within("room for a session", async {
             while ask(id).await.status() != 200 {
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;
@@ -95,7 +95,7 @@ async fn the_session_that_an_mcp_server_names_takes_one_place_and_one_start() {
     let list = mcp(1, "tools/list").header("mcp-session-id", &id).send(gateway.proxy()).await;
     assert_eq!(list.status(), 200, "{}", list.text());
     let other = mcp(2, "tools/list").header("mcp-session-id", "another").send(gateway.proxy()).await;
-    refused(&other, "allows 1 live sessions");
+    refused(&other, "allows 1 live session");
     assert_eq!(other.json()["jsonrpc"], "2.0");
 }
 

@@ -36,8 +36,8 @@ const CASES: [Case; 7] = [
     Case { is_final: true, ..case("key_unknown", "not known to this gateway") },
     Case { is_final: true, is_of_models: true, ..case("model_denied", "does not permit the model") },
     Case { is_final: true, is_of_models: true, ..case("budget_exceeded", "the budget 'small' of 1 tokens") },
-    Case { is_final: true, ..case("quota_exceeded", "the limit 'daily' allows 1 requests per day") },
-    case("rate_limited", "the limit 'open' allows 1 open requests"),
+    Case { is_final: true, ..case("quota_exceeded", "the limit 'daily' allows 1 request per day") },
+    case("rate_limited", "the limit 'open' allows 1 open request"),
 ];
 
 const fn case(code: &'static str, says: &'static str) -> Case {
