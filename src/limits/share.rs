@@ -79,9 +79,9 @@ impl Share {
         self.must_tell || self.unsaved() != 0
     }
 
-    /// What is left of the grant.
+    /// What is left of the grant. What was given back is not part of it: the level may be over the burst.
     pub(super) fn left(&self) -> u64 {
-        u64::try_from(self.granted - self.unsaved()).unwrap_or(0)
+        u64::try_from(self.granted - self.unsaved().max(0)).unwrap_or(0)
     }
 
     /// Takes units from the grant, if there are enough.
@@ -104,7 +104,7 @@ impl Share {
 
     /// Gives up what is left of the grant.
     pub(super) fn give_up(&mut self) {
-        self.granted = self.unsaved();
+        self.granted = self.unsaved().max(0);
     }
 
     /// Takes units while the store has not answered `since` then: an equal part of the rate for each instance. The part begins
