@@ -203,7 +203,7 @@ fn read() -> anyhow::Result<String> {
     let key = text.trim();
     ensure!(text.len() as u64 <= MAX_KEY, "the key has more than {MAX_KEY} bytes");
     if key.is_empty() {
-        bail!("standard input holds no key; write it there, such as: pbpaste | elida key digest");
+        bail!("standard input holds no key; write it there, such as: elida key digest < FILE");
     }
     let is_plain = key.bytes().all(|byte| byte.is_ascii_graphic());
     ensure!(is_plain, "the text is not a key: a key has letters, digits and signs, without spaces");

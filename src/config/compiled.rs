@@ -11,14 +11,13 @@ use super::config_file::{Backends, ConfigFile, Guard, VERSION};
 use super::places::{check_folders, check_ports};
 use super::printable::printable;
 use super::tree::Tree;
+use super::warnings;
 use crate::model_patterns::is_wild;
 use crate::protocol::BackendKind;
-use crate::protocol::dialects::own_paths;
 use crate::routing::{BackendRule, RoutingConfig, Table};
 use crate::settings::address::listen_address;
 use crate::settings::fault::{Fault, Faults};
 use crate::settings::secret::Secret;
-use crate::upstream::credentials::Auth;
 use crate::upstream::egress::ProxyVariables;
 use crate::{capture, control, history, identity, limits, pricing, proxy, session, telemetry, upstream};
 
@@ -135,10 +134,11 @@ pub(super) fn compile(
         if let (Some(listen), false) = (listen, knows_clients(server.as_ref(), auth.as_deref())) {
             guard(written.startup_guard, listen, backends, faults);
         }
-        warn_of_passthrough(auth.as_deref(), backends, shorthand, faults);
-        warn_of_realms(&rules, backends, faults);
-        warn_of_own_paths(routing.as_ref(), backends, faults);
+        warnings::of_passthrough(auth.as_deref(), backends, shorthand, faults);
+        warnings::of_realms(&rules, backends, faults);
+        warnings::of_own_paths(routing.as_ref(), backends, faults);
     }
+    warnings::of_roles(auth.as_deref(), control.as_ref(), faults);
     check_ports(listen, control.as_ref().map(|control| control.listen()), faults);
     check_folders(&written.data_dir, history.as_ref(), faults);
     Some(Config {
@@ -260,76 +260,6 @@ fn guard(guard: Guard, listen: SocketAddr, backends: &[upstream::settings::Setti
     }
 }
 
-/// Warns about backends that get the caller's own credential, which it then has to send beside its key of this gateway.
-fn warn_of_passthrough(
-    auth: Option<&identity::Auth>,
-    backends: &[upstream::settings::Settings],
-    shorthand: bool,
-    faults: &mut Faults,
-) {
-    if auth.is_none_or(identity::Auth::is_off) {
-        return;
-    }
-    for backend in backends.iter().filter(|backend| *backend.auth() == Auth::Passthrough) {
-        let path = as_written(format!("backends.{}.auth.mode", backend.name()), shorthand);
-        let message = "passthrough: a caller with a key of this gateway must send a credential of the provider beside it";
-        let hint = "write mode: inject, or mode: none if it needs no credential (under backends), or let callers send \
-                    their key in the header x-elida-key";
-        faults.warn(path, message, hint);
-    }
-}
-
-/// Warns about fallbacks and equals of another realm, which are skipped for requests with a client's credential.
-fn warn_of_realms(rules: &[BackendRule], backends: &[upstream::settings::Settings], faults: &mut Faults) {
-    let says =
-        |rule: &BackendRule, text: &String| rule.models.iter().any(|own| own.eq_ignore_ascii_case(text));
-    for (at, first) in rules.iter().enumerate() {
-        for (place, other) in rules.iter().enumerate() {
-            let is_fallback = first.fallback == other.name;
-            let is_equal =
-                at < place && first.kind == other.kind && first.models.iter().any(|text| says(other, text));
-            if (is_fallback || is_equal) && !backends[place].may_take(&backends[at]) {
-                let path = match is_fallback {
-                    true => format!("backends.{}.fallback", first.name),
-                    false => format!("backends.{}.models", other.name),
-                };
-                let message = format!(
-                    "'{}' never gets requests that carry a client's credential for '{}'",
-                    other.name, first.name
-                );
-                faults.warn(path, message, "give both the same auth.realm, or auth.mode: inject or none");
-            }
-        }
-    }
-}
-
-/// Warns about a backend whose name is the first segment of another service's own paths (or of its own): path routing takes
-/// such a path to it, and removes the segment.
-fn warn_of_own_paths(
-    routing: Option<&Table>,
-    backends: &[upstream::settings::Settings],
-    faults: &mut Faults,
-) {
-    if !routing.is_some_and(Table::reads_paths) {
-        return;
-    }
-    for owner in backends {
-        for root in own_paths::first_segments(owner.host()) {
-            let is_in_url = owner.base_path().split('/').nth(1) == Some(root);
-            let named = backends.iter().find(|backend| backend.name().as_str() == root);
-            let Some(named) = named.filter(|_| !is_in_url) else { continue };
-            let (name, owner) = (named.name(), owner.name());
-            let message = format!(
-                "/{root}/… also begins the own paths of the service behind '{owner}': such a request goes to '{name}', \
-                 without /{root}, unless the header or the model names another backend"
-            );
-            let hint =
-                format!("rename this backend, or write /{root} in backends.{owner}.url and not in requests");
-            faults.warn(format!("backends.{name}"), message, hint);
-        }
-    }
-}
-
 /// Captured bodies need the history.
 fn compile_capture(
     written: capture::CaptureConfig,
@@ -363,7 +293,7 @@ fn only_backend(url: String) -> Backends {
 }
 
 /// Maps the path of a fault to the file's keys: the `backend` shorthand has a single one.
-fn as_written(path: String, shorthand: bool) -> String {
+pub(super) fn as_written(path: String, shorthand: bool) -> String {
     if shorthand && path.starts_with("backends.") { "backend".into() } else { path }
 }
 

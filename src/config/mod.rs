@@ -20,6 +20,7 @@ mod schema;
 mod session_section;
 mod sources;
 mod tree;
+mod warnings;
 
 pub use compiled::{Config, UnpricedModel};
 pub use diff::{changed_restart_keys, in_force};

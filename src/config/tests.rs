@@ -588,3 +588,18 @@ fn bodies_cannot_be_kept_without_a_history() {
     assert!(!config("history: { enabled: false }").capture.is_on());
     assert!(config("capture: { mode: flagged }").capture.is_on());
 }
+
+#[test]
+fn an_example_that_was_not_filled_in_and_roles_without_an_admin_are_told() {
+    let roles = |role: &str| {
+        let text = format!(
+            "backend: http://localhost:9\nauth:\n  principals: [{{ id: ops, key_sha256: {} }}]\n  \
+             roles: [{{ role: {role}, principals: ['key:ops'] }}]\n",
+            "a".repeat(64)
+        );
+        let config = config(&text);
+        config.warnings().iter().map(|fault| fault.path.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(roles("operator"), ["auth.principals[0].key_sha256", "auth.roles"]);
+    assert_eq!(roles("admin"), ["auth.principals[0].key_sha256"]);
+}

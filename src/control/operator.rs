@@ -156,6 +156,8 @@ pub(super) struct Gate {
 pub(super) struct Change {
     /// Who made it, where no credential said so.
     pub(super) by: Option<String>,
+    /// The name of an object that the path does not name, because it is new.
+    pub(super) made: Option<String>,
     /// The reason that the operator gave.
     pub(super) reason: Option<String>,
     /// The digest of the object before.
@@ -211,8 +213,12 @@ impl Gate {
         match operator.grants().reach(right) {
             None => {
                 let allowed: Vec<&str> = right.roles().map(|role| role.name()).collect();
-                let detail =
-                    format!("{id} has no role that permits this; it takes one of {}", allowed.join(", "));
+                let detail = match allowed[..] {
+                    [role] => format!("{id} has no role that permits this; it takes the role {role}"),
+                    _ => {
+                        format!("{id} has no role that permits this; it takes one of {}", allowed.join(", "))
+                    }
+                };
                 Err(Problem::new(ErrorCode::RoleRequired, detail))
             }
             Some(reach @ Reach::Tenants(_)) if !self.is_by_tenant => {
@@ -257,8 +263,11 @@ async fn recorded(state: &Arc<ControlState>, line: Option<AuditEntry>, mut respo
     let Some(mut line) = line else { return response };
     line.status = response.status().as_u16();
     line.code = response.extensions().get::<Problem>().map(|problem| problem.code().to_owned());
-    if let Some(Change { by, reason, before, after }) = response.extensions_mut().remove() {
+    if let Some(Change { by, made, reason, before, after }) = response.extensions_mut().remove() {
         let auth = state.parts.runtime.auth();
+        if let Some(made) = made {
+            line.target = format!("{}/{}", line.target, auth.without_keys(&made));
+        }
         line.reason = reason.map(|reason| auth.without_keys(&reason).into_owned());
         (line.before, line.after) = (before, after);
         line.operator.id = by.unwrap_or(line.operator.id);

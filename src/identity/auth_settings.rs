@@ -227,6 +227,10 @@ fn check_prefix(prefix: &str, faults: &mut Faults) -> bool {
 /// Returns the digest. What is not one is never repeated, because it may be the key itself.
 fn digest(text: &str, path: &str, prefix: &str, faults: &mut Faults) -> Option<KeyDigest> {
     let digest = KeyDigest::parse(text);
+    if digest.is_some() && text.bytes().all(|digit| text.as_bytes().first() == Some(&digit)) {
+        let message = "it is the placeholder of an example: nobody has this key";
+        faults.warn(path, message, "write the digest that elida key generate prints");
+    }
     if digest.is_none() {
         let (message, hint) = match text.starts_with(prefix) {
             true => {
@@ -247,7 +251,11 @@ fn expiry(text: &str, path: &str, faults: &mut Faults) -> Option<Timestamp> {
     match expires {
         None => {
             let message = format!("'{text}' is neither a day nor a time");
-            faults.add(path, message, "write it like 2027-01-31 or 2027-01-31T18:00:00Z");
+            faults.add(
+                path,
+                message,
+                "write it like 2027-01-31 or 2027-01-31T18:00:00Z (elida key create takes 90d, too)",
+            );
         }
         Some(expires) if expires <= Timestamp::now() => {
             faults.warn(

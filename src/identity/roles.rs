@@ -201,6 +201,11 @@ impl Roles {
         self.0.is_empty()
     }
 
+    /// Returns whether somebody has this role for all tenants.
+    pub fn grant(&self, role: Role) -> bool {
+        self.0.iter().any(|binding| binding.role == role && binding.tenant.is_none())
+    }
+
     /// Returns the roles of a principal.
     pub fn of(&self, principal: &PrincipalId, membership: Option<&Membership>) -> Grants {
         let has = |binding: &&Binding| {

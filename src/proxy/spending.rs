@@ -200,7 +200,7 @@ fn refusal(over: &OverBudget) -> Refusal {
         OverBudget::Exceeded { budget, spent, limit, resets_at } => {
             let resets = resets_at.map(|at| format!("; it begins anew at {at}")).unwrap_or_default();
             let message = format!(
-                "the budget '{budget}' of {limit} does not last for this request, {spent} is spent{resets}"
+                "the budget '{budget}' of {limit} does not last for this request; spent so far: {spent}{resets}"
             );
             let metadata = RefusalMetadata {
                 scope: (**budget).into(),

@@ -63,7 +63,8 @@ pub(super) async fn add(
     let (until, by) = (end(&until)?, operator.author(peer.address));
     let made = change(&state, move |overrides| overrides.add(budget, account, add, until, by)).await?;
     tracing::info!(budget = made.budget, add = %made.add, until = %made.until, by = made.by, "a budget is raised");
-    let change = Change { after: Some(digest(&made)), ..Change::default() };
+    let id = Some(made.id.clone());
+    let change = Change { made: id, after: Some(digest(&made)), ..Change::default() };
     Ok((StatusCode::CREATED, Extension(change), Json(OverrideView::from(made))))
 }
 

@@ -37,7 +37,8 @@ pub(super) async fn create(
     let (listed, key) = on_disk(&state, move |keys| keys.create(principal, key)).await?;
     share(&state, &listed.principal.id).await;
     tracing::info!(id = listed.principal.id, "a key is made");
-    let change = Change { after: Some(digest(&listed)), ..Change::default() };
+    let made = Some(listed.principal.id.clone());
+    let change = Change { made, after: Some(digest(&listed)), ..Change::default() };
     let made = MadeKey { key: key.reveal().to_owned(), view: listed.into() };
     Ok((StatusCode::CREATED, Extension(change), Json(made)))
 }
@@ -176,10 +177,18 @@ async fn share(state: &ControlState, id: &str) {
 }
 
 /// Returns the time of an expiry that is written as a duration; anything else as it is.
+///
+/// # Errors
+/// The time is over.
 fn expiry(text: &str) -> Result<String, Problem> {
     let span: Result<DurationText, serde::de::value::Error> =
         DurationText::deserialize(text.into_deserializer());
-    let Ok(span) = span else { return Ok(text.to_owned()) };
+    let Ok(span) = span else {
+        return match text.parse::<Timestamp>().is_ok_and(|at| at <= Timestamp::now()) {
+            true => Err(Problem::bad_request(format!("expires: {text} is over; write a later time, or 90d"))),
+            false => Ok(text.to_owned()),
+        };
+    };
     let until = span.limit().and_then(|span| Timestamp::now().checked_add(span).ok());
     let until = until.ok_or_else(|| Problem::bad_request("expires: the time is 0 or too long"))?;
     Ok(until.to_string())

@@ -52,7 +52,8 @@ pub(super) async fn create(
     let (listed, _, shared) = made?;
     share(&state, vec![shared]).await;
     tracing::info!(name = listed.user.name, "an account is made");
-    let change = Change { after: Some(digest(&listed)), ..Change::default() };
+    let name = Some(listed.user.name.clone());
+    let change = Change { made: name, after: Some(digest(&listed)), ..Change::default() };
     let made = MadeUser { password: password.reveal().to_owned(), user: listed.into() };
     Ok((StatusCode::CREATED, Extension(change), Json(made)))
 }
@@ -77,7 +78,8 @@ pub(super) async fn invite(
     let (listed, invitation, shared) = made?;
     share(&state, vec![shared]).await;
     tracing::info!(name = listed.user.name, "a person is invited");
-    let change = Change { after: Some(digest(&listed)), ..Change::default() };
+    let name = Some(listed.user.name.clone());
+    let change = Change { made: name, after: Some(digest(&listed)), ..Change::default() };
     let invitation = invitation.map(|text| text.reveal().to_owned()).unwrap_or_default();
     Ok((StatusCode::CREATED, Extension(change), Json(InvitedUser { invitation, user: listed.into() })))
 }

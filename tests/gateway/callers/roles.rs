@@ -337,6 +337,7 @@ async fn each_change_is_in_the_audit_log_before_it_is_answered() {
             && reload["before"].as_str().is_some_and(|digest| digest.len() == 64)
     );
     assert!(lines[2]["after"].is_string() && lines[2]["before"].is_null(), "{}", lines[2]);
+    assert_eq!(lines[2]["target"], "/control/keys/new", "the line names what was made");
     let filtered =
         house.call("audit", Call::get("/control/audit?operator=key:root&action=createKey")).await.json();
     assert_eq!(filtered["lines"].as_array().map(Vec::len), Some(1));
