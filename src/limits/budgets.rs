@@ -263,7 +263,14 @@ impl Budgets {
             |budget: &&Arc<Budget>| budget.when.as_ref().is_none_or(|when| when.truth(facts) != Truth::No);
         let additions = self.additions.load();
         let concerned = self.all.iter().filter(concerns);
-        concerned.map(|budget| budget.claim(facts, session, need, now, &additions)).collect()
+        let mut name = String::with_capacity(64);
+        concerned
+            .map(|budget| {
+                name.clear();
+                budget.by.write_name(facts, &mut name);
+                budget.claim(&name, session, need, now, &additions)
+            })
+            .collect()
     }
 
     /// Returns why a request is refused.
@@ -360,14 +367,12 @@ impl Budget {
 
     fn claim(
         &self,
-        facts: &dyn Facts,
+        name: &str,
         session: u128,
         need: Need,
         now: Timestamp,
         additions: &Additions,
     ) -> Result<Claim, OverBudget> {
-        let mut name = String::new();
-        self.by.write_name(facts, &mut name);
         let (start, lasts) = match (self.period, self.span(now)) {
             (BudgetPeriod::Session, _) => (session, Lasts::Session),
             (_, None) => (0, Lasts::Forever),
@@ -386,7 +391,7 @@ impl Budget {
                 (most, need.input_nanodollars, step)
             }
         };
-        let added = additions.to(&self.name, self.limit.unit, &name, now);
+        let added = additions.to(&self.name, self.limit.unit, name, now);
         let limit = self.limit.amount.saturating_add(added).min(MAX);
         let key = AccountKey::new(Arc::clone(&self.name), self.limit.unit, name.into(), start);
         let need = need.max(1);
