@@ -25,8 +25,14 @@ const PROVIDERS: [&str; 12] = [
 const HOME: [&str; 3] = ["protocol/dialects/", "demo/", "identity/client.rs"];
 
 /// Lines outside that name one and know nothing of it. A new one needs a reason as good as these.
-const ALLOWED: [(&str, &str, &str); 1] =
-    [("upstream/settings/values.rs", "https://api.openai.com", "an example of a URL in an error text")];
+const ALLOWED: [(&str, &str, &str); 2] = [
+    ("upstream/settings/values.rs", "https://api.openai.com", "an example of a URL in an error text"),
+    (
+        "protocol/request/tools_offered.rs",
+        "google",
+        "names of members; all APIs' tools are looked for in one scan",
+    ),
+];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {

@@ -118,18 +118,17 @@ pub(super) fn compile(
     let listen = listen_address("listen", &written.listen, faults);
     let server = written.server.compile(faults);
     let control = written.control.compile(written.auth.knows_operators(), faults);
-    let session = written.session.session.compile(faults);
-    let identity = written.session.identity.compile(faults);
+    let (session, identity) =
+        (written.session.session.compile(faults), written.session.identity.compile(faults));
     let rules: Vec<BackendRule> = written.backends.0.iter().map(rule).collect();
     let auth = compile_auth(written.auth, &rules, server.as_ref(), session.as_ref(), faults);
     let backends = compile_backends(written.backends, proxies, shorthand, faults);
     let routing = compile_routing(written.routing, &rules, shorthand, faults);
     let (caller_limits, admission, budgets) =
         limits::settings::compile_all(written.limits, written.admission, written.budgets, faults);
-    let history = written.history.compile(faults);
+    let (history, telemetry) = (written.history.compile(faults), written.telemetry.compile(faults));
     let capture = compile_capture(written.capture, history.as_ref(), faults);
-    let prices = written.usage.compile(faults);
-    let (logging, telemetry) = (written.logging.compile(faults), written.telemetry.compile(faults));
+    let (prices, logging) = (written.usage.compile(faults), written.logging.compile(faults));
     if let Some(backends) = &backends {
         if let (Some(listen), false) = (listen, knows_clients(server.as_ref(), auth.as_deref())) {
             guard(written.startup_guard, listen, backends, faults);

@@ -147,7 +147,7 @@ fn faults_name_their_key() {
         (
             serde_json::json!([{"by": "client.addr", "when": "1", "in_flight": 1}]),
             "limits[0].when: a condition is true or false, \
-            and this is a int (compare it with something)",
+            and this is an int (compare it with something)",
         ),
         (
             serde_json::json!([{"by": "client.addr", "in_flight": 0}]),
