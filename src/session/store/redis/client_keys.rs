@@ -23,7 +23,10 @@ impl DocumentSet {
 
     /// Returns where a document with this id belongs: no id of a key contains a colon.
     pub(in crate::session) fn of(id: &str) -> Self {
-        if id.contains(':') { Self::People } else { Self::Keys }
+        match id.split_once(':') {
+            None | Some(("override", _)) => Self::Keys,
+            Some(_) => Self::People,
+        }
     }
 }
 

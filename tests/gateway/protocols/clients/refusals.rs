@@ -122,7 +122,10 @@ async fn agent_is_refused(agent: Agent) {
         let shown = agent.shown(&outcome);
         let count = stage.strike().await(case);
         let reads = if shown.contains(case.says) { "" } else { ", not told why" };
-        format!("{count} ×{reads}")
+        // How often opencode asks depends on how busy the machine is.
+        let times =
+            if agent == Agent::Opencode && count > 1 { "several".to_owned() } else { count.to_string() };
+        format!("{times} ×{reads}")
     };
     let cells: Vec<String> = stream::iter(&CASES).map(run).buffered(AT_ONCE).collect().await;
     hold(Table::Refusals, agent.name(), &cells);
