@@ -178,7 +178,10 @@ async fn registered(
     let hash = hashed(state, move || password::hash(&password)).await.map_err(refused)?;
     let hash = hash.map_err(|fault| refused(Problem::internal(fault.to_string())))?;
     let account = name.clone();
-    let shared = on_disk(state, move |people| people.register(invitation.as_ref(), &account, hash)).await;
+    let auth = state.parts.runtime.auth();
+    let make =
+        move |people: &People| people.register(invitation.as_ref(), &account, hash, auth.roles());
+    let shared = on_disk(state, make).await;
     share(state, vec![shared.map_err(refused)?]).await;
     let tokens = let_in(state, address, &name, again).await?;
     Ok((Some(tokens.name.clone()), reply(&tokens)))

@@ -9,7 +9,7 @@ use super::settings::Registration;
 use super::storage::PeopleError;
 use super::user::{DISABLED, ListedUser, UserConfig, UserDocument};
 use crate::identity::key_text::{self, KeyDigest};
-use crate::identity::roles::Role;
+use crate::identity::roles::{Role, Roles};
 use crate::ids::SharedDocument;
 use crate::settings::secret::Secret;
 
@@ -74,7 +74,8 @@ impl People {
         Ok((self.tables().listed(&document), shown, shared))
     }
 
-    /// Makes an account by an invitation, or without one if everyone may. Blocks.
+    /// Makes an account by an invitation, or without one if everyone may; then nobody takes a name to which `roles` give something.
+    /// Blocks.
     ///
     /// # Errors
     /// Nobody may, the invitation is not valid, or the name is taken.
@@ -83,6 +84,7 @@ impl People {
         invitation: Option<&Secret>,
         name: &str,
         hash: String,
+        roles: &Roles,
     ) -> Result<SharedDocument, PeopleError> {
         let registration = self.written.load().settings.registration;
         match (registration, invitation) {
@@ -92,10 +94,10 @@ impl People {
                 "an account takes an invitation; ask an admin of this gateway for one",
             )),
             (Registration::Open, None) => {
-                if self.is_known(&name.trim().to_lowercase()) {
-                    return Err(PeopleError::Exists(name.to_owned()));
+                let user = UserConfig { name: name.trim().to_lowercase(), ..UserConfig::default() };
+                if self.is_known(&user.name) || !roles.of(&user.principal(), None).is_empty() {
+                    return Err(PeopleError::Exists(user.name));
                 }
-                let user = UserConfig { name: name.to_owned(), ..UserConfig::default() };
                 self.create(user, Entrance::Password(hash)).map(|(_, _, shared)| shared)
             }
         }

@@ -11,7 +11,7 @@ use super::settings::Registration;
 use super::user::UserConfig;
 use super::{People, PeopleError, PeopleSettings, PeopleStorage};
 use crate::identity::KeyFault;
-use crate::identity::roles::Role;
+use crate::identity::roles::{Role, Roles};
 use crate::ids::SharedDocument;
 use crate::settings::secret::Secret;
 
@@ -175,7 +175,9 @@ fn instances_agree_and_a_disabled_account_wins() {
 #[test]
 fn an_account_takes_an_invitation_unless_everyone_may_register() {
     let register =
-        |people: &People, text: Option<&Secret>, name: &str| people.register(text, name, "hash".to_owned());
+        |people: &People, text: Option<&Secret>, name: &str| {
+            people.register(text, name, "hash".to_owned(), &Roles::default())
+        };
     let closed = Memory::default().people(Registration::Closed);
     assert!(matches!(register(&closed, None, "eve"), Err(PeopleError::Closed(_))));
     let people = Memory::default().people(Registration::Invite);
