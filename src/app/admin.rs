@@ -45,9 +45,9 @@ pub fn make_admin(config: &Config, name: &str, resets: bool) -> anyhow::Result<S
                     "'{name}' is an account of a tenant, and its role would cover that only; choose another name"
                 );
             }
-            people.enable(&name)?;
-            people.set_role(&name, Some(Role::Admin))?;
-            people.set_password(&name, hash)?;
+            people.enable(&known.user)?;
+            people.set_role(&known.user, Some(Role::Admin))?;
+            people.set_password(&known.user, hash)?;
         }
         (None, _) => drop(people.create(user, Entrance::Password(hash))?),
     }

@@ -179,8 +179,7 @@ async fn registered(
     let hash = hash.map_err(|fault| refused(Problem::internal(fault.to_string())))?;
     let account = name.clone();
     let auth = state.parts.runtime.auth();
-    let make =
-        move |people: &People| people.register(invitation.as_ref(), &account, hash, auth.roles());
+    let make = move |people: &People| people.register(invitation.as_ref(), &account, hash, auth.roles());
     let shared = on_disk(state, make).await;
     share(state, vec![shared.map_err(refused)?]).await;
     let tokens = let_in(state, address, &name, again).await?;
@@ -199,7 +198,7 @@ pub(super) async fn change_password(
         return Err(Problem::bad_request("the caller did not log in with a password"));
     };
     password::check_new(&new_password).map_err(Problem::bad_request)?;
-    let (_, is_right) =
+    let (challenge, is_right) =
         check_password(&state, peer.address.ip(), name, old).await.map_err(|(_, problem)| problem)?;
     if !is_right {
         return Err(problem(PeopleError::Wrong));
@@ -207,8 +206,7 @@ pub(super) async fn change_password(
     let again = new_password.clone();
     let hash = hashed(&state, move || password::hash(&new_password)).await?;
     let hash = hash.map_err(|fault| Problem::internal(fault.to_string()))?;
-    let account = name.to_owned();
-    let (_, shared) = on_disk(&state, move |people| people.set_password(&account, hash)).await?;
+    let shared = on_disk(&state, move |people| people.change_password(&challenge, hash)).await?;
     state.parts.manager.cut_invalid_legs();
     share(&state, vec![shared]).await;
     let tokens = let_in(&state, peer.address.ip(), name, again).await.map_err(|(_, problem)| problem)?;

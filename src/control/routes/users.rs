@@ -92,7 +92,7 @@ pub(super) async fn set_role(
     ApiBody(RoleBody { role }): ApiBody<RoleBody>,
 ) -> Result<impl IntoResponse, Problem> {
     let before = own_user(&state, &reach, &name)?;
-    let account = before.user.name.clone();
+    let account = before.user.clone();
     let done = on_disk(&state, move |people| people.set_role(&account, role)).await?;
     Ok(changed(&state, &before, done).await)
 }
@@ -104,7 +104,7 @@ pub(super) async fn disable(
     Path(name): Path<String>,
 ) -> Result<impl IntoResponse, Problem> {
     let before = own_user(&state, &reach, &name)?;
-    let account = before.user.name.clone();
+    let account = before.user.clone();
     let done = on_disk(&state, move |people| people.disable(&account)).await?;
     Ok(changed(&state, &before, done).await)
 }
@@ -116,7 +116,7 @@ pub(super) async fn enable(
     Path(name): Path<String>,
 ) -> Result<impl IntoResponse, Problem> {
     let before = own_user(&state, &reach, &name)?;
-    let account = before.user.name.clone();
+    let account = before.user.clone();
     let done = on_disk(&state, move |people| people.enable(&account)).await?;
     Ok(changed(&state, &before, done).await)
 }
@@ -129,7 +129,7 @@ pub(super) async fn reset_password(
 ) -> Result<impl IntoResponse, Problem> {
     let before = own_user(&state, &reach, &name)?;
     let (password, hash) = new_password(&state).await?;
-    let account = before.user.name.clone();
+    let account = before.user.clone();
     let done = on_disk(&state, move |people| people.set_password(&account, hash)).await?;
     let (change, Json(ChangedUser { user, .. })) = changed(&state, &before, done).await;
     Ok((change, Json(MadeUser { password: password.reveal().to_owned(), user })))

@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::directory::{People, Tables};
+use super::sessions::Challenge;
 use super::settings::Registration;
 use super::storage::PeopleError;
 use super::user::{DISABLED, ListedUser, UserConfig, UserDocument};
@@ -133,13 +134,13 @@ impl People {
     /// Sets the role of a person; `None` takes it away. Blocks.
     ///
     /// # Errors
-    /// No account has this name, or it cannot be stored.
+    /// No account has this name, tenant and groups, or it cannot be stored.
     pub fn set_role(
         &self,
-        name: &str,
+        known: &UserConfig,
         role: Option<Role>,
     ) -> Result<(ListedUser, SharedDocument), PeopleError> {
-        self.change(name, |document| {
+        self.change(known, |document| {
             let user = UserConfig { role, ..document.user.clone() };
             UserDocument { user, ..changed(document) }
         })
@@ -148,9 +149,9 @@ impl People {
     /// Disables an account, and ends all that its holder has begun. Blocks.
     ///
     /// # Errors
-    /// No account has this name, or it cannot be stored.
-    pub fn disable(&self, name: &str) -> Result<(ListedUser, SharedDocument), PeopleError> {
-        self.change(name, |document| UserDocument {
+    /// No account has this name, tenant and groups, or it cannot be stored.
+    pub fn disable(&self, known: &UserConfig) -> Result<(ListedUser, SharedDocument), PeopleError> {
+        self.change(known, |document| UserDocument {
             revision: document.revision | DISABLED,
             epoch: document.epoch + 1,
             disabled: document.disabled.or_else(|| Some(Timestamp::now())),
@@ -161,9 +162,9 @@ impl People {
     /// Enables an account again; its holder has to log in. Blocks.
     ///
     /// # Errors
-    /// No account has this name, or it cannot be stored.
-    pub fn enable(&self, name: &str) -> Result<(ListedUser, SharedDocument), PeopleError> {
-        self.change(name, |document| match document.disabled {
+    /// No account has this name, tenant and groups, or it cannot be stored.
+    pub fn enable(&self, known: &UserConfig) -> Result<(ListedUser, SharedDocument), PeopleError> {
+        self.change(known, |document| match document.disabled {
             None => changed(document),
             Some(_) => {
                 UserDocument { revision: ((document.revision >> 32) + 1) << 32, disabled: None, ..document }
@@ -174,16 +175,28 @@ impl People {
     /// Sets a password by its hash, and ends all that the account's holder has begun. Blocks.
     ///
     /// # Errors
-    /// No account has this name, or it cannot be stored.
+    /// No account has this name, tenant and groups, or it cannot be stored.
     pub fn set_password(
         &self,
-        name: &str,
+        known: &UserConfig,
         hash: String,
     ) -> Result<(ListedUser, SharedDocument), PeopleError> {
-        self.change(name, |document| {
-            let epoch = document.epoch + 1;
-            UserDocument { password: Some(hash), invitation: None, epoch, ..changed(document) }
-        })
+        self.change(known, |document| with_password(document, hash))
+    }
+
+    /// Replaces the password that was found right by another one, given by its hash, and ends all that the account's holder has
+    /// begun. Blocks.
+    ///
+    /// # Errors
+    /// The password was changed or the account disabled meanwhile, or it cannot be stored.
+    pub fn change_password(
+        &self,
+        challenge: &Challenge,
+        hash: String,
+    ) -> Result<SharedDocument, PeopleError> {
+        let _turn = self.turn();
+        let account = self.tables().proven(challenge).cloned().ok_or(PeopleError::Wrong)?;
+        self.put_user(with_password(account, hash))
     }
 
     /// Returns all accounts by name.
@@ -198,14 +211,18 @@ impl People {
         tables.users.get(name).map(|(document, _)| tables.listed(document))
     }
 
+    /// Changes an account of which the caller knows this. If its tenant or groups are others now, the caller has not asked whether it
+    /// may change that account.
     fn change(
         &self,
-        name: &str,
+        known: &UserConfig,
         change: impl FnOnce(UserDocument) -> UserDocument,
     ) -> Result<(ListedUser, SharedDocument), PeopleError> {
         let _turn = self.turn();
-        let known = self.tables().users.get(name).map(|(document, _)| document.clone());
-        let document = change(known.ok_or_else(|| PeopleError::Unknown(name.to_owned()))?);
+        let document = self.tables().users.get(&known.name).map(|(document, _)| document.clone());
+        let is_same = |now: &UserConfig| (&now.tenant, &now.groups) == (&known.tenant, &known.groups);
+        let document = document.filter(|document| is_same(&document.user));
+        let document = change(document.ok_or_else(|| PeopleError::Unknown(known.name.clone()))?);
         let shared = self.put_user(document.clone())?;
         Ok((self.tables().listed(&document), shared))
     }
@@ -214,6 +231,12 @@ impl People {
 /// Returns a document with the next revision.
 fn changed(document: UserDocument) -> UserDocument {
     UserDocument { revision: document.revision + 1, ..document }
+}
+
+/// Returns a document with another password, which ends all that the account's holder has begun.
+fn with_password(document: UserDocument, hash: String) -> UserDocument {
+    let epoch = document.epoch + 1;
+    UserDocument { password: Some(hash), invitation: None, epoch, ..changed(document) }
 }
 
 impl Tables {

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::directory::{People, Tables};
 use super::login::{LoginDocument, family};
 use super::storage::PeopleError;
+use super::user::UserDocument;
 use crate::ids::SharedDocument;
 use crate::settings::secret::Secret;
 
@@ -60,10 +61,8 @@ impl People {
         let (_turn, now) = (self.turn(), Timestamp::now());
         let (epoch, first) = {
             let tables = self.tables();
-            let account = tables.users.get(&challenge.name).map(|(account, _)| account);
-            let is_same = |hash: &Option<String>| hash.is_some() && *hash == challenge.hash;
-            let account = account.filter(|account| account.disabled.is_none() && is_same(&account.password));
-            (account.ok_or(PeopleError::Wrong)?.epoch, tables.one_too_many(&challenge.name, now))
+            let account = tables.proven(challenge).ok_or(PeopleError::Wrong)?;
+            (account.epoch, tables.one_too_many(&challenge.name, now))
         };
         let (login, refresh) = LoginDocument::begin(&challenge.name, epoch, &self.written.load().prefix, now)
             .map_err(|fault| PeopleError::Storage(fault.to_string()))?;
@@ -136,6 +135,13 @@ impl People {
 }
 
 impl Tables {
+    /// Returns the account whose password was found right, unless it was changed or disabled meanwhile.
+    pub(super) fn proven(&self, challenge: &Challenge) -> Option<&UserDocument> {
+        let account = self.users.get(&challenge.name).map(|(account, _)| account)?;
+        let is_same = challenge.hash.is_some() && account.password == challenge.hash;
+        (is_same && account.disabled.is_none()).then_some(account)
+    }
+
     /// Returns a log-in that is open, of an account that is in force.
     fn open_login(&self, name: &str, now: Timestamp) -> Option<&LoginDocument> {
         let login = &self.logins.get(name)?.document;

@@ -128,19 +128,54 @@ fn what_an_admin_changes_ends_what_was_open() {
     let tokens = log_in(&people, "ada");
     let open = || people.find(tokens.access.reveal().as_bytes()).unwrap().unwrap();
     let before = open();
-    let (listed, _) = people.set_role("ada", Some(Role::Auditor)).unwrap();
+    let (listed, _) = people.set_role(&user("ada"), Some(Role::Auditor)).unwrap();
     assert_eq!((listed.user.role, listed.logins), (Some(Role::Auditor), 1));
     assert!(before.holder.validity().is_revoked() && !open().holder.validity().is_revoked());
     let before = open();
-    assert_eq!(people.disable("ada").unwrap().0.logins, 0);
+    assert_eq!(people.disable(&user("ada")).unwrap().0.logins, 0);
     assert!(before.holder.validity().is_revoked() && people.challenge("ada").hash.is_none());
     assert_eq!(who(&people, &tokens.access), Err(KeyFault::Revoked));
-    people.enable("ada").unwrap();
+    people.enable(&user("ada")).unwrap();
     assert_eq!(who(&people, &tokens.access), Err(KeyFault::Revoked), "the person has to log in again");
     let tokens = log_in(&people, "ada");
-    people.set_password("ada", "another".to_owned()).unwrap();
+    people.set_password(&user("ada"), "another".to_owned()).unwrap();
     assert!(who(&people, &tokens.access).is_err() && people.refresh(&tokens.refresh).is_err());
-    assert!(matches!(people.disable("bob"), Err(PeopleError::Unknown(_))));
+    assert!(matches!(people.disable(&user("bob")), Err(PeopleError::Unknown(_))));
+}
+
+#[test]
+fn a_password_that_was_reset_meanwhile_is_not_changed_by_who_knew_the_old_one() {
+    let people = Memory::default().people(Registration::Closed);
+    make(&people, "ada");
+    let (proven, tokens) = (people.challenge("ada"), log_in(&people, "ada"));
+    people.set_password(&user("ada"), "of the admin".to_owned()).unwrap();
+    let changed = people.change_password(&proven, "of the attacker".to_owned());
+    assert!(matches!(changed, Err(PeopleError::Wrong)));
+    assert_eq!(people.challenge("ada").hash.as_deref(), Some("of the admin"));
+    assert!(who(&people, &tokens.access).is_err());
+    let proven = people.challenge("ada");
+    people.disable(&user("ada")).unwrap();
+    assert!(people.change_password(&proven, "x".to_owned()).is_err());
+    people.enable(&user("ada")).unwrap();
+    people.change_password(&proven, "own".to_owned()).unwrap();
+    assert_eq!(people.challenge("ada").hash.as_deref(), Some("own"));
+}
+
+#[test]
+fn an_account_is_changed_only_while_it_is_what_the_admin_has_seen() {
+    let people = Memory::default().people(Registration::Invite);
+    let of = |tenant: &str| UserConfig { tenant: Some(tenant.to_owned()), ..user("ada") };
+    let invite =
+        |tenant: &str| people.create(of(tenant), Entrance::Invitation(Duration::from_secs(60))).map(drop);
+    invite("acme").unwrap();
+    invite("other").unwrap();
+    let is_unknown = |done: Result<(super::user::ListedUser, SharedDocument), PeopleError>| {
+        matches!(done, Err(PeopleError::Unknown(_)))
+    };
+    assert!(is_unknown(people.set_password(&of("acme"), "x".to_owned())));
+    assert!(is_unknown(people.set_role(&of("acme"), None)));
+    assert!(is_unknown(people.disable(&of("acme"))) && is_unknown(people.enable(&of("acme"))));
+    assert!(people.set_password(&of("other"), "x".to_owned()).is_ok());
 }
 
 #[test]
@@ -151,15 +186,15 @@ fn instances_agree_and_a_disabled_account_wins() {
     learn(&two, &one);
     assert_eq!(who(&two, &tokens.access).unwrap(), "user:ada@elida");
     let opened = two.find(tokens.access.reveal().as_bytes()).unwrap().unwrap();
-    one.disable("ada").unwrap();
+    one.disable(&user("ada")).unwrap();
     for role in [Role::Viewer, Role::Operator, Role::Admin] {
-        two.set_role("ada", Some(role)).unwrap();
+        two.set_role(&user("ada"), Some(role)).unwrap();
     }
     learn(&one, &two);
     learn(&two, &one);
     assert!(two.account("ada").unwrap().disabled.is_some() && opened.holder.validity().is_revoked());
     assert_eq!(one.documents(), two.documents());
-    let newer = one.enable("ada").unwrap().1;
+    let newer = one.enable(&user("ada")).unwrap().1;
     assert_eq!(two.learn(&[newer.text]).len(), 1);
     assert!(two.account("ada").unwrap().disabled.is_none());
     // A refresh on one, the end on the other: the end counts, whatever the order.
@@ -174,10 +209,9 @@ fn instances_agree_and_a_disabled_account_wins() {
 
 #[test]
 fn an_account_takes_an_invitation_unless_everyone_may_register() {
-    let register =
-        |people: &People, text: Option<&Secret>, name: &str| {
-            people.register(text, name, "hash".to_owned(), &Roles::default())
-        };
+    let register = |people: &People, text: Option<&Secret>, name: &str| {
+        people.register(text, name, "hash".to_owned(), &Roles::default())
+    };
     let closed = Memory::default().people(Registration::Closed);
     assert!(matches!(register(&closed, None, "eve"), Err(PeopleError::Closed(_))));
     let people = Memory::default().people(Registration::Invite);
@@ -216,7 +250,7 @@ fn faults_name_the_member_and_what_cannot_be_stored_changes_nothing() {
     assert!(fault(user("ada")).contains("'ada'"));
     let tokens = log_in(&people, "ada");
     memory.0.lock().1 = true;
-    assert!(matches!(people.disable("ada"), Err(PeopleError::Storage(_))));
+    assert!(matches!(people.disable(&user("ada")), Err(PeopleError::Storage(_))));
     assert!(matches!(people.log_out(Some(&tokens.refresh), None), Err(PeopleError::Storage(_))));
     assert!(people.refresh(&tokens.refresh).is_err());
     assert!(who(&people, &tokens.access).is_ok());

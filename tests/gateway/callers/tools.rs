@@ -107,11 +107,23 @@ async fn no_path_method_or_form_of_a_body_hides_the_call_of_a_tool() {
     let house = House::open("").await;
     let evil = call(json!(1), "rm").to_string();
     let json = |call: Call, body: &str| call.header("content-type", "application/json").body(body);
-    for path in ["messages", "chat/completions", "responses", "api/chat", "embeddings", "v1/messages", "models/x:generateContent"]
-    {
+    for path in [
+        "messages",
+        "chat/completions",
+        "responses",
+        "api/chat",
+        "embeddings",
+        "v1/messages",
+        "models/x:generateContent",
+    ] {
         for path in [format!("/tools/v1/{path}"), format!("/tools/{path}")] {
             let refused = house.ask("tools", json(Call::post(&path), &evil)).await;
-            assert!(refused.text().contains("tool_denied"), "{path}: {} {}", refused.status(), refused.text());
+            assert!(
+                refused.text().contains("tool_denied"),
+                "{path}: {} {}",
+                refused.status(),
+                refused.text()
+            );
         }
     }
     let ping = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
