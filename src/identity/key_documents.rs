@@ -15,6 +15,8 @@ use crate::settings::fault::Faults;
 
 /// How long a tombstone is kept.
 const TOMBSTONE: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How many replaced keys of an id are known, the newest.
+const MAX_REPLACED: usize = 64;
 /// The bit of a revision that says that the key is revoked.
 pub(super) const REVOKED: u64 = 1 << 31;
 
@@ -34,6 +36,10 @@ pub struct KeyDocument {
     /// Digest of the key before a rotation, and until when it is valid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<(String, Timestamp)>,
+    /// Digests of the keys before this one that do not begin like keys of this gateway: they stay known, because what is not known
+    /// is sent to the provider.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replaced: Vec<String>,
     /// When it was revoked; `None` while it is in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked: Option<Timestamp>,
@@ -127,6 +133,15 @@ pub(super) fn replace(entries: &mut BTreeMap<String, Entry>, entry: Entry) -> Ve
     let before = entries.insert(entry.document.principal.id.clone(), entry);
     let gone = before.into_iter().flat_map(|before| before.holders);
     gone.filter(|(digest, _)| !kept.contains(digest)).map(|(_, holder)| holder).collect()
+}
+
+/// Returns what the next document of an id says of the keys before it.
+pub(super) fn replaced(before: Option<&KeyDocument>, prefix: &str) -> Vec<String> {
+    let Some(before) = before else { return Vec::new() };
+    let is_own = before.shown.starts_with(prefix);
+    let newest = (!is_own).then(|| before.principal.key_sha256.clone());
+    let all = before.replaced.iter().cloned().chain(newest);
+    all.skip((before.replaced.len() + 1).saturating_sub(MAX_REPLACED)).collect()
 }
 
 /// Returns the revision of a key that is made where `before` was.
