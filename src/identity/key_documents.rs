@@ -1,14 +1,15 @@
 //! The documents of keys that operators make, as they are stored and shared, and the keys that are in force by them.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::auth::KeyHolder;
 use super::auth_settings::PrincipalConfig;
+use super::key_holder::KeyHolder;
 use super::key_text::KeyDigest;
 use crate::ids::SharedDocument;
 use crate::settings::fault::Faults;
@@ -56,6 +57,34 @@ pub struct ListedKey {
     pub created: Option<Timestamp>,
     /// The minute of its last use by this process; `None` before one.
     pub last_used: Option<Timestamp>,
+}
+
+/// The next number of [`next_generation`].
+static GENERATION: AtomicU64 = AtomicU64::new(1);
+
+/// Returns a number that no other set of keys of this process has.
+pub(super) fn next_generation() -> u64 {
+    GENERATION.fetch_add(1, Ordering::Relaxed)
+}
+
+/// The keys that were made through the API.
+#[derive(Debug, Default)]
+pub struct MadeKeys {
+    pub(super) holders: HashMap<KeyDigest, Arc<KeyHolder>>,
+    /// Digests of revoked keys, and of replaced ones that would count as credentials of the provider.
+    pub(super) revoked: HashSet<KeyDigest>,
+    pub(super) generation: u64,
+}
+
+impl MadeKeys {
+    pub(super) fn new(holders: HashMap<KeyDigest, Arc<KeyHolder>>, revoked: HashSet<KeyDigest>) -> Self {
+        Self { holders, revoked, generation: next_generation() }
+    }
+
+    /// Returns whether a key with this digest is or was in force.
+    pub(super) fn is_known(&self, digest: &KeyDigest) -> bool {
+        self.holders.contains_key(digest) || self.revoked.contains(digest)
+    }
 }
 
 /// A key in memory.

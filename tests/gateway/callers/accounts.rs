@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use crate::callers::people::{House, code, login};
+use crate::support::{Backend, Call};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_registers_a_name_that_has_a_role() {
@@ -22,4 +23,49 @@ async fn nobody_registers_a_name_that_has_a_role() {
     assert_eq!(house.get(&other.access, "/auth/me").await.json()["roles"], json!([]));
     let password = house.admin("boss", &[]).await;
     house.log_in("boss", &password).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_access_token_is_found_in_any_form_and_place_and_never_forwarded() {
+    let house = House::open("closed").await;
+    let yaml = house
+        .yaml
+        .replace("proxy: required", "proxy: optional")
+        .replace("mode: inject, api_key: sk-house", "mode: passthrough");
+    house.gateway.rewrite(&yaml);
+    house.gateway.hangup();
+    house.gateway.log_until(|line| line["message"] == "configuration reloaded").await;
+    let root = house.admin("root", &[]).await;
+    let (one, other) = (house.log_in("root", &root).await.access, house.log_in("root", &root).await.access);
+    let ask = async |fields: &[(&str, &str)]| {
+        let call = fields.iter().fold(Call::chat("x"), |call, (name, value)| call.header(name, value));
+        let answer = call.send(house.gateway.proxy()).await;
+        (answer.status(), answer.json()["error"]["code"].as_str().unwrap_or_default().to_owned())
+    };
+    let with_scheme = format!("Bearer {one}");
+    let provider = ("authorization", "Bearer sk-provider");
+    for (name, value) in [
+        ("x-api-key", with_scheme.clone()),
+        ("x-api-key", format!("\"{one}\"")),
+        ("x-elida-key", format!("Bearer {with_scheme}")),
+    ] {
+        assert_eq!(ask(&[(name, &value), provider]).await, (200, String::new()), "{name}: {value}");
+    }
+    let last = format!("a b c d e f g h i {one}");
+    let damaged = format!("{with_scheme}x");
+    for (fields, refused) in [
+        (vec![("x-api-key", last.as_str()), provider], (401, "key_unknown")),
+        (vec![("x-api-key", damaged.as_str()), provider], (401, "token_invalid")),
+        (vec![("x-session-id", one.as_str()), provider], (400, "bad_request")),
+        (vec![("x-request-id", one.as_str()), provider], (400, "bad_request")),
+        (vec![("x-foo", one.as_str()), provider], (400, "bad_request")),
+        (vec![("x-api-key", one.as_str()), ("x-foo", other.as_str()), provider], (400, "bad_request")),
+    ] {
+        let (status, code) = ask(&fields).await;
+        assert_eq!((status, code.as_str()), refused, "{fields:?}");
+    }
+    for seen in house.demo.ledger().requests() {
+        let fields = format!("{:?}", seen.headers);
+        assert!(![&one, &other].iter().any(|token| fields.contains(token.as_str())), "{fields}");
+    }
 }
