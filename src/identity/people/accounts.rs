@@ -8,7 +8,7 @@ use super::directory::{People, Tables};
 use super::sessions::Challenge;
 use super::settings::Registration;
 use super::storage::PeopleError;
-use super::user::{DISABLED, ListedUser, UserConfig, UserDocument};
+use super::user::{DISABLED, ListedUser, UserConfig, UserDocument, with_new_epoch};
 use crate::identity::key_text::{self, KeyDigest};
 use crate::identity::roles::{Role, Roles};
 use crate::ids::SharedDocument;
@@ -63,7 +63,7 @@ impl People {
             return Err(PeopleError::Invalid(format!("there are {MAX_USERS} accounts, which is the most")));
         }
         let document = UserDocument {
-            revision: before.as_ref().map_or(1, |known| known.revision + 1),
+            revision: before.as_ref().map_or(1, |known| with_new_epoch(known.revision)),
             epoch: before.as_ref().map_or(0, |known| known.epoch + 1),
             created: now,
             disabled: None,
@@ -236,7 +236,8 @@ fn changed(document: UserDocument) -> UserDocument {
 /// Returns a document with another password, which ends all that the account's holder has begun.
 fn with_password(document: UserDocument, hash: String) -> UserDocument {
     let epoch = document.epoch + 1;
-    UserDocument { password: Some(hash), invitation: None, epoch, ..changed(document) }
+    let revision = with_new_epoch(document.revision);
+    UserDocument { password: Some(hash), invitation: None, epoch, revision, ..document }
 }
 
 impl Tables {

@@ -208,6 +208,45 @@ fn instances_agree_and_a_disabled_account_wins() {
 }
 
 #[test]
+fn instances_agree_and_a_password_that_was_reset_wins() {
+    let [one, two] = [(); 2].map(|()| Memory::default().people(Registration::Closed));
+    make(&one, "ada");
+    let tokens = log_in(&one, "ada");
+    learn(&two, &one);
+    one.set_password(&user("ada"), "of the admin".to_owned()).unwrap();
+    for role in [Role::Viewer, Role::Operator, Role::Viewer] {
+        two.set_role(&user("ada"), Some(role)).unwrap();
+    }
+    learn(&one, &two);
+    learn(&two, &one);
+    assert_eq!(one.documents(), two.documents());
+    for people in [&one, &two] {
+        assert_eq!(people.challenge("ada").hash.as_deref(), Some("of the admin"));
+        assert_eq!(who(people, &tokens.access), Err(KeyFault::Revoked));
+    }
+    // The end of the account wins over passwords.
+    one.disable(&user("ada")).unwrap();
+    two.set_password(&user("ada"), "x".to_owned()).unwrap();
+    two.set_password(&user("ada"), "y".to_owned()).unwrap();
+    learn(&one, &two);
+    learn(&two, &one);
+    assert!(two.account("ada").unwrap().disabled.is_some());
+}
+
+#[test]
+fn no_number_of_passwords_looks_like_the_end_of_an_account_or_its_return() {
+    use super::user::{DISABLED, with_new_epoch};
+    for first in [1_u64, 1 << 32, DISABLED | 3, (7 << 32) | DISABLED] {
+        let mut revision = first;
+        for _ in 0..40_000 {
+            let next = with_new_epoch(revision);
+            assert!(next > revision && (next ^ first) & !(DISABLED - 1) == 0, "{first:x} {revision:x}");
+            revision = next;
+        }
+    }
+}
+
+#[test]
 fn an_account_takes_an_invitation_unless_everyone_may_register() {
     let register = |people: &People, text: Option<&Secret>, name: &str| {
         people.register(text, name, "hash".to_owned(), &Roles::default())
