@@ -60,6 +60,14 @@ async fn let_in(
     Ok(tokens)
 }
 
+/// Logs a person in who has just set the password with this hash.
+async fn let_in_with(state: &ControlState, name: String, hash: String) -> Result<Tokens, Problem> {
+    let challenge = Challenge { name, hash: Some(hash) };
+    let tokens = on_disk(state, move |people| people.log_in(&challenge)).await?;
+    share(state, tokens.changed.clone()).await;
+    Ok(tokens)
+}
+
 /// Holds a password against that of an account. Takes as long for a name that has none.
 async fn check_password(
     state: &Arc<ControlState>,
@@ -174,15 +182,15 @@ async fn registered(
     };
     password::check_new(&password).map_err(|fault| refused(Problem::bad_request(fault)))?;
     state.attempts.begin(&format!("register {name}"), address).map_err(|wait| refused(too_many(wait)))?;
-    let again = password.clone();
     let hash = hashed(state, move || password::hash(&password)).await.map_err(refused)?;
     let hash = hash.map_err(|fault| refused(Problem::internal(fault.to_string())))?;
-    let account = name.clone();
+    let (account, own) = (name.clone(), hash.clone());
     let auth = state.parts.runtime.auth();
     let make = move |people: &People| people.register(invitation.as_ref(), &account, hash, auth.roles());
     let shared = on_disk(state, make).await;
     share(state, vec![shared.map_err(refused)?]).await;
-    let tokens = let_in(state, address, &name, again).await?;
+    let name = name.trim().to_lowercase();
+    let tokens = let_in_with(state, name.clone(), own).await.map_err(|problem| (Some(name), problem))?;
     Ok((Some(tokens.name.clone()), reply(&tokens)))
 }
 
@@ -203,13 +211,13 @@ pub(super) async fn change_password(
     if !is_right {
         return Err(problem(PeopleError::Wrong));
     }
-    let again = new_password.clone();
     let hash = hashed(&state, move || password::hash(&new_password)).await?;
     let hash = hash.map_err(|fault| Problem::internal(fault.to_string()))?;
+    let own = hash.clone();
     let shared = on_disk(&state, move |people| people.change_password(&challenge, hash)).await?;
     state.parts.manager.cut_invalid_legs();
     share(&state, vec![shared]).await;
-    let tokens = let_in(&state, peer.address.ip(), name, again).await.map_err(|(_, problem)| problem)?;
+    let tokens = let_in_with(&state, name.to_owned(), own).await?;
     Ok(reply(&tokens))
 }
 

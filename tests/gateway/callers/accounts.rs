@@ -69,3 +69,22 @@ async fn an_access_token_is_found_in_any_form_and_place_and_never_forwarded() {
         assert!(![&one, &other].iter().any(|token| fields.contains(token.as_str())), "{fields}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_is_made_is_answered_with_tokens_also_at_the_limit() {
+    let house = House::open("open").await;
+    let register = async |name: &str| {
+        house
+            .post("", "/auth/register", &json!({"username": name, "password": "correct horse battery"}))
+            .await
+    };
+    let mut last = None;
+    for number in 0..5 {
+        last = Some(login(&register(&format!("N{number}")).await));
+    }
+    assert_eq!(code(&register("n5").await), (429, "too_many_attempts".into()));
+    let me = house.get(&last.expect("tokens").access, "/auth/me").await;
+    assert_eq!(me.json()["username"], "n4");
+    // It says so if there is such an account.
+    house.admin("n5", &[]).await;
+}
