@@ -80,14 +80,21 @@ async fn check_password(
         return Err((None, Problem::bad_request("the body needs the members username and password")));
     }
     let challenge = people.challenge(username);
-    let attempt = state.attempts.begin(&challenge.name, address).map_err(|wait| (None, too_many(wait)))?;
+    let attempt = state.attempts.begin(&challenge.name, address, HASH_WAIT).await;
+    let attempt = attempt.map_err(|wait| (None, too_many(wait)))?;
     let hash = challenge.hash.clone();
-    let is_right = hashed(state, move || password::verify(&password, hash.as_deref())).await;
-    let is_right = is_right.map_err(|problem| (None, problem))?;
-    if is_right {
-        state.attempts.forgive(attempt);
+    match hashed(state, move || password::verify(&password, hash.as_deref())).await {
+        Ok(false) => Ok((challenge, false)),
+        Ok(true) => {
+            attempt.forgive();
+            Ok((challenge, true))
+        }
+        // It was not looked at, or nothing is told of it.
+        Err(problem) => {
+            attempt.forgive();
+            Err((None, problem))
+        }
     }
-    Ok((challenge, is_right))
 }
 
 /// Replaces a refresh token by new tokens.
@@ -181,7 +188,9 @@ async fn registered(
         (None, name) => name.unwrap_or_default(),
     };
     password::check_new(&password).map_err(|fault| refused(Problem::bad_request(fault)))?;
-    state.attempts.begin(&format!("register {name}"), address).map_err(|wait| refused(too_many(wait)))?;
+    // Each registration counts, whether it succeeds or not.
+    let attempt = state.attempts.begin(&format!("register {name}"), address, HASH_WAIT).await;
+    drop(attempt.map_err(|wait| refused(too_many(wait)))?);
     let hash = hashed(state, move || password::hash(&password)).await.map_err(refused)?;
     let hash = hash.map_err(|fault| refused(Problem::internal(fault.to_string())))?;
     let (account, own) = (name.clone(), hash.clone());

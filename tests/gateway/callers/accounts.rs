@@ -88,3 +88,12 @@ async fn an_account_that_is_made_is_answered_with_tokens_also_at_the_limit() {
     // It says so if there is such an account.
     house.admin("n5", &[]).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_knows_the_password_is_let_in_whatever_many_log_in_at_the_same_time() {
+    let house = House::open("closed").await;
+    let root = house.admin("root", &[]).await;
+    let answers = futures::future::join_all((0..12).map(|_| house.try_log_in("root", &root))).await;
+    let codes: Vec<_> = answers.iter().map(code).collect();
+    assert!(codes.iter().all(|(status, _)| *status == 200), "{codes:?}");
+}
