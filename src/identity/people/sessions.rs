@@ -82,13 +82,13 @@ impl People {
         let Some(name) = family(token.reveal(), &written.prefix) else {
             return Err(fault(PeopleError::Refresh));
         };
-        let known = self.tables().open_login(name, now).cloned();
+        let known = self.tables().open_login(&name, now).cloned();
         let Some(login) = known else { return Err(fault(PeopleError::Refresh)) };
         if !login.is_newest(token.reveal()) {
             let changed = self.put_login(login.ended()).map_err(fault)?;
             return Err((PeopleError::Refresh, vec![changed]));
         }
-        let next = login.next(&written.prefix, now);
+        let next = login.next(token.reveal(), &written.prefix, now);
         let (next, refresh) = next.map_err(|why| fault(PeopleError::Storage(why.to_string())))?;
         let mut tokens = self.tokens(&next, refresh, now).map_err(fault)?;
         tokens.changed.push(self.put_login(next).map_err(fault)?);
@@ -99,7 +99,7 @@ impl People {
     pub fn owner(&self, token: &Secret) -> Option<String> {
         let written = self.written.load();
         let name = family(token.reveal(), &written.prefix)?;
-        self.tables().open_login(name, Timestamp::now()).map(|login| login.user.clone())
+        self.tables().open_login(&name, Timestamp::now()).map(|login| login.user.clone())
     }
 
     /// Ends the log-in of a refresh token, or that with this name. Returns what was changed; nothing if there is no such
@@ -113,8 +113,11 @@ impl People {
         login: Option<&str>,
     ) -> Result<Option<SharedDocument>, PeopleError> {
         let (_turn, written) = (self.turn(), self.written.load());
-        let named = token.and_then(|token| family(token.reveal(), &written.prefix)).or(login);
-        let open = named.and_then(|name| self.tables().open_login(name, Timestamp::now()).cloned());
+        let family = token.and_then(|token| family(token.reveal(), &written.prefix));
+        let open = family
+            .as_deref()
+            .or(login)
+            .and_then(|name| self.tables().open_login(name, Timestamp::now()).cloned());
         open.map(|open| self.put_login(open.ended())).transpose()
     }
 

@@ -11,6 +11,7 @@ use super::settings::Registration;
 use super::user::UserConfig;
 use super::{People, PeopleError, PeopleSettings, PeopleStorage};
 use crate::identity::KeyFault;
+use crate::identity::key_text;
 use crate::identity::roles::{Role, Roles};
 use crate::ids::SharedDocument;
 use crate::settings::secret::Secret;
@@ -119,6 +120,21 @@ fn a_refresh_token_is_used_once_and_a_second_use_ends_its_log_in() {
     assert!(people.log_out(Some(&other.refresh), None).unwrap().is_some());
     assert_eq!(who(&people, &other.access), Err(KeyFault::Revoked));
     assert!(people.log_out(Some(&other.refresh), None).unwrap().is_none());
+}
+
+#[test]
+fn who_knows_the_name_of_a_log_in_cannot_end_it() {
+    let people = Memory::default().people(Registration::Closed);
+    make(&people, "ada");
+    let tokens = log_in(&people, "ada");
+    let person = people.find(tokens.access.reveal().as_bytes()).unwrap().unwrap();
+    assert!(!tokens.refresh.reveal().contains(&person.login[..8]));
+    let own = &tokens.refresh.reveal()["elida_".len()..][..21];
+    for (common, is_ended) in [(&person.login[..21], false), (own, true)] {
+        let forged = key_text::with_checksum(format!("elida_{common}{}", "A".repeat(22)));
+        assert!(people.refresh(&forged).is_err() && people.log_out(Some(&forged), None).unwrap().is_none());
+        assert_eq!(who(&people, &tokens.access).is_err(), is_ended, "{common}");
+    }
 }
 
 #[test]

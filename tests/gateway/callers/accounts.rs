@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use crate::callers::people::{House, code, login};
-use crate::support::{Backend, Call};
+use crate::support::Call;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_registers_a_name_that_has_a_role() {
