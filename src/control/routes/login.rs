@@ -321,6 +321,9 @@ pub(super) async fn share(state: &ControlState, documents: Vec<SharedDocument>) 
 
 pub(super) fn problem(fault: PeopleError) -> Problem {
     let code = match &fault {
+        PeopleError::Full(wait) => {
+            return Problem::new(ErrorCode::TooManyAttempts, fault.to_string()).retry_after(*wait);
+        }
         PeopleError::Off => ErrorCode::LoginDisabled,
         PeopleError::Wrong | PeopleError::Refresh => ErrorCode::LoginFailed,
         PeopleError::Closed(_) => ErrorCode::RegistrationClosed,

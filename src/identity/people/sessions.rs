@@ -13,6 +13,8 @@ use crate::settings::secret::Secret;
 
 /// Log-ins of one account that are open at the same time; one more ends the one that expires first.
 const MOST: usize = 32;
+/// Log-ins of one account that are open or have ended and are still known, for a day: each is a document on every instance.
+const MOST_KNOWN: usize = 256;
 
 /// What a person gets who has logged in.
 pub struct Tokens {
@@ -56,12 +58,13 @@ impl People {
     /// Logs a person in whose password was found right. Blocks.
     ///
     /// # Errors
-    /// The account was changed meanwhile, or the log-in cannot be stored.
+    /// The account was changed meanwhile, or has logged in too often, or the log-in cannot be stored.
     pub fn log_in(&self, challenge: &Challenge) -> Result<Tokens, PeopleError> {
         let (_turn, now) = (self.turn(), Timestamp::now());
         let (epoch, first) = {
             let tables = self.tables();
             let account = tables.proven(challenge).ok_or(PeopleError::Wrong)?;
+            tables.check_room(&challenge.name, now)?;
             (account.epoch, tables.one_too_many(&challenge.name, now))
         };
         let (login, refresh) = LoginDocument::begin(&challenge.name, epoch, &self.written.load().prefix, now)
@@ -153,10 +156,21 @@ impl Tables {
         is_open.then_some(login)
     }
 
+    /// Checks that one more log-in of an account may be kept.
+    fn check_room(&self, name: &str, now: Timestamp) -> Result<(), PeopleError> {
+        let known: Vec<_> = self.own_logins(name).filter(|login| !login.is_over(now)).collect();
+        match known.iter().map(|login| login.expires).min() {
+            Some(first) if known.len() >= MOST_KNOWN => {
+                let wait = first.duration_since(now).as_secs();
+                Err(PeopleError::Full(u32::try_from(wait).unwrap_or_default().saturating_add(1)))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Returns the log-in of an account that expires first, if there is no room for another one.
     fn one_too_many(&self, name: &str, now: Timestamp) -> Option<LoginDocument> {
-        let own = self.logins.values().map(|login| &login.document);
-        let open: Vec<_> = own.filter(|login| login.user == name && login.is_open(now)).collect();
+        let open: Vec<_> = self.own_logins(name).filter(|login| login.is_open(now)).collect();
         open.iter()
             .min_by_key(|login| login.expires)
             .filter(|_| open.len() >= MOST)
@@ -165,7 +179,6 @@ impl Tables {
 
     /// Returns how many log-ins of an account are open.
     pub(super) fn open_logins(&self, user: &str, now: Timestamp) -> usize {
-        let own = self.logins.values().filter(|login| login.document.user == user);
-        own.filter(|login| self.open_login(&login.document.login, now).is_some()).count()
+        self.own_logins(user).filter(|login| self.open_login(&login.login, now).is_some()).count()
     }
 }

@@ -312,6 +312,33 @@ fn faults_name_the_member_and_what_cannot_be_stored_changes_nothing() {
 }
 
 #[test]
+fn who_logs_in_all_day_leaves_a_bounded_number_of_documents() {
+    let memory = Memory::default();
+    let people = memory.people(Registration::Closed);
+    make(&people, "ada");
+    make(&people, "bob");
+    for _ in 0..256 {
+        let tokens = log_in(&people, "ada");
+        people.log_out(Some(&tokens.refresh), None).unwrap();
+    }
+    let refused = people.log_in(&people.challenge("ada")).err().expect("too many");
+    assert!(matches!(refused, PeopleError::Full(wait) if wait > 86_000), "{refused}");
+    let known = |people: &People| people.documents().len();
+    assert_eq!((known(&people), memory.0.lock().0.len()), (258, 258));
+    log_in(&people, "bob");
+    // What is over makes room.
+    let (again, mut expired) = (memory.people(Registration::Closed), 0);
+    assert!(again.log_in(&again.challenge("ada")).is_err(), "also after a restart");
+    for login in again.tables().logins.values_mut().filter(|login| login.document.user == "ada") {
+        login.document.expires = jiff::Timestamp::UNIX_EPOCH;
+        expired += 1;
+    }
+    again.sweep().unwrap();
+    assert!(expired == 256 && again.log_in(&again.challenge("ada")).is_ok());
+    assert_eq!(again.account("ada").unwrap().logins, 1);
+}
+
+#[test]
 fn log_ins_of_an_account_are_bounded_and_those_that_are_over_are_forgotten() {
     let memory = Memory::default();
     let people = memory.people(Registration::Closed);
