@@ -260,7 +260,7 @@ pub(super) async fn ticket(
         return Err(Problem::bad_request("this control API needs no credential, and so no ticket"));
     };
     let auth = state.parts.runtime.auth();
-    let made = state.tickets.issue(path.clone(), Arc::clone(credential), auth.prefix());
+    let made = state.tickets.issue(path.clone(), operator.id(), Arc::clone(credential), auth.prefix());
     match made.map_err(|fault| Problem::internal(fault.to_string()))? {
         Some(ticket) => {
             let expires_in = tickets::VALID.as_secs();

@@ -48,7 +48,7 @@ pub(super) async fn create(
     }
     let user = new_user(&state, &reach, body)?;
     let (password, hash) = new_password(&state).await?;
-    let made = on_disk(&state, move |people| people.create(user, Entrance::Password(hash))).await;
+    let made = on_disk(&state, move |people| people.create(user, Entrance::Password(hash), &reach)).await;
     let (listed, _, shared) = made?;
     share(&state, vec![shared]).await;
     tracing::info!(name = listed.user.name, "an account is made");
@@ -74,7 +74,7 @@ pub(super) async fn invite(
         return Err(Problem::bad_request("expires: an invitation is valid for at most 30d"));
     }
     let user = new_user(&state, &reach, body)?;
-    let made = on_disk(&state, move |people| people.create(user, Entrance::Invitation(valid))).await;
+    let made = on_disk(&state, move |people| people.create(user, Entrance::Invitation(valid), &reach)).await;
     let (listed, invitation, shared) = made?;
     share(&state, vec![shared]).await;
     tracing::info!(name = listed.user.name, "a person is invited");

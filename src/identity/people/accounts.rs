@@ -10,12 +10,14 @@ use super::settings::Registration;
 use super::storage::PeopleError;
 use super::user::{DISABLED, ListedUser, UserConfig, UserDocument, with_new_epoch};
 use crate::identity::key_text::{self, KeyDigest};
-use crate::identity::roles::{Role, Roles};
+use crate::identity::roles::{Reach, Role, Roles};
 use crate::ids::SharedDocument;
 use crate::settings::secret::Secret;
 
 /// Most accounts.
 const MAX_USERS: usize = 10_000;
+/// Most of them while everyone may register: admins can still make some.
+const MAX_REGISTERED: usize = 9_000;
 
 /// How a new person comes in.
 pub enum Entrance {
@@ -26,7 +28,8 @@ pub enum Entrance {
 }
 
 impl People {
-    /// Makes an account. Returns it, and the text of the invitation if there is one. Blocks.
+    /// Makes an account, also in place of an invitation within reach that nobody has used. Returns it, and the text of the invitation
+    /// if there is one. Blocks.
     ///
     /// # Errors
     /// The name is taken, a member is not valid, or the account cannot be stored.
@@ -34,6 +37,7 @@ impl People {
         &self,
         user: UserConfig,
         entrance: Entrance,
+        reach: &Reach,
     ) -> Result<(ListedUser, Option<Secret>, SharedDocument), PeopleError> {
         let user = UserConfig { name: user.name.trim().to_lowercase(), ..user };
         let written = self.written.load();
@@ -55,8 +59,11 @@ impl People {
             let tables = self.tables();
             (tables.users.get(&user.name).map(|(known, _)| known.clone()), tables.users.len())
         };
-        // An invitation that nobody has used may be given again.
-        if before.as_ref().is_some_and(|known| known.password.is_some() || known.disabled.is_some()) {
+        let is_free = |known: &UserDocument| {
+            let is_unused = known.password.is_none() && known.disabled.is_none();
+            is_unused && reach.covers(known.user.tenant.as_deref())
+        };
+        if !before.as_ref().is_none_or(is_free) {
             return Err(PeopleError::Exists(user.name));
         }
         if before.is_none() && count >= MAX_USERS {
@@ -99,7 +106,14 @@ impl People {
                 if self.is_known(&user.name) || !roles.of(&user.principal(), None).is_empty() {
                     return Err(PeopleError::Exists(user.name));
                 }
-                self.create(user, Entrance::Password(hash)).map(|(_, _, shared)| shared)
+                if self.tables().users.len() >= MAX_REGISTERED {
+                    return Err(PeopleError::Closed(
+                        "there are too many accounts; ask an admin of this gateway",
+                    ));
+                }
+                // What an admin has begun is for an admin to end.
+                let nobody = Reach::Tenants(Vec::new());
+                self.create(user, Entrance::Password(hash), &nobody).map(|(_, _, shared)| shared)
             }
         }
     }

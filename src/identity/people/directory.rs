@@ -124,10 +124,13 @@ impl People {
             tracing::error!(fault, "there is no secret for access tokens: nobody can log in (data_dir)");
             None
         });
-        self.written.store(Arc::new(Written { settings, prefix: prefix.to_owned(), backends }));
+        let written = Written { settings, prefix: prefix.to_owned(), backends };
+        let before = self.written.swap(Arc::new(written));
         self.signer.store(signer.map(Arc::new));
-        if !self.is_on() {
+        // What a token has opened ends with the secret that signed it.
+        if !self.is_on() || self.written.load().settings.secret != before.settings.secret {
             self.tables.lock().logins.values_mut().for_each(Login::revoke);
+            self.generation.fetch_add(1, Ordering::AcqRel);
         }
     }
 

@@ -12,7 +12,7 @@ use super::user::UserConfig;
 use super::{People, PeopleError, PeopleSettings, PeopleStorage};
 use crate::identity::KeyFault;
 use crate::identity::key_text;
-use crate::identity::roles::{Role, Roles};
+use crate::identity::roles::{Reach, Role, Roles};
 use crate::ids::SharedDocument;
 use crate::settings::secret::Secret;
 
@@ -60,7 +60,7 @@ fn user(name: &str) -> UserConfig {
 
 /// Passwords are not hashed here: what the log-in holds against each other is this text.
 fn make(people: &People, name: &str) {
-    people.create(user(name), Entrance::Password(format!("hash of {name}"))).unwrap();
+    people.create(user(name), Entrance::Password(format!("hash of {name}")), &Reach::All).unwrap();
 }
 
 fn log_in(people: &People, name: &str) -> super::sessions::Tokens {
@@ -181,8 +181,9 @@ fn a_password_that_was_reset_meanwhile_is_not_changed_by_who_knew_the_old_one() 
 fn an_account_is_changed_only_while_it_is_what_the_admin_has_seen() {
     let people = Memory::default().people(Registration::Invite);
     let of = |tenant: &str| UserConfig { tenant: Some(tenant.to_owned()), ..user("ada") };
-    let invite =
-        |tenant: &str| people.create(of(tenant), Entrance::Invitation(Duration::from_secs(60))).map(drop);
+    let invite = |tenant: &str| {
+        people.create(of(tenant), Entrance::Invitation(Duration::from_secs(60)), &Reach::All).map(drop)
+    };
     invite("acme").unwrap();
     invite("other").unwrap();
     let is_unknown = |done: Result<(super::user::ListedUser, SharedDocument), PeopleError>| {
@@ -273,18 +274,19 @@ fn an_account_takes_an_invitation_unless_everyone_may_register() {
     assert!(matches!(register(&people, None, "eve"), Err(PeopleError::Closed(_))));
     let invited = UserConfig { role: Some(Role::Viewer), ..user("ada") };
     let (listed, text, _) =
-        people.create(invited.clone(), Entrance::Invitation(Duration::from_secs(60))).unwrap();
+        people.create(invited.clone(), Entrance::Invitation(Duration::from_secs(60)), &Reach::All).unwrap();
     let text = text.unwrap();
     assert!(listed.invited_until.is_some() && people.challenge("ada").hash.is_none());
     assert_eq!(people.invited(&text).as_deref(), Some("ada"));
     // The admin sends another one: the first is of no use.
-    let (_, newer, _) = people.create(invited, Entrance::Invitation(Duration::from_secs(60))).unwrap();
+    let (_, newer, _) =
+        people.create(invited, Entrance::Invitation(Duration::from_secs(60)), &Reach::All).unwrap();
     assert!(register(&people, Some(&text), "").is_err());
     let newer = newer.unwrap();
     assert!(register(&people, Some(&newer), "").is_ok());
     assert!(matches!(register(&people, Some(&newer), ""), Err(PeopleError::Closed(_))), "used once");
     assert_eq!(people.account("ada").unwrap().user.role, Some(Role::Viewer));
-    let (_, old, _) = people.create(user("old"), Entrance::Invitation(Duration::ZERO)).unwrap();
+    let (_, old, _) = people.create(user("old"), Entrance::Invitation(Duration::ZERO), &Reach::All).unwrap();
     assert!(register(&people, old.as_ref(), "").is_err());
     let open = Memory::default().people(Registration::Open);
     register(&open, None, "Eve").unwrap();
@@ -296,8 +298,9 @@ fn an_account_takes_an_invitation_unless_everyone_may_register() {
 fn faults_name_the_member_and_what_cannot_be_stored_changes_nothing() {
     let memory = Memory::default();
     let people = memory.people(Registration::Closed);
-    let fault =
-        |user| people.create(user, Entrance::Password(String::new())).expect_err("a fault").to_string();
+    let fault = |user| {
+        people.create(user, Entrance::Password(String::new()), &Reach::All).expect_err("a fault").to_string()
+    };
     assert!(fault(user("a b")).contains("name: 'a b' is not a name"));
     let other = UserConfig { backends: vec!["else".to_owned()], ..user("ada") };
     assert!(fault(other).contains("no backend has the name 'else'"));
@@ -309,6 +312,50 @@ fn faults_name_the_member_and_what_cannot_be_stored_changes_nothing() {
     assert!(matches!(people.log_out(Some(&tokens.refresh), None), Err(PeopleError::Storage(_))));
     assert!(people.refresh(&tokens.refresh).is_err());
     assert!(who(&people, &tokens.access).is_ok());
+}
+
+#[test]
+fn strangers_leave_room_for_the_accounts_of_admins() {
+    let people = Memory::default().people(Registration::Open);
+    (0..9_000).for_each(|number| make(&people, &number.to_string()));
+    let registered = people.register(None, "eve", "hash".to_owned(), &Roles::default());
+    assert!(matches!(registered, Err(PeopleError::Closed(_))));
+    make(&people, "ada");
+}
+
+#[test]
+fn another_secret_ends_what_the_tokens_of_the_old_one_have_opened() {
+    let people = Memory::default().people(Registration::Closed);
+    make(&people, "ada");
+    let tokens = log_in(&people, "ada");
+    let opened = people.find(tokens.access.reveal().as_bytes()).unwrap().unwrap();
+    let configure = |secret: Option<&str>| {
+        let (secret, ttl) = (secret.map(Secret::new), Duration::from_secs(60));
+        let registration = Registration::Closed;
+        people.configure(PeopleSettings { login: true, registration, secret, ttl }, "elida_", Vec::new());
+    };
+    configure(None);
+    assert!(!opened.holder.validity().is_revoked(), "the same secret");
+    configure(Some("another-secret-of-thirty-two-bytes"));
+    assert!(opened.holder.validity().is_revoked() && who(&people, &tokens.access).is_err());
+}
+
+#[test]
+fn an_invitation_of_a_tenant_is_replaced_by_nobody_else() {
+    let people = Memory::default().people(Registration::Open);
+    let create = |tenant: Option<&str>, reach: &Reach| {
+        let user = UserConfig { tenant: tenant.map(str::to_owned), ..user("ada") };
+        people.create(user, Entrance::Invitation(Duration::from_secs(60)), reach).map(drop)
+    };
+    let [acme, other] = ["acme", "other"].map(|tenant| Reach::Tenants(vec![tenant.into()]));
+    create(Some("acme"), &acme).unwrap();
+    assert!(matches!(create(Some("other"), &other), Err(PeopleError::Exists(_))));
+    assert!(matches!(
+        people.register(None, "ada", "hash".to_owned(), &Roles::default()),
+        Err(PeopleError::Exists(_))
+    ));
+    create(Some("acme"), &acme).unwrap();
+    create(None, &Reach::All).unwrap();
 }
 
 #[test]
