@@ -290,7 +290,9 @@ impl People {
             if is_over {
                 login.revoke();
                 over.extend(login.document.shared().map(|shared| shared.id));
-                by_user.get_mut(&login.document.user).is_some_and(|own| own.remove(name));
+                if let Some(own) = by_user.get_mut(&login.document.user) {
+                    own.remove(name);
+                }
             }
             !is_over
         });
