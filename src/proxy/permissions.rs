@@ -79,7 +79,10 @@ impl Asked<'_> {
     fn check_tools(&self, key: &ShownKey, kind: BackendKind) -> Result<(), Refusal> {
         let reads = [Method::GET, Method::HEAD, Method::OPTIONS, Method::DELETE];
         // Some servers read the body of any method.
-        if !self.received.socket && reads.contains(&self.received.method) && !self.call.has_body {
+        if !self.received.socket
+            && reads.contains(&self.received.method)
+            && !self.call.tools_offered.has_body()
+        {
             return Ok(());
         }
         let is_plain = self.call.unread.is_none() && !self.call.malformed && !self.received.socket;

@@ -56,7 +56,7 @@ pub(crate) async fn read(
         Some(plan) => read_body(session, received, plan).await?,
         None => ReadRequest::default(),
     };
-    read.call.has_body = has_body;
+    read.call.tools_offered.note_body(has_body);
     received.dialect.read_path(received.uri.path(), &mut read.call);
     Ok(read)
 }

@@ -26,8 +26,6 @@ pub struct ModelRequest {
     pub model_doubled: bool,
     /// The body is not one JSON value, as far as it was followed: cut short, another encoding, a form, with something behind it.
     pub malformed: bool,
-    /// The request has a body, read or not.
-    pub has_body: bool,
     /// Why the body was not read, or not to its end; `None` when it was.
     pub unread: Option<Unread>,
     /// The tools it offers, and its length.
