@@ -15,7 +15,7 @@ use crate::identity::People;
 use crate::identity::people::accounts::Entrance;
 use crate::identity::people::password;
 use crate::identity::people::user::UserConfig;
-use crate::identity::roles::Role;
+use crate::identity::roles::{Reach, Role};
 use crate::settings::secret::Secret;
 use crate::telemetry::metrics::Metrics;
 
@@ -45,11 +45,11 @@ pub fn make_admin(config: &Config, name: &str, resets: bool) -> anyhow::Result<S
                     "'{name}' is an account of a tenant, and its role would cover that only; choose another name"
                 );
             }
-            people.enable(&name)?;
-            people.set_role(&name, Some(Role::Admin))?;
-            people.set_password(&name, hash)?;
+            people.enable(&known.user)?;
+            people.set_role(&known.user, Some(Role::Admin))?;
+            people.set_password(&known.user, hash)?;
         }
-        (None, _) => drop(people.create(user, Entrance::Password(hash))?),
+        (None, _) => drop(people.create(user, Entrance::Password(hash), &Reach::All)?),
     }
     let entry = AuditEntry {
         schema: SCHEMA.to_owned(),

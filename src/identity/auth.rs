@@ -4,9 +4,8 @@
 //! begins like a key and is not known is refused: it never counts as a credential of the provider, to which it would be sent.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use http::HeaderMap;
@@ -15,7 +14,10 @@ use subtle::ConstantTimeEq;
 
 use super::auth_settings::{AuthConfig, Demand, KeysConfig, PrincipalConfig};
 use super::connections::{Acl, Connections, Origin};
+use super::jwt::own;
 use super::jwt::{Jwt, Seen, TokenFault, VerifiedToken};
+pub use super::key_documents::MadeKeys;
+use super::key_documents::next_generation;
 use super::key_fault::KeyFault;
 pub use super::key_holder::KeyHolder;
 use super::key_text::{self, KeyDigest};
@@ -28,9 +30,6 @@ use crate::protocol::dialects::credentials::credentials;
 
 /// The most parts of a credential that are looked up.
 const MAX_PIECES: usize = 8;
-
-/// The next [`Auth::generation`].
-static GENERATION: AtomicU64 = AtomicU64::new(1);
 
 /// The keys in force, and whether callers need one.
 #[derive(Debug)]
@@ -81,26 +80,6 @@ pub(super) struct Others {
     pub(super) people: PeopleSettings,
 }
 
-/// The keys that were made through the API.
-#[derive(Debug, Default)]
-pub struct MadeKeys {
-    holders: HashMap<KeyDigest, Arc<KeyHolder>>,
-    /// Digests of revoked keys.
-    revoked: HashSet<KeyDigest>,
-    generation: u64,
-}
-
-impl MadeKeys {
-    pub(super) fn new(holders: HashMap<KeyDigest, Arc<KeyHolder>>, revoked: HashSet<KeyDigest>) -> Self {
-        Self { holders, revoked, generation: GENERATION.fetch_add(1, Ordering::Relaxed) }
-    }
-
-    /// Returns whether a key with this digest is or was in force.
-    pub(super) fn is_known(&self, digest: &KeyDigest) -> bool {
-        self.holders.contains_key(digest) || self.revoked.contains(digest)
-    }
-}
-
 /// What a credential of a request is.
 enum Found {
     Key(Arc<KeyHolder>),
@@ -119,7 +98,7 @@ impl Auth {
         others: Others,
     ) -> Self {
         // Without keys a caller does not depend on these settings.
-        let generation = if demand == Demand::Off { 0 } else { GENERATION.fetch_add(1, Ordering::Relaxed) };
+        let generation = if demand == Demand::Off { 0 } else { next_generation() };
         let keyless = Arc::default();
         let (made, others) = (Made::default(), Arc::new(others));
         Self { demand, prefix, principals, holders, keyless, generation, made, others }
@@ -198,9 +177,10 @@ impl Auth {
         &self.prefix
     }
 
-    /// Returns the first key of this gateway's own form that a text contains; `None` while keys are not read.
+    /// Returns the first key of this gateway's own form, or access token of a person, that a text contains; `None` while keys are
+    /// not read.
     pub fn key_in<'t>(&self, text: &'t [u8]) -> Option<&'t [u8]> {
-        if self.is_off() { None } else { key_text::find(text, &self.prefix) }
+        if self.is_off() { None } else { key_text::find(text, &self.prefix).or_else(|| own::find(text)) }
     }
 
     /// Returns a text for a log: of a key of this gateway's own form, and of what follows it, only the first characters stay.
@@ -301,17 +281,18 @@ impl Auth {
         let (mut shown, mut is_foreign) = (None, false);
         for text in &found {
             let known = pieces(text).find_map(|piece| Some((Found::Key(self.holder(piece)?), piece)));
-            let is_ours = || key_text::may_contain(text, &self.prefix) || self.was_revoked(text);
-            let person = || Some((Found::Person(self.made.people.find(text)?), &**text));
+            let is_ours = || {
+                key_text::may_contain(text, &self.prefix)
+                    || own::find(text).is_some()
+                    || pieces(text).any(|piece| self.was_revoked(piece))
+            };
+            let person =
+                || pieces(text).find_map(|piece| Some((Found::Person(self.made.people.find(piece)?), piece)));
             let found = match known.or_else(person).or_else(|| is_ours().then_some((Found::NoKey, &**text))) {
                 Some(found) => found,
-                None => match self.look_for_token(text) {
-                    Seen::Ours(token) => (Found::Token(token), &**text),
-                    Seen::Foreign => {
-                        is_foreign = true;
-                        continue;
-                    }
-                    Seen::Other => continue,
+                None => match self.token_among(text, &mut is_foreign) {
+                    Some(found) => found,
+                    None => continue,
                 },
             };
             // Clients send one key in several places, and not always in the same form.
@@ -334,9 +315,22 @@ impl Auth {
         }
     }
 
+    /// Returns the token of an issuer in a credential; `is_foreign` is set if there is one of another issuer.
+    fn token_among<'t>(&self, text: &'t [u8], is_foreign: &mut bool) -> Option<(Found, &'t [u8])> {
+        self.others.jwt.as_ref()?;
+        pieces(text).find_map(|piece| match self.look_for_token(piece) {
+            Seen::Ours(token) => Some((Found::Token(token), piece)),
+            Seen::Foreign => {
+                *is_foreign = true;
+                None
+            }
+            Seen::Other => None,
+        })
+    }
+
     /// Returns why what begins like a key is none.
     fn no_key(&self, text: &[u8]) -> KeyFault {
-        if self.was_revoked(text) {
+        if pieces(text).any(|piece| self.was_revoked(piece)) {
             return KeyFault::Revoked;
         }
         if key_text::is_damaged(text, &self.prefix) { KeyFault::Damaged } else { KeyFault::Unknown }

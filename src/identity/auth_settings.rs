@@ -146,6 +146,9 @@ impl AuthConfig {
         let local = self.jwt.local.as_ref();
         let ttl = local.map_or(Duration::from_secs(3600), |local| local.ttl.0);
         let people = self.people.compile(local.and_then(LocalConfig::secret), ttl, faults);
+        if let Some(roles) = &roles {
+            people.warn(roles.people(), faults);
+        }
         let jwt = self.jwt.compile(backends, faults);
         let connections = Connections::compile(self.mtls, self.networks, faults);
         let acl = self.acl.compile(faults);
@@ -319,6 +322,26 @@ mod tests {
         assert!(!faults.contains("secret") && faults.contains("it is the key itself"), "{faults}");
         assert!(compiled("principals: [{ id: a }]").unwrap_err().contains("key_sha256"));
         assert!(compiled("proxies: required").is_err());
+    }
+
+    #[test]
+    fn a_role_of_a_name_that_everyone_may_register_is_told() {
+        let warnings = |registration: &str, principal: &str| {
+            let yaml = format!(
+                "people: {{ login: true, registration: {registration} }}\n\
+                 roles: [{{ role: admin, principals: ['{principal}'] }}]\n"
+            );
+            let (written, mut faults): (AuthConfig, _) =
+                (serde_yaml::from_str(&yaml).unwrap(), Faults::default());
+            written.compile(&[], &mut faults).unwrap();
+            faults.warnings().iter().filter(|told| told.to_string().contains("user:boss@elida")).count()
+        };
+        assert_eq!(warnings("open", "user:boss@elida"), 1);
+        for (registration, principal) in
+            [("open", "user:boss@idp"), ("invite", "user:boss@elida"), ("open", "key:boss")]
+        {
+            assert_eq!(warnings(registration, principal), 0, "{registration} {principal}");
+        }
     }
 
     #[test]

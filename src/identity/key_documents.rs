@@ -1,20 +1,23 @@
 //! The documents of keys that operators make, as they are stored and shared, and the keys that are in force by them.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::auth::KeyHolder;
 use super::auth_settings::PrincipalConfig;
+use super::key_holder::KeyHolder;
 use super::key_text::KeyDigest;
 use crate::ids::SharedDocument;
 use crate::settings::fault::Faults;
 
 /// How long a tombstone is kept.
 const TOMBSTONE: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How many replaced keys of an id are known, the newest.
+const MAX_REPLACED: usize = 64;
 /// The bit of a revision that says that the key is revoked.
 pub(super) const REVOKED: u64 = 1 << 31;
 
@@ -34,6 +37,10 @@ pub struct KeyDocument {
     /// Digest of the key before a rotation, and until when it is valid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<(String, Timestamp)>,
+    /// Digests of the keys before this one that do not begin like keys of this gateway: they stay known, because what is not known
+    /// is sent to the provider.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replaced: Vec<String>,
     /// When it was revoked; `None` while it is in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked: Option<Timestamp>,
@@ -50,6 +57,34 @@ pub struct ListedKey {
     pub created: Option<Timestamp>,
     /// The minute of its last use by this process; `None` before one.
     pub last_used: Option<Timestamp>,
+}
+
+/// The next number of [`next_generation`].
+static GENERATION: AtomicU64 = AtomicU64::new(1);
+
+/// Returns a number that no other set of keys of this process has.
+pub(super) fn next_generation() -> u64 {
+    GENERATION.fetch_add(1, Ordering::Relaxed)
+}
+
+/// The keys that were made through the API.
+#[derive(Debug, Default)]
+pub struct MadeKeys {
+    pub(super) holders: HashMap<KeyDigest, Arc<KeyHolder>>,
+    /// Digests of revoked keys, and of replaced ones that would count as credentials of the provider.
+    pub(super) revoked: HashSet<KeyDigest>,
+    pub(super) generation: u64,
+}
+
+impl MadeKeys {
+    pub(super) fn new(holders: HashMap<KeyDigest, Arc<KeyHolder>>, revoked: HashSet<KeyDigest>) -> Self {
+        Self { holders, revoked, generation: next_generation() }
+    }
+
+    /// Returns whether a key with this digest is or was in force.
+    pub(super) fn is_known(&self, digest: &KeyDigest) -> bool {
+        self.holders.contains_key(digest) || self.revoked.contains(digest)
+    }
 }
 
 /// A key in memory.
@@ -127,6 +162,15 @@ pub(super) fn replace(entries: &mut BTreeMap<String, Entry>, entry: Entry) -> Ve
     let before = entries.insert(entry.document.principal.id.clone(), entry);
     let gone = before.into_iter().flat_map(|before| before.holders);
     gone.filter(|(digest, _)| !kept.contains(digest)).map(|(_, holder)| holder).collect()
+}
+
+/// Returns what the next document of an id says of the keys before it.
+pub(super) fn replaced(before: Option<&KeyDocument>, prefix: &str) -> Vec<String> {
+    let Some(before) = before else { return Vec::new() };
+    let is_own = before.shown.starts_with(prefix);
+    let newest = (!is_own).then(|| before.principal.key_sha256.clone());
+    let all = before.replaced.iter().cloned().chain(newest);
+    all.skip((before.replaced.len() + 1).saturating_sub(MAX_REPLACED)).collect()
 }
 
 /// Returns the revision of a key that is made where `before` was.

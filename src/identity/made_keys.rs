@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::auth::{Auth, KeyHolder, MadeKeys};
 use super::auth_settings::PrincipalConfig;
-use super::key_documents::{Entry, REVOKED, generation, is_over, listed_entry, replace};
+use super::key_documents::{Entry, REVOKED, generation, is_over, listed_entry, replace, replaced};
 pub use super::key_documents::{KeyDocument, ListedKey};
 use super::key_text::{self, KeyDigest};
 use crate::ids::{PrincipalId, SharedDocument};
@@ -152,6 +152,7 @@ impl ClientKeys {
             shown: key_text::shown(key.reveal()).to_owned(),
             created: Timestamp::now(),
             previous: None,
+            replaced: replaced(before.map(|entry| &entry.document), &declared.prefix),
             revoked: None,
             principal: PrincipalConfig { key_sha256: digest.to_string(), ..principal },
         };
@@ -183,6 +184,7 @@ impl ClientKeys {
                 key_sha256: KeyDigest::of(key.reveal().as_bytes()).to_string(),
                 ..before.principal.clone()
             },
+            replaced: replaced(Some(before), &prefix),
             revoked: None,
         };
         let entry = Entry::of(document, &prefix, None, &old).map_err(KeyError::Invalid)?;
@@ -321,6 +323,7 @@ impl ClientKeys {
             let before = document.previous.as_ref().map(|(digest, _)| digest);
             std::iter::once(&document.principal.key_sha256).chain(before)
         });
+        let digests = digests.chain(entries.values().flat_map(|entry| &entry.document.replaced));
         let revoked = digests.filter_map(|digest| KeyDigest::parse(digest));
         self.table.store(Arc::new(MadeKeys::new(holders, revoked.collect())));
     }
@@ -477,6 +480,46 @@ mod tests {
     }
 
     #[test]
+    fn a_key_of_another_gateway_stays_known_once_it_is_rotated_or_its_id_given_again() {
+        use super::super::KeyFault;
+        let memory = Memory::default();
+        let (keys, auth) = memory.keys();
+        let import =
+            |keys: &ClientKeys, text: &str| keys.create(principal("imp"), Some(Secret::new(text))).map(drop);
+        let [first, second, third] = ['1', '2', '3'].map(|digit| digit.to_string().repeat(40));
+        import(&keys, &first).unwrap();
+        let are_refused = |auth: &Auth, texts: &[&String]| {
+            for text in texts {
+                assert_eq!(shows(auth, &Secret::new(text.as_str())), Err(KeyFault::Revoked));
+            }
+        };
+        keys.rotate("imp", Duration::ZERO).unwrap();
+        are_refused(&auth, &[&first]);
+        keys.revoke("imp").unwrap();
+        are_refused(&auth, &[&first]);
+        import(&keys, &second).unwrap();
+        keys.rotate("imp", Duration::from_secs(60)).unwrap();
+        assert!(shows(&auth, &Secret::new(second.as_str())).is_ok(), "until the grace is over");
+        keys.rotate("imp", Duration::ZERO).unwrap();
+        keys.revoke("imp").unwrap();
+        import(&keys, &third).unwrap();
+        are_refused(&auth, &[&first, &second]);
+        are_refused(&memory.keys().1, &[&first, &second]);
+        let other = Memory::default().keys();
+        let texts: Vec<_> = keys.documents().into_iter().map(|document| document.text).collect();
+        other.0.learn(&texts);
+        are_refused(&other.1, &[&first, &second]);
+        assert!(import(&keys, &first).is_err(), "nobody gets a key that was replaced");
+        keys.rotate("imp", Duration::ZERO).unwrap();
+        keys.rotate("imp", Duration::ZERO).unwrap();
+        assert_eq!(
+            keys.entries.lock()["imp"].document.replaced.len(),
+            3,
+            "keys of the own form are not listed"
+        );
+    }
+
+    #[test]
     fn what_cannot_be_stored_changes_nothing() {
         let memory = Memory::default();
         let (keys, auth) = memory.keys();
@@ -532,6 +575,7 @@ mod tests {
                 revision: 1,
                 created: Timestamp::now(),
                 previous: None,
+                replaced: Vec::new(),
                 revoked,
             };
             // Without holders, so that the test is fast.

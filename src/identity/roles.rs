@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::group_binding::GroupBinding;
-use super::principal_fields::name;
+use super::principal_fields::{OWN_NAME, name};
 use crate::ids::{Membership, PrincipalId};
 use crate::settings::fault::Faults;
 
@@ -204,6 +204,13 @@ impl Roles {
     /// Returns whether somebody has this role for all tenants.
     pub fn grant(&self, role: Role) -> bool {
         self.0.iter().any(|binding| binding.role == role && binding.tenant.is_none())
+    }
+
+    /// Returns the principals that an account could be, by its name alone.
+    pub(super) fn people(&self) -> impl Iterator<Item = &PrincipalId> {
+        let own = format!("@{OWN_NAME}");
+        let principals = self.0.iter().flat_map(|binding| &binding.principals);
+        principals.filter(move |id| id.as_str().starts_with("user:") && id.as_str().ends_with(&own))
     }
 
     /// Returns the roles of a principal.

@@ -78,18 +78,25 @@ impl Asked<'_> {
     /// The key does not permit one of them, or it cannot be told which ones they are.
     fn check_tools(&self, key: &ShownKey, kind: BackendKind) -> Result<(), Refusal> {
         let reads = [Method::GET, Method::HEAD, Method::OPTIONS, Method::DELETE];
-        if !self.received.socket && reads.contains(&self.received.method) {
+        // Some servers read the body of any method.
+        if !self.received.socket
+            && reads.contains(&self.received.method)
+            && !self.call.tools_offered.has_body()
+        {
             return Ok(());
         }
         let is_plain = self.call.unread.is_none() && !self.call.malformed && !self.received.socket;
         if kind == BackendKind::MCP || self.received.dialect == Dialect::MCP {
             match &self.call.rpc {
                 _ if !is_plain => return Err(tools_unknown(key)),
+                // Nothing of JSON-RPC was read: a path of another API, another media type.
+                None => return Err(tools_unknown(key)),
+                Some(rpc) if rpc.is_unclear => return Err(tools_unknown(key)),
                 Some(rpc) if rpc.calls_tool && (rpc.has_more || rpc.name.is_none()) => {
                     return Err(tools_unknown(key));
                 }
                 Some(rpc) if rpc.calls_tool => check_tools(key, rpc.names())?,
-                Some(_) | None => {}
+                Some(_) => {}
             }
         }
         if !kind.is_llm() {

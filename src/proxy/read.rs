@@ -50,10 +50,13 @@ pub(crate) async fn read(
     if let Some(form) = batch::file(received, headers, limits_models) {
         return Ok(ReadRequest { form: Some(Box::new(form)), ..ReadRequest::default() });
     }
-    let mut read = match Plan::of(received, headers, limits_models)? {
+    let plan = Plan::of(received, headers, limits_models)?;
+    let has_body = !session.as_mut().is_body_empty();
+    let mut read = match plan {
         Some(plan) => read_body(session, received, plan).await?,
         None => ReadRequest::default(),
     };
+    read.call.tools_offered.note_body(has_body);
     received.dialect.read_path(received.uri.path(), &mut read.call);
     Ok(read)
 }

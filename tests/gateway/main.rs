@@ -116,6 +116,8 @@ mod governance {
 
 /// Who calls: keys of the gateway's own.
 mod callers {
+    /// Accounts against strangers, their own holders and each other.
+    pub mod accounts;
     /// Client certificates, networks, and addresses at the door.
     pub mod connections;
     /// What a key has opened ends with it; keys in other forms and places; models beside the first one.

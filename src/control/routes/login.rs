@@ -60,6 +60,14 @@ async fn let_in(
     Ok(tokens)
 }
 
+/// Logs a person in who has just set the password with this hash.
+async fn let_in_with(state: &ControlState, name: String, hash: String) -> Result<Tokens, Problem> {
+    let challenge = Challenge { name, hash: Some(hash) };
+    let tokens = on_disk(state, move |people| people.log_in(&challenge)).await?;
+    share(state, tokens.changed.clone()).await;
+    Ok(tokens)
+}
+
 /// Holds a password against that of an account. Takes as long for a name that has none.
 async fn check_password(
     state: &Arc<ControlState>,
@@ -72,14 +80,21 @@ async fn check_password(
         return Err((None, Problem::bad_request("the body needs the members username and password")));
     }
     let challenge = people.challenge(username);
-    let attempt = state.attempts.begin(&challenge.name, address).map_err(|wait| (None, too_many(wait)))?;
+    let attempt = state.attempts.begin(&challenge.name, address, HASH_WAIT).await;
+    let attempt = attempt.map_err(|wait| (None, too_many(wait)))?;
     let hash = challenge.hash.clone();
-    let is_right = hashed(state, move || password::verify(&password, hash.as_deref())).await;
-    let is_right = is_right.map_err(|problem| (None, problem))?;
-    if is_right {
-        state.attempts.forgive(attempt);
+    match hashed(state, move || password::verify(&password, hash.as_deref())).await {
+        Ok(false) => Ok((challenge, false)),
+        Ok(true) => {
+            attempt.forgive();
+            Ok((challenge, true))
+        }
+        // It was not looked at, or nothing is told of it.
+        Err(problem) => {
+            attempt.forgive();
+            Err((None, problem))
+        }
     }
-    Ok((challenge, is_right))
 }
 
 /// Replaces a refresh token by new tokens.
@@ -173,14 +188,18 @@ async fn registered(
         (None, name) => name.unwrap_or_default(),
     };
     password::check_new(&password).map_err(|fault| refused(Problem::bad_request(fault)))?;
-    state.attempts.begin(&format!("register {name}"), address).map_err(|wait| refused(too_many(wait)))?;
-    let again = password.clone();
+    // Each registration counts, whether it succeeds or not.
+    let attempt = state.attempts.begin(&format!("register {name}"), address, HASH_WAIT).await;
+    drop(attempt.map_err(|wait| refused(too_many(wait)))?);
     let hash = hashed(state, move || password::hash(&password)).await.map_err(refused)?;
     let hash = hash.map_err(|fault| refused(Problem::internal(fault.to_string())))?;
-    let account = name.clone();
-    let shared = on_disk(state, move |people| people.register(invitation.as_ref(), &account, hash)).await;
+    let (account, own) = (name.clone(), hash.clone());
+    let auth = state.parts.runtime.auth();
+    let make = move |people: &People| people.register(invitation.as_ref(), &account, hash, auth.roles());
+    let shared = on_disk(state, make).await;
     share(state, vec![shared.map_err(refused)?]).await;
-    let tokens = let_in(state, address, &name, again).await?;
+    let name = name.trim().to_lowercase();
+    let tokens = let_in_with(state, name.clone(), own).await.map_err(|problem| (Some(name), problem))?;
     Ok((Some(tokens.name.clone()), reply(&tokens)))
 }
 
@@ -196,19 +215,18 @@ pub(super) async fn change_password(
         return Err(Problem::bad_request("the caller did not log in with a password"));
     };
     password::check_new(&new_password).map_err(Problem::bad_request)?;
-    let (_, is_right) =
+    let (challenge, is_right) =
         check_password(&state, peer.address.ip(), name, old).await.map_err(|(_, problem)| problem)?;
     if !is_right {
         return Err(problem(PeopleError::Wrong));
     }
-    let again = new_password.clone();
     let hash = hashed(&state, move || password::hash(&new_password)).await?;
     let hash = hash.map_err(|fault| Problem::internal(fault.to_string()))?;
-    let account = name.to_owned();
-    let (_, shared) = on_disk(&state, move |people| people.set_password(&account, hash)).await?;
+    let own = hash.clone();
+    let shared = on_disk(&state, move |people| people.change_password(&challenge, hash)).await?;
     state.parts.manager.cut_invalid_legs();
     share(&state, vec![shared]).await;
-    let tokens = let_in(&state, peer.address.ip(), name, again).await.map_err(|(_, problem)| problem)?;
+    let tokens = let_in_with(&state, name.to_owned(), own).await?;
     Ok(reply(&tokens))
 }
 
@@ -242,7 +260,7 @@ pub(super) async fn ticket(
         return Err(Problem::bad_request("this control API needs no credential, and so no ticket"));
     };
     let auth = state.parts.runtime.auth();
-    let made = state.tickets.issue(path.clone(), Arc::clone(credential), auth.prefix());
+    let made = state.tickets.issue(path.clone(), operator.id(), Arc::clone(credential), auth.prefix());
     match made.map_err(|fault| Problem::internal(fault.to_string()))? {
         Some(ticket) => {
             let expires_in = tickets::VALID.as_secs();
@@ -303,6 +321,9 @@ pub(super) async fn share(state: &ControlState, documents: Vec<SharedDocument>) 
 
 pub(super) fn problem(fault: PeopleError) -> Problem {
     let code = match &fault {
+        PeopleError::Full(wait) => {
+            return Problem::new(ErrorCode::TooManyAttempts, fault.to_string()).retry_after(*wait);
+        }
         PeopleError::Off => ErrorCode::LoginDisabled,
         PeopleError::Wrong | PeopleError::Refresh => ErrorCode::LoginFailed,
         PeopleError::Closed(_) => ErrorCode::RegistrationClosed,

@@ -48,7 +48,7 @@ pub(super) async fn create(
     }
     let user = new_user(&state, &reach, body)?;
     let (password, hash) = new_password(&state).await?;
-    let made = on_disk(&state, move |people| people.create(user, Entrance::Password(hash))).await;
+    let made = on_disk(&state, move |people| people.create(user, Entrance::Password(hash), &reach)).await;
     let (listed, _, shared) = made?;
     share(&state, vec![shared]).await;
     tracing::info!(name = listed.user.name, "an account is made");
@@ -74,7 +74,7 @@ pub(super) async fn invite(
         return Err(Problem::bad_request("expires: an invitation is valid for at most 30d"));
     }
     let user = new_user(&state, &reach, body)?;
-    let made = on_disk(&state, move |people| people.create(user, Entrance::Invitation(valid))).await;
+    let made = on_disk(&state, move |people| people.create(user, Entrance::Invitation(valid), &reach)).await;
     let (listed, invitation, shared) = made?;
     share(&state, vec![shared]).await;
     tracing::info!(name = listed.user.name, "a person is invited");
@@ -92,7 +92,7 @@ pub(super) async fn set_role(
     ApiBody(RoleBody { role }): ApiBody<RoleBody>,
 ) -> Result<impl IntoResponse, Problem> {
     let before = own_user(&state, &reach, &name)?;
-    let account = before.user.name.clone();
+    let account = before.user.clone();
     let done = on_disk(&state, move |people| people.set_role(&account, role)).await?;
     Ok(changed(&state, &before, done).await)
 }
@@ -104,7 +104,7 @@ pub(super) async fn disable(
     Path(name): Path<String>,
 ) -> Result<impl IntoResponse, Problem> {
     let before = own_user(&state, &reach, &name)?;
-    let account = before.user.name.clone();
+    let account = before.user.clone();
     let done = on_disk(&state, move |people| people.disable(&account)).await?;
     Ok(changed(&state, &before, done).await)
 }
@@ -116,7 +116,7 @@ pub(super) async fn enable(
     Path(name): Path<String>,
 ) -> Result<impl IntoResponse, Problem> {
     let before = own_user(&state, &reach, &name)?;
-    let account = before.user.name.clone();
+    let account = before.user.clone();
     let done = on_disk(&state, move |people| people.enable(&account)).await?;
     Ok(changed(&state, &before, done).await)
 }
@@ -129,7 +129,7 @@ pub(super) async fn reset_password(
 ) -> Result<impl IntoResponse, Problem> {
     let before = own_user(&state, &reach, &name)?;
     let (password, hash) = new_password(&state).await?;
-    let account = before.user.name.clone();
+    let account = before.user.clone();
     let done = on_disk(&state, move |people| people.set_password(&account, hash)).await?;
     let (change, Json(ChangedUser { user, .. })) = changed(&state, &before, done).await;
     Ok((change, Json(MadeUser { password: password.reveal().to_owned(), user })))

@@ -37,6 +37,15 @@ pub fn is_own(text: &[u8]) -> bool {
     HEAD.as_ref().is_some_and(|head| text.starts_with(head.as_bytes()))
 }
 
+/// Returns the first text in this one that is or should be an access token of a person.
+pub fn find(text: &[u8]) -> Option<&[u8]> {
+    let head = HEAD.as_ref()?;
+    let at = memchr::memmem::find(text, head.as_bytes())?;
+    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    let length = text[at..].iter().take_while(|byte| is_part(byte)).count();
+    text.get(at..at + length)
+}
+
 /// What an access token says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AccessClaims {

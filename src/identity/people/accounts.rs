@@ -5,16 +5,19 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::directory::{People, Tables};
+use super::sessions::Challenge;
 use super::settings::Registration;
 use super::storage::PeopleError;
-use super::user::{DISABLED, ListedUser, UserConfig, UserDocument};
+use super::user::{DISABLED, ListedUser, UserConfig, UserDocument, with_new_epoch};
 use crate::identity::key_text::{self, KeyDigest};
-use crate::identity::roles::Role;
+use crate::identity::roles::{Reach, Role, Roles};
 use crate::ids::SharedDocument;
 use crate::settings::secret::Secret;
 
 /// Most accounts.
 const MAX_USERS: usize = 10_000;
+/// Most of them while everyone may register: admins can still make some.
+const MAX_REGISTERED: usize = 9_000;
 
 /// How a new person comes in.
 pub enum Entrance {
@@ -25,7 +28,8 @@ pub enum Entrance {
 }
 
 impl People {
-    /// Makes an account. Returns it, and the text of the invitation if there is one. Blocks.
+    /// Makes an account, also in place of an invitation within reach that nobody has used. Returns it, and the text of the invitation
+    /// if there is one. Blocks.
     ///
     /// # Errors
     /// The name is taken, a member is not valid, or the account cannot be stored.
@@ -33,6 +37,7 @@ impl People {
         &self,
         user: UserConfig,
         entrance: Entrance,
+        reach: &Reach,
     ) -> Result<(ListedUser, Option<Secret>, SharedDocument), PeopleError> {
         let user = UserConfig { name: user.name.trim().to_lowercase(), ..user };
         let written = self.written.load();
@@ -54,15 +59,18 @@ impl People {
             let tables = self.tables();
             (tables.users.get(&user.name).map(|(known, _)| known.clone()), tables.users.len())
         };
-        // An invitation that nobody has used may be given again.
-        if before.as_ref().is_some_and(|known| known.password.is_some() || known.disabled.is_some()) {
+        let is_free = |known: &UserDocument| {
+            let is_unused = known.password.is_none() && known.disabled.is_none();
+            is_unused && reach.covers(known.user.tenant.as_deref())
+        };
+        if !before.as_ref().is_none_or(is_free) {
             return Err(PeopleError::Exists(user.name));
         }
         if before.is_none() && count >= MAX_USERS {
             return Err(PeopleError::Invalid(format!("there are {MAX_USERS} accounts, which is the most")));
         }
         let document = UserDocument {
-            revision: before.as_ref().map_or(1, |known| known.revision + 1),
+            revision: before.as_ref().map_or(1, |known| with_new_epoch(known.revision)),
             epoch: before.as_ref().map_or(0, |known| known.epoch + 1),
             created: now,
             disabled: None,
@@ -74,7 +82,8 @@ impl People {
         Ok((self.tables().listed(&document), shown, shared))
     }
 
-    /// Makes an account by an invitation, or without one if everyone may. Blocks.
+    /// Makes an account by an invitation, or without one if everyone may; then nobody takes a name to which `roles` give something.
+    /// Blocks.
     ///
     /// # Errors
     /// Nobody may, the invitation is not valid, or the name is taken.
@@ -83,6 +92,7 @@ impl People {
         invitation: Option<&Secret>,
         name: &str,
         hash: String,
+        roles: &Roles,
     ) -> Result<SharedDocument, PeopleError> {
         let registration = self.written.load().settings.registration;
         match (registration, invitation) {
@@ -92,11 +102,18 @@ impl People {
                 "an account takes an invitation; ask an admin of this gateway for one",
             )),
             (Registration::Open, None) => {
-                if self.is_known(&name.trim().to_lowercase()) {
-                    return Err(PeopleError::Exists(name.to_owned()));
+                let user = UserConfig { name: name.trim().to_lowercase(), ..UserConfig::default() };
+                if self.is_known(&user.name) || !roles.of(&user.principal(), None).is_empty() {
+                    return Err(PeopleError::Exists(user.name));
                 }
-                let user = UserConfig { name: name.to_owned(), ..UserConfig::default() };
-                self.create(user, Entrance::Password(hash)).map(|(_, _, shared)| shared)
+                if self.tables().users.len() >= MAX_REGISTERED {
+                    return Err(PeopleError::Closed(
+                        "there are too many accounts; ask an admin of this gateway",
+                    ));
+                }
+                // What an admin has begun is for an admin to end.
+                let nobody = Reach::Tenants(Vec::new());
+                self.create(user, Entrance::Password(hash), &nobody).map(|(_, _, shared)| shared)
             }
         }
     }
@@ -131,13 +148,13 @@ impl People {
     /// Sets the role of a person; `None` takes it away. Blocks.
     ///
     /// # Errors
-    /// No account has this name, or it cannot be stored.
+    /// No account has this name, tenant and groups, or it cannot be stored.
     pub fn set_role(
         &self,
-        name: &str,
+        known: &UserConfig,
         role: Option<Role>,
     ) -> Result<(ListedUser, SharedDocument), PeopleError> {
-        self.change(name, |document| {
+        self.change(known, |document| {
             let user = UserConfig { role, ..document.user.clone() };
             UserDocument { user, ..changed(document) }
         })
@@ -146,9 +163,9 @@ impl People {
     /// Disables an account, and ends all that its holder has begun. Blocks.
     ///
     /// # Errors
-    /// No account has this name, or it cannot be stored.
-    pub fn disable(&self, name: &str) -> Result<(ListedUser, SharedDocument), PeopleError> {
-        self.change(name, |document| UserDocument {
+    /// No account has this name, tenant and groups, or it cannot be stored.
+    pub fn disable(&self, known: &UserConfig) -> Result<(ListedUser, SharedDocument), PeopleError> {
+        self.change(known, |document| UserDocument {
             revision: document.revision | DISABLED,
             epoch: document.epoch + 1,
             disabled: document.disabled.or_else(|| Some(Timestamp::now())),
@@ -159,9 +176,9 @@ impl People {
     /// Enables an account again; its holder has to log in. Blocks.
     ///
     /// # Errors
-    /// No account has this name, or it cannot be stored.
-    pub fn enable(&self, name: &str) -> Result<(ListedUser, SharedDocument), PeopleError> {
-        self.change(name, |document| match document.disabled {
+    /// No account has this name, tenant and groups, or it cannot be stored.
+    pub fn enable(&self, known: &UserConfig) -> Result<(ListedUser, SharedDocument), PeopleError> {
+        self.change(known, |document| match document.disabled {
             None => changed(document),
             Some(_) => {
                 UserDocument { revision: ((document.revision >> 32) + 1) << 32, disabled: None, ..document }
@@ -172,16 +189,28 @@ impl People {
     /// Sets a password by its hash, and ends all that the account's holder has begun. Blocks.
     ///
     /// # Errors
-    /// No account has this name, or it cannot be stored.
+    /// No account has this name, tenant and groups, or it cannot be stored.
     pub fn set_password(
         &self,
-        name: &str,
+        known: &UserConfig,
         hash: String,
     ) -> Result<(ListedUser, SharedDocument), PeopleError> {
-        self.change(name, |document| {
-            let epoch = document.epoch + 1;
-            UserDocument { password: Some(hash), invitation: None, epoch, ..changed(document) }
-        })
+        self.change(known, |document| with_password(document, hash))
+    }
+
+    /// Replaces the password that was found right by another one, given by its hash, and ends all that the account's holder has
+    /// begun. Blocks.
+    ///
+    /// # Errors
+    /// The password was changed or the account disabled meanwhile, or it cannot be stored.
+    pub fn change_password(
+        &self,
+        challenge: &Challenge,
+        hash: String,
+    ) -> Result<SharedDocument, PeopleError> {
+        let _turn = self.turn();
+        let account = self.tables().proven(challenge).cloned().ok_or(PeopleError::Wrong)?;
+        self.put_user(with_password(account, hash))
     }
 
     /// Returns all accounts by name.
@@ -196,14 +225,18 @@ impl People {
         tables.users.get(name).map(|(document, _)| tables.listed(document))
     }
 
+    /// Changes an account of which the caller knows this. If its tenant or groups are others now, the caller has not asked whether it
+    /// may change that account.
     fn change(
         &self,
-        name: &str,
+        known: &UserConfig,
         change: impl FnOnce(UserDocument) -> UserDocument,
     ) -> Result<(ListedUser, SharedDocument), PeopleError> {
         let _turn = self.turn();
-        let known = self.tables().users.get(name).map(|(document, _)| document.clone());
-        let document = change(known.ok_or_else(|| PeopleError::Unknown(name.to_owned()))?);
+        let document = self.tables().users.get(&known.name).map(|(document, _)| document.clone());
+        let is_same = |now: &UserConfig| (&now.tenant, &now.groups) == (&known.tenant, &known.groups);
+        let document = document.filter(|document| is_same(&document.user));
+        let document = change(document.ok_or_else(|| PeopleError::Unknown(known.name.clone()))?);
         let shared = self.put_user(document.clone())?;
         Ok((self.tables().listed(&document), shared))
     }
@@ -212,6 +245,13 @@ impl People {
 /// Returns a document with the next revision.
 fn changed(document: UserDocument) -> UserDocument {
     UserDocument { revision: document.revision + 1, ..document }
+}
+
+/// Returns a document with another password, which ends all that the account's holder has begun.
+fn with_password(document: UserDocument, hash: String) -> UserDocument {
+    let epoch = document.epoch + 1;
+    let revision = with_new_epoch(document.revision);
+    UserDocument { password: Some(hash), invitation: None, epoch, revision, ..document }
 }
 
 impl Tables {

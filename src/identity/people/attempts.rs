@@ -1,12 +1,16 @@
-//! Failed attempts to log in: five a minute for an account, and for an address.
+//! Failed attempts to log in: five a minute for an account, and for an address. One that is under way may fail, so that it takes
+//! a place, too, for which others wait.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::timeout_at;
 
 use crate::ids::ClientNetwork;
 
@@ -25,38 +29,75 @@ type Slot = (bool, u16);
 pub struct Attempts {
     hasher: RandomState,
     table: Mutex<Table>,
+    /// Told when an attempt ends.
+    ended: Notify,
 }
 
 #[derive(Debug)]
 struct Table {
-    windows: HashMap<Slot, [Option<Instant>; MOST]>,
+    windows: HashMap<Slot, Window>,
     pruned: Instant,
 }
 
-/// An attempt, which counts as a failure until it is forgiven.
-#[derive(Clone, Copy, Debug)]
-pub struct Attempt {
+/// The attempts of one account or address.
+#[derive(Debug, Default)]
+struct Window {
+    failed: [Option<Instant>; MOST],
+    under_way: usize,
+}
+
+/// An attempt that is under way; it has failed when it is dropped.
+#[derive(Debug)]
+pub struct Attempt<'a> {
+    attempts: &'a Attempts,
     slots: [Slot; 2],
     at: Instant,
+    is_forgiven: bool,
+}
+
+/// Why no attempt may begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Full {
+    /// Too many have failed; how long to wait.
+    Failed(Duration),
+    /// Those under way may fail.
+    UnderWay,
 }
 
 impl Default for Attempts {
     fn default() -> Self {
         let table = Table { windows: HashMap::new(), pruned: Instant::now() };
-        Self { hasher: RandomState::new(), table: Mutex::new(table) }
+        Self { hasher: RandomState::new(), table: Mutex::new(table), ended: Notify::new() }
     }
 }
 
 impl Attempts {
-    /// Begins an attempt. It counts at once, so that many at the same time are no more than one after the other.
+    /// Begins an attempt. It counts at once, so that many at the same time are no more than one after the other; while those under
+    /// way take all places, it waits for one of them to end.
     ///
     /// # Errors
-    /// There were too many; how long to wait.
-    pub fn begin(&self, account: &str, address: IpAddr) -> Result<Attempt, Duration> {
-        self.begin_at(account, address, Instant::now())
+    /// There were too many, or too many are under way for longer than `patience`; how long to wait.
+    pub async fn begin(
+        &self,
+        account: &str,
+        address: IpAddr,
+        patience: Duration,
+    ) -> Result<Attempt<'_>, Duration> {
+        let deadline = tokio::time::Instant::now() + patience;
+        loop {
+            let mut ended = pin!(self.ended.notified());
+            // What ends from here on is noticed.
+            ended.as_mut().enable();
+            match self.begin_at(account, address, Instant::now()) {
+                Ok(attempt) => return Ok(attempt),
+                Err(Full::Failed(wait)) => return Err(wait),
+                Err(Full::UnderWay) => {}
+            }
+            timeout_at(deadline, ended).await.map_err(|_| patience)?;
+        }
     }
 
-    fn begin_at(&self, account: &str, address: IpAddr, now: Instant) -> Result<Attempt, Duration> {
+    fn begin_at(&self, account: &str, address: IpAddr, now: Instant) -> Result<Attempt<'_>, Full> {
         let number = |hash: u64| (hash >> 48) as u16;
         let network = ClientNetwork::of(address).as_u64();
         let slots =
@@ -64,31 +105,49 @@ impl Attempts {
         let mut table = self.table.lock();
         table.prune(now);
         for slot in slots {
-            let window = table.windows.entry(slot).or_default();
-            let oldest = window.iter().copied().min().flatten();
-            if let Some(oldest) = oldest.filter(|oldest| now < *oldest + WINDOW) {
-                return Err(oldest + WINDOW - now);
-            }
+            table.windows.get(&slot).map_or(Ok(()), |window| window.check(now))?;
         }
         for slot in slots {
-            // The oldest, or a free one.
-            if let Some(place) = table.windows.entry(slot).or_default().iter_mut().min() {
-                *place = Some(now);
+            table.windows.entry(slot).or_default().under_way += 1;
+        }
+        Ok(Attempt { attempts: self, slots, at: now, is_forgiven: false })
+    }
+}
+
+impl Attempt<'_> {
+    /// Ends an attempt that did not fail: the password was right, or was not looked at.
+    pub fn forgive(mut self) {
+        self.is_forgiven = true;
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        let mut table = self.attempts.table.lock();
+        for slot in self.slots {
+            let window = table.windows.entry(slot).or_default();
+            window.under_way = window.under_way.saturating_sub(1);
+            // In place of the oldest, or in a free one.
+            if !self.is_forgiven
+                && let Some(place) = window.failed.iter_mut().min()
+            {
+                *place = Some(self.at);
             }
         }
-        Ok(Attempt { slots, at: now })
+        drop(table);
+        self.attempts.ended.notify_waiters();
     }
+}
 
-    /// Takes back an attempt that was none: the password was right.
-    pub fn forgive(&self, attempt: Attempt) {
-        let mut table = self.table.lock();
-        for slot in attempt.slots {
-            let window = table.windows.get_mut(&slot);
-            if let Some(place) =
-                window.and_then(|window| window.iter_mut().find(|at| **at == Some(attempt.at)))
-            {
-                *place = None;
-            }
+impl Window {
+    /// Checks that there is a place for one more attempt.
+    fn check(&self, now: Instant) -> Result<(), Full> {
+        let recent = |at: &&Instant| now < **at + WINDOW;
+        let failed = self.failed.iter().flatten().filter(recent).count();
+        match self.failed.iter().flatten().filter(recent).min() {
+            Some(oldest) if failed >= MOST => Err(Full::Failed(*oldest + WINDOW - now)),
+            _ if failed + self.under_way >= MOST => Err(Full::UnderWay),
+            _ => Ok(()),
         }
     }
 }
@@ -99,12 +158,16 @@ impl Table {
             return;
         }
         self.pruned = now;
-        self.windows.retain(|_, window| window.iter().flatten().any(|at| now < *at + WINDOW));
+        self.windows.retain(|_, window| {
+            window.under_way > 0 || window.failed.iter().flatten().any(|at| now < *at + WINDOW)
+        });
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
 
     const HOME: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
@@ -122,7 +185,10 @@ mod tests {
             );
         }
         let later = start + Duration::from_secs(10);
-        assert_eq!(attempts.begin_at("ada", address(9), later).unwrap_err(), Duration::from_secs(50));
+        assert_eq!(
+            attempts.begin_at("ada", address(9), later).unwrap_err(),
+            Full::Failed(Duration::from_secs(50))
+        );
         assert!(attempts.begin_at("ada", address(9), start + WINDOW).is_ok(), "the first is a minute ago");
         assert!(attempts.begin_at("ada", address(9), start + WINDOW).is_err(), "the second is not");
     }
@@ -141,8 +207,30 @@ mod tests {
     fn who_knows_the_password_never_waits() {
         let (attempts, start) = (Attempts::default(), Instant::now());
         for _ in 0..100 {
-            attempts.forgive(attempts.begin_at("ada", HOME, start).unwrap());
+            attempts.begin_at("ada", HOME, start).unwrap().forgive();
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn attempts_at_the_same_time_wait_for_each_other_and_fail_no_more_often() {
+        let attempts = Attempts::default();
+        let begin = || attempts.begin("ada", HOME, Duration::from_secs(5));
+        let mut under_way = Vec::new();
+        for _ in 0..MOST {
+            under_way.push(begin().await.expect("a place"));
+        }
+        assert_eq!(begin().await.unwrap_err(), Duration::from_secs(5), "none of them has ended");
+        let waiting = begin();
+        tokio::pin!(waiting);
+        assert!((&mut waiting).now_or_never().is_none());
+        under_way.pop().expect("one").forgive();
+        let next = waiting.await.expect("its place");
+        drop(under_way);
+        let waiting = begin();
+        tokio::pin!(waiting);
+        assert!((&mut waiting).now_or_never().is_none(), "four have failed, and one may");
+        drop(next);
+        assert!(waiting.await.unwrap_err() > Duration::from_secs(50), "five have failed");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The accounts of people and what they have begun: which of them is in force, and whose an access token is.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -46,6 +46,8 @@ pub(super) struct Written {
 pub(super) struct Tables {
     pub(super) users: BTreeMap<String, (UserDocument, String)>,
     pub(super) logins: HashMap<String, Login>,
+    /// The names of an account's log-ins, open or not: requests wait for this table, so nothing looks through all of them.
+    by_user: HashMap<String, HashSet<String>>,
 }
 
 /// The document of an account or of a log-in.
@@ -122,10 +124,13 @@ impl People {
             tracing::error!(fault, "there is no secret for access tokens: nobody can log in (data_dir)");
             None
         });
-        self.written.store(Arc::new(Written { settings, prefix: prefix.to_owned(), backends }));
+        let written = Written { settings, prefix: prefix.to_owned(), backends };
+        let before = self.written.swap(Arc::new(written));
         self.signer.store(signer.map(Arc::new));
-        if !self.is_on() {
+        // What a token has opened ends with the secret that signed it.
+        if !self.is_on() || self.written.load().settings.secret != before.settings.secret {
             self.tables.lock().logins.values_mut().for_each(Login::revoke);
+            self.generation.fetch_add(1, Ordering::AcqRel);
         }
     }
 
@@ -278,14 +283,21 @@ impl People {
     /// They cannot be removed from the file.
     pub fn sweep(&self) -> Result<(), String> {
         let (mut over, now) = (Vec::new(), Timestamp::now());
-        self.tables.lock().logins.retain(|_, login| {
+        let mut tables = self.tables.lock();
+        let Tables { logins, by_user, .. } = &mut *tables;
+        logins.retain(|name, login| {
             let is_over = login.document.is_over(now);
             if is_over {
                 login.revoke();
                 over.extend(login.document.shared().map(|shared| shared.id));
+                if let Some(own) = by_user.get_mut(&login.document.user) {
+                    own.remove(name);
+                }
             }
             !is_over
         });
+        by_user.retain(|_, own| !own.is_empty());
+        drop(tables);
         if over.is_empty() { Ok(()) } else { self.storage()?.remove(&over) }
     }
 }
@@ -330,7 +342,11 @@ impl Tables {
     /// Replaces an account; its tokens are looked up again.
     fn set_user(&mut self, document: UserDocument, text: String) {
         let name = document.user.name.clone();
-        self.logins.values_mut().filter(|login| login.document.user == name).for_each(Login::revoke);
+        for own in self.by_user.get(&name).into_iter().flatten() {
+            if let Some(login) = self.logins.get_mut(own) {
+                login.revoke();
+            }
+        }
         self.users.insert(name, (document, text));
     }
 
@@ -343,6 +359,14 @@ impl Tables {
         if !is_open {
             login.revoke();
         }
-        self.logins.insert(login.document.login.clone(), login);
+        let (user, name) = (login.document.user.clone(), login.document.login.clone());
+        self.by_user.entry(user).or_default().insert(name.clone());
+        self.logins.insert(name, login);
+    }
+
+    /// Returns the log-ins of an account, also those that have ended.
+    pub(super) fn own_logins(&self, user: &str) -> impl Iterator<Item = &LoginDocument> {
+        let names = self.by_user.get(user).into_iter().flatten();
+        names.filter_map(|name| Some(&self.logins.get(name)?.document))
     }
 }

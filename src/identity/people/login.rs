@@ -1,8 +1,9 @@
 //! What one log-in has begun: a family of refresh tokens, of which only the newest is valid. One that is shown a second time was
 //! copied, so it ends the family, and with it the access tokens.
 //!
-//! A refresh token has the form of a key: its prefix, 21 characters that name the family, 22 more, and a checksum. So it is
-//! recognised, and refused, wherever keys are.
+//! A refresh token has the form of a key: its prefix, 21 characters that all tokens of the family have, 22 more, and a checksum. So it
+//! is recognised, and refused, wherever keys are. The name of the family, which access tokens and documents have, is a digest of the
+//! 21 characters: who knows it cannot make a text that looks like a used token of the family.
 
 use std::io;
 use std::sync::Arc;
@@ -23,8 +24,10 @@ pub(super) const VALID: Duration = Duration::from_secs(24 * 3600);
 const ENDED: u64 = 1 << 31;
 /// How the ids of shared families begin.
 pub(super) const PREFIX: &str = "login:";
-/// Characters of a family's name: 125 random bits.
-const NAME: usize = 21;
+/// Characters that the tokens of a family have in common: 125 random bits.
+const COMMON: usize = 21;
+/// Characters of a family's name.
+const NAME: usize = 32;
 
 /// A family as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,15 +57,21 @@ pub(super) struct Login {
 impl LoginDocument {
     /// Begins a family; returns it with its first refresh token.
     pub(super) fn begin(user: &str, epoch: u32, prefix: &str, now: Timestamp) -> io::Result<(Self, Secret)> {
-        let login = key_text::random_after("", NAME)?;
+        let common = key_text::random_after("", COMMON)?;
+        let login = name_of(&common);
         let none =
             Self { login, user: user.to_owned(), epoch, revision: 0, digest: String::new(), expires: now };
-        none.next(prefix, now)
+        none.with_token(&common, prefix, now)
     }
 
-    /// Replaces the refresh token by a new one.
-    pub(super) fn next(&self, prefix: &str, now: Timestamp) -> io::Result<(Self, Secret)> {
-        let text = key_text::random_after(&format!("{prefix}{}", self.login), key_text::RANDOM - NAME)?;
+    /// Replaces this refresh token by a new one.
+    pub(super) fn next(&self, token: &str, prefix: &str, now: Timestamp) -> io::Result<(Self, Secret)> {
+        let common = common(token, prefix).ok_or_else(|| io::Error::other("it is no refresh token"))?;
+        self.with_token(common, prefix, now)
+    }
+
+    fn with_token(&self, common: &str, prefix: &str, now: Timestamp) -> io::Result<(Self, Secret)> {
+        let text = key_text::random_after(&format!("{prefix}{common}"), key_text::RANDOM - COMMON)?;
         let token = key_text::with_checksum(text);
         let digest = KeyDigest::of(token.reveal().as_bytes()).to_string();
         let expires = now.checked_add(VALID).map_err(io::Error::other)?;
@@ -97,9 +106,19 @@ impl LoginDocument {
 }
 
 /// Returns the name of the family of a refresh token; `None` for another text.
-pub(super) fn family<'t>(token: &'t str, prefix: &str) -> Option<&'t str> {
+pub(super) fn family(token: &str, prefix: &str) -> Option<String> {
+    common(token, prefix).map(name_of)
+}
+
+fn common<'t>(token: &'t str, prefix: &str) -> Option<&'t str> {
     let is_whole = !key_text::is_damaged(token.as_bytes(), prefix);
-    token.strip_prefix(prefix).filter(|_| is_whole)?.get(..NAME)
+    token.strip_prefix(prefix).filter(|_| is_whole)?.get(..COMMON)
+}
+
+fn name_of(common: &str) -> String {
+    let mut name = KeyDigest::of(common.as_bytes()).to_string();
+    name.truncate(NAME);
+    name
 }
 
 impl Login {

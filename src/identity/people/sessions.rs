@@ -7,11 +7,14 @@ use jiff::Timestamp;
 use super::directory::{People, Tables};
 use super::login::{LoginDocument, family};
 use super::storage::PeopleError;
+use super::user::UserDocument;
 use crate::ids::SharedDocument;
 use crate::settings::secret::Secret;
 
 /// Log-ins of one account that are open at the same time; one more ends the one that expires first.
 const MOST: usize = 32;
+/// Log-ins of one account that are open or have ended and are still known, for a day: each is a document on every instance.
+const MOST_KNOWN: usize = 256;
 
 /// What a person gets who has logged in.
 pub struct Tokens {
@@ -55,15 +58,14 @@ impl People {
     /// Logs a person in whose password was found right. Blocks.
     ///
     /// # Errors
-    /// The account was changed meanwhile, or the log-in cannot be stored.
+    /// The account was changed meanwhile, or has logged in too often, or the log-in cannot be stored.
     pub fn log_in(&self, challenge: &Challenge) -> Result<Tokens, PeopleError> {
         let (_turn, now) = (self.turn(), Timestamp::now());
         let (epoch, first) = {
             let tables = self.tables();
-            let account = tables.users.get(&challenge.name).map(|(account, _)| account);
-            let is_same = |hash: &Option<String>| hash.is_some() && *hash == challenge.hash;
-            let account = account.filter(|account| account.disabled.is_none() && is_same(&account.password));
-            (account.ok_or(PeopleError::Wrong)?.epoch, tables.one_too_many(&challenge.name, now))
+            let account = tables.proven(challenge).ok_or(PeopleError::Wrong)?;
+            tables.check_room(&challenge.name, now)?;
+            (account.epoch, tables.one_too_many(&challenge.name, now))
         };
         let (login, refresh) = LoginDocument::begin(&challenge.name, epoch, &self.written.load().prefix, now)
             .map_err(|fault| PeopleError::Storage(fault.to_string()))?;
@@ -83,13 +85,13 @@ impl People {
         let Some(name) = family(token.reveal(), &written.prefix) else {
             return Err(fault(PeopleError::Refresh));
         };
-        let known = self.tables().open_login(name, now).cloned();
+        let known = self.tables().open_login(&name, now).cloned();
         let Some(login) = known else { return Err(fault(PeopleError::Refresh)) };
         if !login.is_newest(token.reveal()) {
             let changed = self.put_login(login.ended()).map_err(fault)?;
             return Err((PeopleError::Refresh, vec![changed]));
         }
-        let next = login.next(&written.prefix, now);
+        let next = login.next(token.reveal(), &written.prefix, now);
         let (next, refresh) = next.map_err(|why| fault(PeopleError::Storage(why.to_string())))?;
         let mut tokens = self.tokens(&next, refresh, now).map_err(fault)?;
         tokens.changed.push(self.put_login(next).map_err(fault)?);
@@ -100,7 +102,7 @@ impl People {
     pub fn owner(&self, token: &Secret) -> Option<String> {
         let written = self.written.load();
         let name = family(token.reveal(), &written.prefix)?;
-        self.tables().open_login(name, Timestamp::now()).map(|login| login.user.clone())
+        self.tables().open_login(&name, Timestamp::now()).map(|login| login.user.clone())
     }
 
     /// Ends the log-in of a refresh token, or that with this name. Returns what was changed; nothing if there is no such
@@ -114,8 +116,11 @@ impl People {
         login: Option<&str>,
     ) -> Result<Option<SharedDocument>, PeopleError> {
         let (_turn, written) = (self.turn(), self.written.load());
-        let named = token.and_then(|token| family(token.reveal(), &written.prefix)).or(login);
-        let open = named.and_then(|name| self.tables().open_login(name, Timestamp::now()).cloned());
+        let family = token.and_then(|token| family(token.reveal(), &written.prefix));
+        let open = family
+            .as_deref()
+            .or(login)
+            .and_then(|name| self.tables().open_login(name, Timestamp::now()).cloned());
         open.map(|open| self.put_login(open.ended())).transpose()
     }
 
@@ -136,6 +141,13 @@ impl People {
 }
 
 impl Tables {
+    /// Returns the account whose password was found right, unless it was changed or disabled meanwhile.
+    pub(super) fn proven(&self, challenge: &Challenge) -> Option<&UserDocument> {
+        let account = self.users.get(&challenge.name).map(|(account, _)| account)?;
+        let is_same = challenge.hash.is_some() && account.password == challenge.hash;
+        (is_same && account.disabled.is_none()).then_some(account)
+    }
+
     /// Returns a log-in that is open, of an account that is in force.
     fn open_login(&self, name: &str, now: Timestamp) -> Option<&LoginDocument> {
         let login = &self.logins.get(name)?.document;
@@ -144,10 +156,21 @@ impl Tables {
         is_open.then_some(login)
     }
 
+    /// Checks that one more log-in of an account may be kept.
+    fn check_room(&self, name: &str, now: Timestamp) -> Result<(), PeopleError> {
+        let known: Vec<_> = self.own_logins(name).filter(|login| !login.is_over(now)).collect();
+        match known.iter().map(|login| login.expires).min() {
+            Some(first) if known.len() >= MOST_KNOWN => {
+                let wait = first.duration_since(now).as_secs();
+                Err(PeopleError::Full(u32::try_from(wait).unwrap_or_default().saturating_add(1)))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Returns the log-in of an account that expires first, if there is no room for another one.
     fn one_too_many(&self, name: &str, now: Timestamp) -> Option<LoginDocument> {
-        let own = self.logins.values().map(|login| &login.document);
-        let open: Vec<_> = own.filter(|login| login.user == name && login.is_open(now)).collect();
+        let open: Vec<_> = self.own_logins(name).filter(|login| login.is_open(now)).collect();
         open.iter()
             .min_by_key(|login| login.expires)
             .filter(|_| open.len() >= MOST)
@@ -156,7 +179,6 @@ impl Tables {
 
     /// Returns how many log-ins of an account are open.
     pub(super) fn open_logins(&self, user: &str, now: Timestamp) -> usize {
-        let own = self.logins.values().filter(|login| login.document.user == user);
-        own.filter(|login| self.open_login(&login.document.login, now).is_some()).count()
+        self.own_logins(user).filter(|login| self.open_login(&login.login, now).is_some()).count()
     }
 }

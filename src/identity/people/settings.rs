@@ -5,6 +5,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::ids::PrincipalId;
 use crate::settings::fault::Faults;
 use crate::settings::secret::Secret;
 
@@ -62,5 +63,26 @@ impl PeopleConfig {
             faults.warn("auth.people.registration", message, "write auth.people.login: true");
         }
         PeopleSettings { login: self.login, registration: self.registration, secret, ttl }
+    }
+}
+
+impl PeopleSettings {
+    /// Warns if everyone may register, of roles that are given to a name.
+    pub(in crate::identity) fn warn<'p>(
+        &self,
+        named: impl Iterator<Item = &'p PrincipalId>,
+        faults: &mut Faults,
+    ) {
+        if !self.login || self.registration != Registration::Open {
+            return;
+        }
+        for id in named {
+            let message = format!(
+                "everyone may register, and {id} has a role by its name: nobody can register this name from now on, but who did \
+                 before has the role"
+            );
+            let hint = "make the account first (elida admin create, POST /control/users), or write registration: invite";
+            faults.warn("auth.people.registration", message, hint);
+        }
     }
 }

@@ -44,6 +44,12 @@ pub enum PeopleError {
         "the refresh token is not valid: it has expired, was used, or its log-in has ended; log in again"
     )]
     Refresh,
+    /// The account has logged in too often; how many seconds to wait.
+    #[error(
+        "the account has logged in 256 times in a day, which is the most; renew tokens with the refresh token, or use a key; try \
+         again in {0} s"
+    )]
+    Full(u32),
     /// Accounts are made by admins, or the invitation is not valid.
     #[error("{0}")]
     Closed(&'static str),

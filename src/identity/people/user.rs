@@ -13,6 +13,8 @@ use crate::settings::fault::Faults;
 
 /// The bit of a revision that says that the account is disabled.
 pub(super) const DISABLED: u64 = 1 << 31;
+/// Where a revision counts what has another epoch: 15 bits below [`DISABLED`].
+const EPOCHS: u32 = 16;
 /// How the ids of shared accounts begin. No id of a key contains a colon.
 pub(super) const PREFIX: &str = "user:";
 
@@ -86,7 +88,8 @@ pub(super) struct UserDocument {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) invitation: Option<(String, Timestamp)>,
     /// A higher revision replaces a lower one. Its upper half counts how often the account was enabled; then comes
-    /// [`DISABLED`], so that this wins over changes that another instance has made meanwhile; the rest counts those.
+    /// [`DISABLED`], so that this wins over changes that another instance has made meanwhile; then 15 bits count passwords that
+    /// were set, which win over the other changes; the rest counts those.
     pub(super) revision: u64,
     pub(super) created: Timestamp,
     /// Counts what ends all that the person has begun: a new password, or the end of the account.
@@ -101,6 +104,15 @@ impl UserDocument {
         let text = serde_json::to_string(self).map_err(|fault| fault.to_string())?;
         Ok(SharedDocument { id: format!("{PREFIX}{}", self.user.name), revision: self.revision, text })
     }
+}
+
+/// Returns the revision after a change that ends what the person has begun: no other change that another instance makes meanwhile
+/// may bring that back.
+pub(super) fn with_new_epoch(revision: u64) -> u64 {
+    let next = ((revision >> EPOCHS) + 1) << EPOCHS;
+    // Of more passwords than are counted each is a change like any other.
+    let is_counted = (next ^ revision) & !(DISABLED - 1) == 0;
+    if is_counted { next } else { revision + 1 }
 }
 
 /// An account that operators may see.

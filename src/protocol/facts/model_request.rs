@@ -24,7 +24,7 @@ pub struct ModelRequest {
     pub stream: Option<bool>,
     /// The request names two different models, or a form repeats it, so servers may differ in which they obey.
     pub model_doubled: bool,
-    /// The body is not a JSON value, as far as it was followed: cut short, another encoding, a form.
+    /// The body is not one JSON value, as far as it was followed: cut short, another encoding, a form, with something behind it.
     pub malformed: bool,
     /// Why the body was not read, or not to its end; `None` when it was.
     pub unread: Option<Unread>,

@@ -30,6 +30,8 @@ pub struct Rpc {
     pub has_more: bool,
     /// Two of these differ in one body: a batch, or a key that is there twice.
     pub is_mixed: bool,
+    /// A method, name, id or member of a batch is a list or an object, which some server may read.
+    pub is_unclear: bool,
 }
 
 /// Names and ids of one body that are kept beside the last of each.

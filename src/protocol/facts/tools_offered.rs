@@ -20,6 +20,8 @@ pub struct ToolsOffered {
     is_cut: bool,
     /// The element of `tools` that is being read has a name.
     is_named: bool,
+    /// The request has a body, read or not. Here it takes no memory of its own.
+    has_body: bool,
     bytes: u64,
 }
 
@@ -81,6 +83,16 @@ impl ToolsOffered {
     /// How many tools are offered.
     pub fn count(&self) -> u32 {
         self.count
+    }
+
+    /// Notes whether the request has a body.
+    pub fn note_body(&mut self, has_body: bool) {
+        self.has_body = has_body;
+    }
+
+    /// Whether the request has a body, read or not.
+    pub fn has_body(&self) -> bool {
+        self.has_body
     }
 
     /// How many bytes the request has, decoded.

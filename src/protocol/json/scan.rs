@@ -87,6 +87,8 @@ pub struct Scanner {
     one_by_one: bool,
     /// There is more than whitespace behind the root value.
     has_more: bool,
+    /// See [`Scanner::is_irregular`].
+    is_irregular: bool,
     /// What is known of the texts before.
     repeat: Repeat,
 }
@@ -110,6 +112,7 @@ impl Scanner {
             too_long: false,
             one_by_one: false,
             has_more: false,
+            is_irregular: false,
             repeat: Repeat::default(),
         }
     }
@@ -122,6 +125,7 @@ impl Scanner {
         self.nested = 0;
         self.raw = None;
         self.has_more = false;
+        self.is_irregular = false;
         self.begin_text();
         self.expect_repetition();
     }
@@ -139,6 +143,12 @@ impl Scanner {
     /// True when something follows the root value.
     pub fn has_more(&self) -> bool {
         self.has_more
+    }
+
+    /// True when a wanted scalar is an object or array, or an element of a root array that is followed is an array: some
+    /// reader may find there what this one does not.
+    pub fn is_irregular(&self) -> bool {
+        self.is_irregular
     }
 
     /// True when the text is not JSON, as far as it was followed, or its root is a scalar.
@@ -289,7 +299,9 @@ impl Scanner {
             (b'"', _) => self.state = State::SkippedText,
             (b'{', Some(node)) if self.paths.follows_object(node) => self.open(node, false),
             (b'[', Some(node)) if self.paths.follows_array(node) => self.open(node, true),
-            (b'{' | b'[', _) => {
+            (b'{' | b'[', target) => {
+                let is_element = self.level == 1 && self.in_array();
+                self.is_irregular |= (is_element && byte == b'[') || target.is_some_and(is_wanted);
                 self.nested = 0;
                 self.raw = parts;
                 self.state = State::Nested;

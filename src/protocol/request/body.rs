@@ -136,7 +136,11 @@ impl RequestScan {
 
     /// What was found, once the body has ended.
     pub fn finish(self) -> ModelRequest {
-        ModelRequest { malformed: !self.scanner.is_done(), ..self.found.request }
+        let mut request = self.found.request;
+        if let Some(rpc) = &mut request.rpc {
+            rpc.is_unclear = self.scanner.is_irregular();
+        }
+        ModelRequest { malformed: !self.scanner.is_done() || self.scanner.has_more(), ..request }
     }
 }
 

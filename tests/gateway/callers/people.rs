@@ -7,20 +7,20 @@ use crate::support::wire::{Message, Unframed};
 use crate::support::{Backend, Call, Demo, Gateway, RawClient, within};
 
 /// A gateway on which people log in.
-struct House {
-    gateway: Gateway,
-    yaml: String,
-    demo: Demo,
+pub struct House {
+    pub gateway: Gateway,
+    pub yaml: String,
+    pub demo: Demo,
 }
 
 /// What a person gets who has logged in.
-struct Login {
-    access: String,
-    refresh: String,
+pub struct Login {
+    pub access: String,
+    pub refresh: String,
 }
 
 impl House {
-    async fn open(registration: &str) -> Self {
+    pub async fn open(registration: &str) -> Self {
         let demo = Demo::start().await;
         let yaml = format!(
             "auth:\n  proxy: required\n  people: {{ login: true, registration: {registration} }}\n\
@@ -32,43 +32,43 @@ impl House {
     }
 
     /// Runs `elida admin create` beside the gateway, and returns the password once the gateway knows it.
-    async fn admin(&self, name: &str, more: &[&str]) -> String {
+    pub async fn admin(&self, name: &str, more: &[&str]) -> String {
         let password = admin(&self.gateway, name, more);
         knows(&self.gateway, name).await;
         password
     }
 
-    async fn try_log_in(&self, name: &str, password: &str) -> Message {
+    pub async fn try_log_in(&self, name: &str, password: &str) -> Message {
         self.post("", "/auth/login", &json!({"username": name, "password": password})).await
     }
 
-    async fn log_in(&self, name: &str, password: &str) -> Login {
+    pub async fn log_in(&self, name: &str, password: &str) -> Login {
         login(&self.try_log_in(name, password).await)
     }
 
-    async fn post(&self, token: &str, target: &str, body: &Value) -> Message {
+    pub async fn post(&self, token: &str, target: &str, body: &Value) -> Message {
         with(token, Call::post(target).json(body)).send(self.gateway.control()).await
     }
 
-    async fn get(&self, token: &str, target: &str) -> Message {
+    pub async fn get(&self, token: &str, target: &str) -> Message {
         with(token, Call::get(target)).send(self.gateway.control()).await
     }
 
     /// The status and the code of an answer of the proxy to this credential.
-    async fn chat(&self, credential: &str) -> (u16, Value) {
+    pub async fn chat(&self, credential: &str) -> (u16, Value) {
         let answer = Call::chat("x").header("x-api-key", credential).send(self.gateway.proxy()).await;
         let code = if answer.status() == 200 { Value::Null } else { answer.json()["error"]["code"].clone() };
         (answer.status(), code)
     }
 
-    async fn user(&self, admin: &Login, body: Value) -> String {
+    pub async fn user(&self, admin: &Login, body: Value) -> String {
         let made = self.post(&admin.access, "/api/admin/users", &body).await;
         assert_eq!(made.status(), 201, "{}", made.text());
         made.json()["password"].as_str().expect("a password").to_owned()
     }
 
     /// The event feed, opened as this caller.
-    async fn feed(&self, token: &str, target: &str) -> RawClient {
+    pub async fn feed(&self, token: &str, target: &str) -> RawClient {
         let mut feed = with(token, Call::get(target)).open(self.gateway.control()).await;
         feed.until("connected").await;
         feed
@@ -79,13 +79,13 @@ fn with(token: &str, call: Call) -> Call {
     if token.is_empty() { call } else { call.header("authorization", &format!("Bearer {token}")) }
 }
 
-fn login(answer: &Message) -> Login {
+pub fn login(answer: &Message) -> Login {
     assert!(matches!(answer.status(), 200 | 201), "{}", answer.text());
     let text = |name: &str| answer.json()[name].as_str().expect("a token").to_owned();
     Login { access: text("access_token"), refresh: text("refresh_token") }
 }
 
-fn code(answer: &Message) -> (u16, String) {
+pub fn code(answer: &Message) -> (u16, String) {
     (answer.status(), answer.json()["code"].as_str().unwrap_or_default().to_owned())
 }
 

@@ -102,6 +102,59 @@ async fn a_tool_that_is_not_permitted_is_never_called() {
     assert_eq!(line["principal"], "key:ci");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn no_path_method_or_form_of_a_body_hides_the_call_of_a_tool() {
+    let house = House::open("").await;
+    let evil = call(json!(1), "rm").to_string();
+    let json = |call: Call, body: &str| call.header("content-type", "application/json").body(body);
+    for path in [
+        "messages",
+        "chat/completions",
+        "responses",
+        "api/chat",
+        "embeddings",
+        "v1/messages",
+        "models/x:generateContent",
+    ] {
+        for path in [format!("/tools/v1/{path}"), format!("/tools/{path}")] {
+            let refused = house.ask("tools", json(Call::post(&path), &evil)).await;
+            assert!(
+                refused.text().contains("tool_denied"),
+                "{path}: {} {}",
+                refused.status(),
+                refused.text()
+            );
+        }
+    }
+    let ping = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
+    for body in [
+        format!("{ping}\n{evil}"),
+        format!("[[{evil}]]"),
+        format!("[{ping},[{evil}]]"),
+        evil.replace("\"tools/call\"", "[\"tools/call\"]"),
+        "{}".to_owned(),
+    ] {
+        let refused = house.ask("tools", json(Call::post("/tools/mcp"), &body)).await;
+        assert!(refused.text().contains("tool_denied"), "{body}: {} {}", refused.status(), refused.text());
+    }
+    for method in ["GET", "DELETE"] {
+        let refused = house.ask("tools", json(Call::new(method, "/tools/mcp"), &evil)).await;
+        assert!(refused.text().contains("tool_denied"), "{method}: {} {}", refused.status(), refused.text());
+    }
+    let plain = Call::post("/tools/other").header("content-type", "text/plain").body(&*evil);
+    assert!(house.ask("tools", plain).await.text().contains("tool_denied"), "a media type that is not read");
+    assert_eq!(house.server.heads().len(), 0, "none of them arrived");
+    // What a client has to say else.
+    let answer = r#"{"jsonrpc":"2.0","id":1,"result":{"action":"accept","content":{"method":["x"]}}}"#;
+    for body in [ping, answer, r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#] {
+        let passed = house.ask("tools", json(Call::post("/tools/mcp"), body)).await;
+        assert_eq!(passed.status(), 200, "{body}: {}", passed.text());
+    }
+    for method in ["GET", "DELETE"] {
+        assert_eq!(house.ask("tools", Call::new(method, "/tools/mcp")).await.status(), 200, "{method}");
+    }
+}
+
 fn listed_as(id: u32) -> Value {
     json!({"jsonrpc": "2.0", "id": id, "method": "tools/list"})
 }
