@@ -119,6 +119,7 @@ impl Held {
         lease: Option<&Lease>,
     ) -> Result<Option<Wait>, Refused> {
         let Some((rate, _)) = &self.limit.amounts.tokens else { return Ok(None) };
+        let tokens = rate.chargeable(tokens);
         if let Some(lease) = lease {
             let taken = take_granted(&mut self.counter.lock(), Unit::Tokens, rate, tokens, (lease, now));
             (self.tokens, self.asks_tokens) = if taken { (tokens, 0) } else { (0, tokens) };
@@ -135,7 +136,7 @@ impl Held {
         self.asks_tokens = 0;
         let mut levels = self.counter.lock();
         if self.is_shared {
-            levels.share(Unit::Tokens).0.add(signed(tokens) - signed(self.tokens));
+            levels.share(Unit::Tokens).0.add(signed(tokens).saturating_sub(signed(self.tokens)));
         }
         match tokens.checked_sub(self.tokens) {
             Some(more) => levels.tokens.add(rate, more),

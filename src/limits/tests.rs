@@ -105,6 +105,18 @@ fn tokens_are_corrected_and_what_is_over_makes_the_next_wait() {
 }
 
 #[test]
+fn an_estimate_beyond_all_measure_gives_back_only_itself() {
+    let limits = limits(serde_json::json!([{"by": "'all'", "tokens": "2000/min"}]));
+    for estimate in [1_000_000_000_000_000, u64::MAX] {
+        let mut one = admit(&limits, &ADA, estimate, 0).unwrap();
+        one.correct_tokens(804);
+        // 804 and 1197 are one more than 2,000.
+        assert_eq!(admit(&limits, &ADA, 1197, 0).unwrap_err(), (Unit::Tokens, Some(30)), "{estimate}");
+        one.correct_tokens(0);
+    }
+}
+
+#[test]
 fn open_requests_end_when_they_are_dropped() {
     let limits = limits(serde_json::json!([{"by": "client.addr", "in_flight": 3}]));
     let mut held: Vec<_> = (0..3).map(|_| admit(&limits, &ADA, 0, 0).unwrap()).collect();

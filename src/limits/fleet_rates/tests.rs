@@ -361,3 +361,17 @@ async fn while_redis_is_away_each_has_its_part_and_nothing_hangs() {
     assert!(passed < 12_000, "no request hangs: {passed} ms");
     assert!(one.admit_or(0, OnUnavailable::Open, 0).await.is_ok());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_estimate_beyond_all_measure_gives_back_only_itself() {
+    let server = Server::start();
+    let [one] = instances(&server, serde_json::json!([{"by": "'all'", "tokens": "2000/h"}])).await;
+    for estimate in [1_000_000_000_000_000, u64::MAX] {
+        let mut admission = one.admit(estimate).await.unwrap();
+        admission.correct_tokens(804);
+        one.beat().await;
+        assert!(one.admit(1210).await.is_err(), "{estimate}");
+        admission.correct_tokens(0);
+        one.beat().await;
+    }
+}
