@@ -10,7 +10,8 @@
 //! - [`fields`]: the `RateLimit` header fields.
 //! - [`budgets`]: what requests may cost, in [`amount`]s; [`ledger`]: what was spent and is held; [`fleet`]: the same of a fleet;
 //!   [`overrides`]: what operators add to the limits.
-//! - [`fleet_rates`]: rates of a fleet, of which an instance has a [`share`] and else has to [`ask`].
+//! - [`fleet_rates`]: rates of a fleet, of which an instance has a [`share`] and else has to [`ask`], in its
+//!   turn ([`turns`]).
 //!
 //! Pure but for its locks, and for [`fleet`]: the caller supplies the time and the facts of the request.
 
@@ -33,6 +34,7 @@ pub mod rate;
 pub mod sessions;
 pub mod settings;
 mod share;
+mod turns;
 pub mod waiting;
 
 pub use admission::{Admission, Patience};

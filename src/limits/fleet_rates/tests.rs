@@ -375,3 +375,13 @@ async fn an_estimate_beyond_all_measure_gives_back_only_itself() {
         one.beat().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_hangs_is_waited_for_once_and_not_by_each() {
+    let server = Server::start();
+    let [one] = instances(&server, serde_json::json!([{"by": "'all'", "requests": "100/h"}])).await;
+    server.hang();
+    let begun = std::time::Instant::now();
+    futures::future::join_all((0..40).map(|_| one.admit(0))).await;
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}
