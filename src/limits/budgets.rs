@@ -289,6 +289,17 @@ impl Budgets {
         }
     }
 
+    /// Brings the limit of a claim up to date with the overrides. Returns the same claim on the account of the present period, if
+    /// that of its own has ended.
+    pub fn renew(&self, claim: &mut Claim, now: Timestamp) -> Option<Claim> {
+        let AccountKey { budget, unit, name, .. } = &claim.key;
+        let found = self.all.iter().find(|found| found.name == *budget && found.limit.unit == *unit)?;
+        claim.limit = found.limit_of(name, now, &self.additions.load());
+        let Lasts::Until(end) = claim.lasts else { return None };
+        let (key, lasts) = (end <= now.as_second()).then(|| found.account(name, 0, now))?;
+        Some(Claim { key, lasts, ..claim.clone() })
+    }
+
     /// Returns for each budget the share of its limit that is spent, of the account where that is the largest.
     pub fn spent_shares(&self, ledger: &Ledger) -> Vec<(String, f64)> {
         let accounts = self.accounts(ledger);
@@ -365,6 +376,24 @@ impl Budget {
         Some(span)
     }
 
+    /// The account of a name, and how long it is used.
+    fn account(&self, name: &str, session: u128, now: Timestamp) -> (AccountKey, Lasts) {
+        let (start, lasts) = match (self.period, self.span(now)) {
+            (BudgetPeriod::Session, _) => (session, Lasts::Session),
+            (_, None) => (0, Lasts::Forever),
+            (_, Some((begin, end))) => {
+                (u128::try_from(begin.as_second()).unwrap_or(0), Lasts::Until(end.as_second()))
+            }
+        };
+        (AccountKey::new(Arc::clone(&self.name), self.limit.unit, name.into(), start), lasts)
+    }
+
+    /// The limit of an account, with what operators add.
+    fn limit_of(&self, name: &str, now: Timestamp, additions: &Additions) -> u64 {
+        let added = additions.to(&self.name, self.limit.unit, name, now);
+        self.limit.amount.saturating_add(added).min(MAX)
+    }
+
     fn claim(
         &self,
         name: &str,
@@ -373,13 +402,7 @@ impl Budget {
         now: Timestamp,
         additions: &Additions,
     ) -> Result<Claim, OverBudget> {
-        let (start, lasts) = match (self.period, self.span(now)) {
-            (BudgetPeriod::Session, _) => (session, Lasts::Session),
-            (_, None) => (0, Lasts::Forever),
-            (_, Some((begin, end))) => {
-                (u128::try_from(begin.as_second()).unwrap_or(0), Lasts::Until(end.as_second()))
-            }
-        };
+        let (key, lasts) = self.account(name, session, now);
         let first = need.first_step.filter(|_| self.hold == BudgetHold::Steps);
         let (need, floor, step) = match (self.limit.unit, first) {
             (CostUnit::Tokens, None) => (need.tokens, need.input_tokens, 0),
@@ -391,9 +414,7 @@ impl Budget {
                 (most, need.input_nanodollars, step)
             }
         };
-        let added = additions.to(&self.name, self.limit.unit, name, now);
-        let limit = self.limit.amount.saturating_add(added).min(MAX);
-        let key = AccountKey::new(Arc::clone(&self.name), self.limit.unit, name.into(), start);
+        let limit = self.limit_of(name, now, additions);
         let need = need.max(1);
         Ok(Claim { key, limit, need, floor: floor.min(need), step, soft: self.soft, lasts })
     }
