@@ -5,7 +5,7 @@
 //! - [`bucket`]: a token bucket in whole numbers.
 //! - [`counters`]: the counters of one limit, by name, bounded.
 //! - [`limit`]: one limit, and [`limiter`] all of them.
-//! - [`admission`]: what one request holds of them, and [`sessions`] what a session does.
+//! - [`admission`]: what one request holds of them, [`places`] what of `in_flight`, and [`sessions`] what a session does.
 //! - [`classes`]: the section `admission`, and [`line`] the order in which requests wait; [`waiting`] those that wait for a budget.
 //! - [`fields`]: the `RateLimit` header fields.
 //! - [`budgets`]: what requests may cost, in [`amount`]s; [`ledger`]: what was spent and is held; [`fleet`]: the same of a fleet;
@@ -30,6 +30,7 @@ pub mod limit;
 pub mod limiter;
 mod line;
 pub mod overrides;
+mod places;
 pub mod rate;
 pub mod sessions;
 pub mod settings;
