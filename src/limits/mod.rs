@@ -9,7 +9,7 @@
 //! - [`classes`]: the section `admission`, and [`line`] the order in which requests wait; [`waiting`] those that wait for a budget.
 //! - [`fields`]: the `RateLimit` header fields.
 //! - [`budgets`]: what requests may cost, in [`amount`]s; [`ledger`]: what was spent and is held; [`fleet`]: the same of a fleet;
-//!   [`overrides`]: what operators add to the limits.
+//!   [`over_budget`]: why a request is refused; [`overrides`]: what operators add to the limits.
 //! - [`fleet_rates`]: rates of a fleet, of which an instance has a [`share`] and else has to [`ask`], in its
 //!   turn ([`turns`]).
 //!
@@ -29,6 +29,7 @@ pub mod ledger;
 pub mod limit;
 pub mod limiter;
 mod line;
+mod over_budget;
 pub mod overrides;
 mod places;
 pub mod rate;
