@@ -145,6 +145,7 @@ fn refusals(criterion: &mut Criterion) {
         session_id: Some("bd060396-fe08-454b-8ed9-b937c9a41123"),
         request_id: "0198f1de-7e2a-7000-8000-000000000000",
         rpc: None,
+        metadata: None,
     };
     criterion.bench_function("refusal, before the head", |bencher| {
         bencher.iter(|| Dialect::ANTHROPIC.error_body(black_box(&notice)));
