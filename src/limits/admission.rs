@@ -29,8 +29,6 @@ pub struct Admission {
     pub(super) patience: Option<Patience>,
     /// Why it has to wait; `None` if it has not.
     early: Option<Box<Early>>,
-    /// When it came, compared with others that wait; 0 until it waits.
-    pub(super) since: u64,
     /// How long grants of the fleet hold; `None` without a fleet.
     pub(super) lease: Option<Lease>,
     /// How many limits counted it before the step that it is in.
@@ -64,6 +62,8 @@ pub(super) struct Held {
     is_shared: bool,
     /// Its place among those in flight.
     pub(super) place: Place,
+    /// When its request came, compared with others that wait; 0 until it waits.
+    pub(super) since: u64,
 }
 
 /// What a request has to wait for.
@@ -104,7 +104,10 @@ impl Held {
         }
         drop(levels);
         let (limit, counter, is_shared) = (Arc::clone(limit), Arc::clone(counter), lease.is_some());
-        Ok((Self { limit, counter, tokens: 0, asks_tokens: 0, asks_request, is_shared, place }, wait))
+        Ok((
+            Self { limit, counter, tokens: 0, asks_tokens: 0, asks_request, is_shared, place, since: 0 },
+            wait,
+        ))
     }
 
     /// Charges tokens. Returns what the request has to wait for, if anything.

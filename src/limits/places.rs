@@ -128,10 +128,10 @@ impl Admission {
 
     /// When it came, compared with others that wait.
     pub fn since(&mut self) -> u64 {
-        if self.since == 0 {
-            self.since = arrival();
-        }
-        self.since
+        let known = self.held.iter().map(|held| held.since).find(|since| *since > 0);
+        let since = known.unwrap_or_else(arrival);
+        self.held.iter_mut().for_each(|held| held.since = since);
+        since
     }
 
     /// Takes a place of every limit, or stands in the line of the first that is full.
