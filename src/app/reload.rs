@@ -102,6 +102,7 @@ impl Reload {
             }
         }
         settings.auth.take_over(&before.auth);
+        settings.caller_limits.take_over(&before.caller_limits);
         let revoked = settings.auth.revoke_others(&before.auth);
         self.shared.live.store(Arc::new(settings));
         made_keys::declare((&self.shared.keys, &self.shared.people), &config);

@@ -1,16 +1,14 @@
 //! What one request holds of the limits that count it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::ask::Ask;
 use super::bucket::Rate;
 use super::classes::Class;
 use super::counters::{Counter, Levels};
 use super::limit::{Limit, Refused, Unit};
-use super::line::Ticket;
+use super::places::{Place, Waiting};
 use super::share::{Lease, signed};
-use crate::clock::Clock;
 
 /// How long a request waits for room, and how important it is.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +43,8 @@ struct Early {
     /// What it waits for, and what it is refused with if that takes too long.
     refused: Refused,
     counted_by: (Arc<Limit>, Arc<Counter>),
+    /// Set while it waits, and counts as waiting.
+    waiting: Option<Waiting>,
 }
 
 /// What a request holds of one limit.
@@ -60,15 +60,17 @@ pub(super) struct Held {
     asks_request: bool,
     /// Whether a fleet shares the rates.
     is_shared: bool,
-    /// Its place in the line of those that wait for one in flight to end.
-    ticket: Option<Ticket>,
+    /// Its place among those in flight.
+    pub(super) place: Place,
+    /// When its request came, compared with others that wait; 0 until it waits.
+    pub(super) since: u64,
 }
 
 /// What a request has to wait for.
 pub(super) struct Wait {
     /// When there is room in the rate, in milliseconds.
-    ready_at: u64,
-    refused: Refused,
+    pub(super) ready_at: u64,
+    pub(super) refused: Refused,
 }
 
 impl Held {
@@ -82,8 +84,7 @@ impl Held {
     ) -> Result<(Self, Option<Wait>), Refused> {
         let mut levels = counter.lock();
         let ahead = ahead(patience, now);
-        let most = limit.amounts.in_flight.unwrap_or(u32::MAX);
-        let is_full = levels.in_flight >= most;
+        let is_full = levels.is_full(limit.counters.most());
         if is_full && ahead == 0 {
             return Err(limit.refused(Unit::InFlight, None));
         }
@@ -94,20 +95,19 @@ impl Held {
             let taken = levels.requests.take_ahead(rate, 1, now, ahead);
             wait = wait_for(limit, Unit::Requests, taken, now)?;
         }
-        let ticket = match patience.filter(|_| is_full) {
-            Some(Patience { class, .. }) => {
-                let ready_at = wait.map_or(now, |wait| wait.ready_at);
-                wait = Some(Wait { ready_at, refused: limit.refused(Unit::InFlight, None) });
-                Some(levels.line.get_or_insert_default().join(class, most))
-            }
-            None => {
-                levels.in_flight += 1;
-                None
-            }
-        };
+        let place = if is_full { Place::Out } else { Place::Taken };
+        if is_full {
+            let ready_at = wait.map_or(now, |wait| wait.ready_at);
+            wait = Some(Wait { ready_at, refused: limit.refused(Unit::InFlight, None) });
+        } else {
+            levels.in_flight += 1;
+        }
         drop(levels);
         let (limit, counter, is_shared) = (Arc::clone(limit), Arc::clone(counter), lease.is_some());
-        Ok((Self { limit, counter, tokens: 0, asks_tokens: 0, asks_request, is_shared, ticket }, wait))
+        Ok((
+            Self { limit, counter, tokens: 0, asks_tokens: 0, asks_request, is_shared, place, since: 0 },
+            wait,
+        ))
     }
 
     /// Charges tokens. Returns what the request has to wait for, if anything.
@@ -119,6 +119,7 @@ impl Held {
         lease: Option<&Lease>,
     ) -> Result<Option<Wait>, Refused> {
         let Some((rate, _)) = &self.limit.amounts.tokens else { return Ok(None) };
+        let tokens = rate.chargeable(tokens);
         if let Some(lease) = lease {
             let taken = take_granted(&mut self.counter.lock(), Unit::Tokens, rate, tokens, (lease, now));
             (self.tokens, self.asks_tokens) = if taken { (tokens, 0) } else { (0, tokens) };
@@ -135,7 +136,7 @@ impl Held {
         self.asks_tokens = 0;
         let mut levels = self.counter.lock();
         if self.is_shared {
-            levels.share(Unit::Tokens).0.add(signed(tokens) - signed(self.tokens));
+            levels.share(Unit::Tokens).0.add(signed(tokens).saturating_sub(signed(self.tokens)));
         }
         match tokens.checked_sub(self.tokens) {
             Some(more) => levels.tokens.add(rate, more),
@@ -159,19 +160,6 @@ fn take_granted(
         bucket.note(rate, cost, now);
     }
     is_granted
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let mut levels = self.counter.lock();
-        let has_left = match (&self.ticket, &mut levels.line) {
-            (Some(ticket), Some(line)) => line.leave(ticket),
-            _ => false,
-        };
-        if !has_left {
-            levels.end_one();
-        }
-    }
 }
 
 fn ahead(patience: Option<Patience>, now: u64) -> u64 {
@@ -228,6 +216,7 @@ impl Admission {
             let refused = ask.limit.refused(ask.unit, Some(wait));
             let counted_by = (Arc::clone(&ask.limit), Arc::clone(&ask.counter));
             self.waits(Wait { ready_at: now + wait, refused }, counted_by);
+            self.step_aside();
         }
     }
 
@@ -263,23 +252,24 @@ impl Admission {
         let Wait { ready_at, refused } = wait;
         match &mut self.early {
             Some(early) => early.ready_at = early.ready_at.max(ready_at),
-            None => self.early = Some(Box::new(Early { ready_at, refused, counted_by })),
+            None => self.early = Some(Box::new(Early { ready_at, refused, counted_by, waiting: None })),
         }
     }
 
-    /// Waits until there is room for the request in all limits that count it. Can be called again when it was cancelled.
-    pub async fn turn(&mut self, clock: &Clock) {
-        for held in &mut self.held {
-            if let Some(ticket) = &held.ticket {
-                ticket.called().await;
-                held.ticket = None;
-            }
-        }
-        let ready_at = self.early.as_ref().map_or(0, |early| early.ready_at);
-        let left = ready_at.saturating_sub(clock.now().as_millis());
-        if left > 0 {
-            tokio::time::sleep(Duration::from_millis(left)).await;
-        }
+    /// Counts the request as one that waits, if it has to. Returns false if too many wait for the same.
+    pub fn begin_to_wait(&mut self) -> bool {
+        let Some(early) = &mut self.early else { return true };
+        early.waiting = Waiting::begin(&early.counted_by.1);
+        early.waiting.is_some()
+    }
+
+    /// When there is room in all rates, in milliseconds.
+    pub(super) fn ready_at(&self) -> u64 {
+        self.early.as_ref().map_or(0, |early| early.ready_at)
+    }
+
+    /// The request has not to wait any longer.
+    pub(super) fn is_in_time(&mut self) {
         self.early = None;
     }
 

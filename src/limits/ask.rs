@@ -100,9 +100,9 @@ impl Ask {
         let mut levels = self.counter.lock();
         let (share, bucket) = levels.share(self.unit);
         let cost = signed(self.cost);
-        share.own += cost;
+        share.own = share.own.saturating_add(cost);
         (share.saved, share.granted, share.was_used, share.must_tell) =
-            (own + cost, signed(stored.grant), true, false);
+            (own.saturating_add(cost), signed(stored.grant), true, false);
         bucket.set(stored.level, now);
     }
 

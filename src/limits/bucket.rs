@@ -47,6 +47,12 @@ impl Rate {
         self.burst * self.period
     }
 
+    /// Returns as many of `units` as one request is charged at most before it is known what it uses. The level stays below
+    /// [`MAX`] with them, so that exactly what was added can be given back.
+    pub(super) fn chargeable(&self, units: u64) -> u64 {
+        units.min((MAX / 4 / self.period).max(self.burst))
+    }
+
     /// Milliseconds until so much has flowed off, rounded up.
     fn time_for(&self, level: u64) -> u64 {
         level.div_ceil(self.count)

@@ -13,6 +13,7 @@ use super::amount::{AmountText, CostUnit};
 use super::bucket::MAX;
 use super::ledger::steps::STEP;
 use super::ledger::{AccountKey, Claim, Lasts, Ledger, Short, Shortage};
+pub use super::over_budget::OverBudget;
 use super::overrides::Additions;
 use crate::policy::expr::{Expression, Truth};
 use crate::policy::facts::Facts;
@@ -147,49 +148,6 @@ pub struct StepNeed {
     pub step_nanodollars: u64,
 }
 
-/// Why a request is refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum OverBudget {
-    /// The budget does not last for it.
-    Exceeded {
-        /// The budget.
-        budget: Arc<str>,
-        /// What was spent, and the limit, for people.
-        spent: String,
-        /// The same of the limit.
-        limit: AmountText,
-        /// When the next period begins, as far as there is one.
-        resets_at: Option<Timestamp>,
-    },
-    /// Open requests hold what is left of it.
-    Busy {
-        /// The budget.
-        budget: Arc<str>,
-    },
-    /// The fleet's store does not answer, and what was granted to this instance is used up.
-    Unknown {
-        /// The budget.
-        budget: Arc<str>,
-    },
-    /// It is in money, and the model has no price.
-    Unpriced {
-        /// The budget.
-        budget: Arc<str>,
-    },
-}
-
-impl OverBudget {
-    /// The budget.
-    pub fn budget(&self) -> &Arc<str> {
-        match self {
-            Self::Exceeded { budget, .. }
-            | Self::Busy { budget }
-            | Self::Unknown { budget }
-            | Self::Unpriced { budget } => budget,
-        }
-    }
-}
-
 /// An account of `GET /control/budgets`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct BudgetAccount {
@@ -289,6 +247,17 @@ impl Budgets {
         }
     }
 
+    /// Brings the limit of a claim up to date with the overrides. Returns the same claim on the account of the present period, if
+    /// that of its own has ended.
+    pub fn renew(&self, claim: &mut Claim, now: Timestamp) -> Option<Claim> {
+        let AccountKey { budget, unit, name, .. } = &claim.key;
+        let found = self.all.iter().find(|found| found.name == *budget && found.limit.unit == *unit)?;
+        claim.limit = found.limit_of(name, now, &self.additions.load());
+        let Lasts::Until(end) = claim.lasts else { return None };
+        let (key, lasts) = (end <= now.as_second()).then(|| found.account(name, 0, now))?;
+        Some(Claim { key, lasts, ..claim.clone() })
+    }
+
     /// Returns for each budget the share of its limit that is spent, of the account where that is the largest.
     pub fn spent_shares(&self, ledger: &Ledger) -> Vec<(String, f64)> {
         let accounts = self.accounts(ledger);
@@ -365,6 +334,24 @@ impl Budget {
         Some(span)
     }
 
+    /// The account of a name, and how long it is used.
+    fn account(&self, name: &str, session: u128, now: Timestamp) -> (AccountKey, Lasts) {
+        let (start, lasts) = match (self.period, self.span(now)) {
+            (BudgetPeriod::Session, _) => (session, Lasts::Session),
+            (_, None) => (0, Lasts::Forever),
+            (_, Some((begin, end))) => {
+                (u128::try_from(begin.as_second()).unwrap_or(0), Lasts::Until(end.as_second()))
+            }
+        };
+        (AccountKey::new(Arc::clone(&self.name), self.limit.unit, name.into(), start), lasts)
+    }
+
+    /// The limit of an account, with what operators add.
+    fn limit_of(&self, name: &str, now: Timestamp, additions: &Additions) -> u64 {
+        let added = additions.to(&self.name, self.limit.unit, name, now);
+        self.limit.amount.saturating_add(added).min(MAX)
+    }
+
     fn claim(
         &self,
         name: &str,
@@ -373,13 +360,7 @@ impl Budget {
         now: Timestamp,
         additions: &Additions,
     ) -> Result<Claim, OverBudget> {
-        let (start, lasts) = match (self.period, self.span(now)) {
-            (BudgetPeriod::Session, _) => (session, Lasts::Session),
-            (_, None) => (0, Lasts::Forever),
-            (_, Some((begin, end))) => {
-                (u128::try_from(begin.as_second()).unwrap_or(0), Lasts::Until(end.as_second()))
-            }
-        };
+        let (key, lasts) = self.account(name, session, now);
         let first = need.first_step.filter(|_| self.hold == BudgetHold::Steps);
         let (need, floor, step) = match (self.limit.unit, first) {
             (CostUnit::Tokens, None) => (need.tokens, need.input_tokens, 0),
@@ -391,9 +372,7 @@ impl Budget {
                 (most, need.input_nanodollars, step)
             }
         };
-        let added = additions.to(&self.name, self.limit.unit, name, now);
-        let limit = self.limit.amount.saturating_add(added).min(MAX);
-        let key = AccountKey::new(Arc::clone(&self.name), self.limit.unit, name.into(), start);
+        let limit = self.limit_of(name, now, additions);
         let need = need.max(1);
         Ok(Claim { key, limit, need, floor: floor.min(need), step, soft: self.soft, lasts })
     }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
@@ -38,6 +39,8 @@ pub(super) struct Levels {
     pub(super) line: Option<Box<Line>>,
     /// What is shared with a fleet.
     pub(super) shares: Option<Box<Shares>>,
+    /// Requests that wait because of this name.
+    pub(super) waiting: u32,
     pub(super) sessions: u32,
 }
 
@@ -61,14 +64,9 @@ impl Levels {
         }
     }
 
-    /// One of those in flight has ended: its place goes to the first that waits.
-    pub(super) fn end_one(&mut self) {
-        self.in_flight = self.in_flight.saturating_sub(1);
-        let Some(line) = &mut self.line else { return };
-        while line.first().is_some_and(|first| self.in_flight < first.most) {
-            self.in_flight += 1;
-            line.admit_first();
-        }
+    /// Whether there is no place among `most` in flight for one that has just come: those in the line go first.
+    pub(super) fn is_full(&self, most: u32) -> bool {
+        self.in_flight >= most || self.line.as_ref().is_some_and(|line| !line.is_empty())
     }
 }
 
@@ -86,6 +84,8 @@ impl Counter {
 #[derive(Debug)]
 pub(super) struct Counters {
     hasher: RandomState,
+    /// The most requests in flight of a name.
+    most: AtomicU32,
     shards: [Mutex<Shard>; SHARDS],
 }
 
@@ -97,7 +97,11 @@ struct Shard {
 
 impl Default for Counters {
     fn default() -> Self {
-        Self { hasher: RandomState::new(), shards: std::array::from_fn(|_| Mutex::default()) }
+        Self {
+            hasher: RandomState::new(),
+            most: AtomicU32::new(u32::MAX),
+            shards: std::array::from_fn(|_| Mutex::default()),
+        }
     }
 }
 
@@ -116,6 +120,26 @@ impl Counters {
         }
         drop(levels);
         counter
+    }
+
+    /// The most requests in flight of a name, as it was configured last: those that wait follow a change, too.
+    pub(super) fn most(&self) -> u32 {
+        self.most.load(Ordering::Acquire)
+    }
+
+    /// Allows so many requests in flight, and tells those that wait.
+    pub(super) fn allow(&self, most: u32) {
+        if self.most.swap(most, Ordering::AcqRel) >= most {
+            return;
+        }
+        for shard in &self.shards {
+            let shard = shard.lock();
+            for counter in shard.young.values().chain(shard.old.values()) {
+                if let Some(line) = &counter.lock().line {
+                    line.call_first();
+                }
+            }
+        }
     }
 
     fn find(&self, name: &str) -> Arc<Counter> {

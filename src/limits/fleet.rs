@@ -13,12 +13,13 @@ use std::time::{Duration, Instant};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::watch;
 use tracing::warn;
 
 use super::amount::CostUnit;
 use super::ledger::keeping::Stored;
 use super::ledger::{Account, AccountKey, Claim, Lasts, Ledger, NotReserved, Reservation, Short, Shortage};
+use super::turns::Turns;
 use crate::redis::LinkError;
 use crate::redis::budgets::{BudgetStore, Entry, LEASE, Mode, Outcome};
 
@@ -42,8 +43,8 @@ const LEAVING: Duration = Duration::from_millis(500);
 pub struct FleetBudgets {
     ledger: Arc<Ledger>,
     store: BudgetStore,
-    /// Held during a call: a store that answers slowly sees one at a time.
-    turn: Mutex<Turn>,
+    /// Held during a call.
+    turn: Turns<Turn>,
 }
 
 #[derive(Debug, Default)]
@@ -66,7 +67,7 @@ struct Turn {
 impl FleetBudgets {
     /// The budgets of `ledger`, shared in `store`.
     pub fn new(ledger: Arc<Ledger>, store: BudgetStore) -> Self {
-        Self { ledger, store, turn: Mutex::default() }
+        Self { ledger, store, turn: Turns::default() }
     }
 
     /// Holds the need of every claim, or of none.
@@ -82,10 +83,9 @@ impl FleetBudgets {
     }
 
     async fn ask(&self, claims: Vec<Claim>) -> Result<Reservation, Short> {
-        if !self.store.is_up() {
+        let Some(mut turn) = self.turn.of_request(|| self.store.is_up()).await else {
             return Err(unknown(&claims));
-        }
-        let mut turn = self.turn.lock().await;
+        };
         // Requests that were earlier may have been granted enough for this one.
         let claims = match self.ledger.reserve(claims) {
             Ok(reservation) => return Ok(reservation),
@@ -128,7 +128,9 @@ impl FleetBudgets {
     ) -> Result<Outcome, LinkError> {
         turn.number += 1;
         let until = Instant::now() + LEASE - MARGIN;
-        let answer = self.store.book(turn.number, mode, turn.is_registered, entries).await?;
+        let answer = self.store.book(turn.number, mode, turn.is_registered, entries).await;
+        self.turn.called(&answer);
+        let answer = answer?;
         if answer.is_forgotten {
             warn!("redis has forgotten what this instance holds of budgets: it is written again");
             self.ledger.forgotten();

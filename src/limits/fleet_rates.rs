@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use parking_lot::Mutex as Lock;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::watch;
 use tracing::warn;
 
 use super::admission::Admission;
@@ -22,6 +22,7 @@ use super::classes::OnUnavailable;
 use super::counters::Counter;
 use super::limit::{Limit, Refused, Unit};
 use super::share::{Lease, signed};
+use super::turns::Turns;
 use crate::clock::{Clock, millis};
 use crate::redis::LinkError;
 use crate::redis::budgets::{LEASE, Mode};
@@ -43,8 +44,8 @@ const LEAVING: Duration = Duration::from_millis(500);
 pub struct FleetRates {
     store: RateStore,
     clock: Clock,
-    /// Held during a call: a store that answers slowly sees one at a time.
-    turn: Mutex<Turn>,
+    /// Held during a call.
+    turn: Turns<Turn>,
     /// Rates of which the store may know something of this instance.
     known: Lock<HashMap<String, Known>>,
     lease: Lease,
@@ -74,7 +75,7 @@ impl FleetRates {
         Self {
             store,
             clock,
-            turn: Mutex::default(),
+            turn: Turns::default(),
             known: Lock::default(),
             lease: Lease::default(),
             away_since: AtomicU64::new(0),
@@ -100,10 +101,9 @@ impl FleetRates {
     }
 
     async fn take(&self, admission: &mut Admission, otherwise: OnUnavailable) -> Result<(), Refused> {
-        if !self.store.is_up() {
+        let Some(mut turn) = self.turn.of_request(|| self.store.is_up()).await else {
             return self.take_alone(admission, otherwise);
-        }
-        let mut turn = self.turn.lock().await;
+        };
         let now = self.clock.now().as_millis();
         let ahead = admission.ahead(now);
         let mut asks = admission.asked();
@@ -183,6 +183,7 @@ impl FleetRates {
         turn.number += 1;
         let until = self.clock.now().as_millis() + millis(LEASE - MARGIN);
         let answer = self.store.call(turn.number, mode, turn.is_registered, entries).await;
+        self.turn.called(&answer);
         let (outcome, is_forgotten) = answer.inspect_err(|_| {
             self.is_away(self.clock.now().as_millis());
         })?;

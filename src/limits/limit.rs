@@ -81,7 +81,13 @@ pub struct Limit {
 impl Limit {
     pub(super) fn new(name: &str, by: Expression, when: Option<Expression>, amounts: Amounts) -> Self {
         let items = Item::of(name, &amounts);
-        Self { name: name.into(), by, when, amounts, items, counters: Arc::default() }
+        let limit = Self { name: name.into(), by, when, amounts, items, counters: Arc::default() };
+        limit.counters.allow(limit.most_in_flight());
+        limit
+    }
+
+    pub(super) fn most_in_flight(&self) -> u32 {
+        self.amounts.in_flight.unwrap_or(u32::MAX)
     }
 
     /// The name in refusals, header fields and metrics.

@@ -36,6 +36,14 @@ impl Limits {
         Self(kept.collect())
     }
 
+    /// Is in force instead of `before`, also for requests that wait already. Nobody waits for a limit that there is no longer.
+    pub fn take_over(&self, before: &Self) {
+        for gone in before.0.iter() {
+            let same = self.0.iter().find(|limit| limit.counts_like(gone));
+            gone.counters.allow(same.map_or(u32::MAX, |limit| limit.most_in_flight()));
+        }
+    }
+
     /// Whether sessions are counted.
     pub fn count_sessions(&self) -> bool {
         self.0.iter().any(|limit| limit.amounts.count_sessions())
@@ -57,7 +65,24 @@ impl Limits {
     /// # Errors
     /// A limit is used up; the request is counted by none of them.
     pub fn at_head(&self, facts: &dyn Facts, now: u64, admission: &mut Admission) -> Result<(), Refused> {
-        self.admit(Phase::Connect, facts, now, admission)
+        let counted = admission.held.len();
+        self.admit(Phase::Connect, facts, now, admission, counted)
+    }
+
+    /// Counts a request that is about to be forwarded by all limits, because none has counted it at its head.
+    ///
+    /// # Errors
+    /// As [`Limits::at_head`].
+    pub fn at_once(
+        &self,
+        facts: &dyn Facts,
+        tokens: u64,
+        now: u64,
+        admission: &mut Admission,
+    ) -> Result<(), Refused> {
+        let counted = admission.held.len();
+        self.admit(Phase::Connect, facts, now, admission, counted)?;
+        self.forward(facts, tokens, now, admission, counted)
     }
 
     /// Counts a request that is about to be forwarded: by all other limits, and its tokens by all. `tokens` is how many it
@@ -73,7 +98,19 @@ impl Limits {
         admission: &mut Admission,
     ) -> Result<(), Refused> {
         let counted = admission.held.len();
-        self.admit(Phase::Request, facts, now, admission)?;
+        self.forward(facts, tokens, now, admission, counted)
+    }
+
+    /// A refusal takes back what limits behind the first `counted` have counted.
+    fn forward(
+        &self,
+        facts: &dyn Facts,
+        tokens: u64,
+        now: u64,
+        admission: &mut Admission,
+        counted: usize,
+    ) -> Result<(), Refused> {
+        self.admit(Phase::Request, facts, now, admission, counted)?;
         if tokens == 0 {
             return Ok(());
         }
@@ -91,6 +128,9 @@ impl Limits {
                 }
             }
         }
+        if admission.is_early() {
+            admission.step_aside();
+        }
         Ok(())
     }
 
@@ -100,8 +140,8 @@ impl Limits {
         facts: &dyn Facts,
         now: u64,
         admission: &mut Admission,
+        counted: usize,
     ) -> Result<(), Refused> {
-        let counted = admission.held.len();
         admission.counted = counted;
         let mut name = String::new();
         for limit in self.0.iter().filter(|limit| limit.phase() == phase) {
@@ -125,6 +165,9 @@ impl Limits {
                     return Err(refused);
                 }
             }
+        }
+        if admission.is_early() {
+            admission.step_aside();
         }
         Ok(())
     }

@@ -1,11 +1,20 @@
 //! Requests that wait for the same thing, in the order in which they get it.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 
 use super::classes::Class;
+
+static ARRIVALS: AtomicU64 = AtomicU64::new(1);
+
+/// Returns a number that grows with each request that begins to wait.
+pub(super) fn arrival() -> u64 {
+    ARRIVALS.fetch_add(1, Ordering::Relaxed)
+}
 
 /// A line. Whoever is of a higher class goes first; those of one class, in the order in which they came.
 #[derive(Debug, Default)]
@@ -16,8 +25,8 @@ pub(super) struct Line {
 #[derive(Debug)]
 pub(super) struct Waiter {
     class: Class,
-    /// The most that may be there for the one who waits to join them.
-    pub(super) most: u32,
+    /// When it came.
+    since: u64,
     turn: Arc<Notify>,
 }
 
@@ -41,11 +50,17 @@ impl Ticket {
 }
 
 impl Line {
-    pub(super) fn join(&mut self, class: Class, most: u32) -> Ticket {
+    pub(super) fn join(&mut self, class: Class, since: u64) -> Ticket {
         let turn = Arc::<Notify>::default();
-        let place = self.waiting.partition_point(|waiter| waiter.class >= class);
-        self.waiting.insert(place, Waiter { class, most, turn: Arc::clone(&turn) });
+        let place = self
+            .waiting
+            .partition_point(|waiter| (waiter.class, Reverse(waiter.since)) >= (class, Reverse(since)));
+        self.waiting.insert(place, Waiter { class, since, turn: Arc::clone(&turn) });
         Ticket { turn }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -67,13 +82,6 @@ impl Line {
         }
     }
 
-    /// Takes the first one out of the line and tells it.
-    pub(super) fn admit_first(&mut self) {
-        if let Some(first) = self.waiting.pop_front() {
-            first.turn.notify_one();
-        }
-    }
-
     /// Takes a request out of the line. Returns false if it was not in it any more.
     pub(super) fn leave(&mut self, ticket: &Ticket) -> bool {
         let place = self.waiting.iter().position(|waiter| waiter.is(ticket));
@@ -91,13 +99,14 @@ mod tests {
     fn higher_classes_go_first_and_each_in_the_order_in_which_it_came() {
         let mut line = Line::default();
         let joined = [Class::Low, Class::Normal, Class::Normal, Class::High, Class::Low]
-            .map(|class| line.join(class, 1));
+            .map(|class| line.join(class, arrival()));
         assert!(line.leave(&joined[2]) && !line.leave(&joined[2]));
         for place in [3, 1, 0, 4] {
             assert!(line.is_first(&joined[place]), "{place}");
             assert!(joined[place].called().now_or_never().is_none());
-            line.admit_first();
+            line.call_first();
             assert!(joined[place].called().now_or_never().is_some(), "it was told before it waits");
+            line.leave(&joined[place]);
         }
         assert!(line.is_empty() && joined[2].called().now_or_never().is_none());
     }

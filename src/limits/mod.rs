@@ -5,12 +5,13 @@
 //! - [`bucket`]: a token bucket in whole numbers.
 //! - [`counters`]: the counters of one limit, by name, bounded.
 //! - [`limit`]: one limit, and [`limiter`] all of them.
-//! - [`admission`]: what one request holds of them, and [`sessions`] what a session does.
+//! - [`admission`]: what one request holds of them, [`places`] what of `in_flight`, and [`sessions`] what a session does.
 //! - [`classes`]: the section `admission`, and [`line`] the order in which requests wait; [`waiting`] those that wait for a budget.
 //! - [`fields`]: the `RateLimit` header fields.
 //! - [`budgets`]: what requests may cost, in [`amount`]s; [`ledger`]: what was spent and is held; [`fleet`]: the same of a fleet;
-//!   [`overrides`]: what operators add to the limits.
-//! - [`fleet_rates`]: rates of a fleet, of which an instance has a [`share`] and else has to [`ask`].
+//!   [`over_budget`]: why a request is refused; [`overrides`]: what operators add to the limits.
+//! - [`fleet_rates`]: rates of a fleet, of which an instance has a [`share`] and else has to [`ask`], in its
+//!   turn ([`turns`]).
 //!
 //! Pure but for its locks, and for [`fleet`]: the caller supplies the time and the facts of the request.
 
@@ -28,11 +29,14 @@ pub mod ledger;
 pub mod limit;
 pub mod limiter;
 mod line;
+mod over_budget;
 pub mod overrides;
+mod places;
 pub mod rate;
 pub mod sessions;
 pub mod settings;
 mod share;
+mod turns;
 pub mod waiting;
 
 pub use admission::{Admission, Patience};

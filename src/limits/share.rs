@@ -71,7 +71,7 @@ impl Default for Share {
 
 impl Share {
     fn unsaved(&self) -> i64 {
-        self.own - self.saved
+        self.own.saturating_sub(self.saved)
     }
 
     /// Whether the store has to be told of something.
@@ -81,7 +81,7 @@ impl Share {
 
     /// What is left of the grant. What was given back is not part of it: the level may be over the burst.
     pub(super) fn left(&self) -> u64 {
-        u64::try_from(self.granted - self.unsaved().max(0)).unwrap_or(0)
+        u64::try_from(self.granted.saturating_sub(self.unsaved().max(0))).unwrap_or(0)
     }
 
     /// Takes units from the grant, if there are enough.
@@ -95,7 +95,7 @@ impl Share {
 
     /// Counts units that are taken, or given back.
     pub(super) fn add(&mut self, units: i64) {
-        self.own += units;
+        self.own = self.own.saturating_add(units);
         if units < 0 {
             self.refused = None;
         }

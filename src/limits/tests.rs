@@ -1,7 +1,10 @@
 //! Limits together: what a request holds of several, and what it gives back.
 
+use futures::FutureExt as _;
+
 use super::settings::{LimitConfig, compile};
-use super::{Admission, Limits, Unit};
+use super::{Admission, Class, Limits, Patience, Unit};
+use crate::clock::Clock;
 use crate::policy::facts::{Fact, Facts, Value};
 use crate::settings::fault::Faults;
 
@@ -92,6 +95,21 @@ fn a_refusal_takes_back_what_the_others_counted() {
 }
 
 #[test]
+fn a_refusal_takes_back_all_if_all_counted_in_one_step() {
+    let limits = limits(serde_json::json!([
+        {"by": "client.addr", "requests": "2/h"},
+        {"by": "request.model", "requests": "1/h"},
+    ]));
+    let once = |model: &'static str| {
+        let mut admission = Admission::default();
+        limits.at_once(&Caller("10.0.0.1", model), 0, 0, &mut admission).map(|()| admission)
+    };
+    let _first = once("opus").unwrap();
+    assert!((0..5).all(|_| once("opus").is_err()));
+    once("haiku").unwrap();
+}
+
+#[test]
 fn tokens_are_corrected_and_what_is_over_makes_the_next_wait() {
     let limits = limits(serde_json::json!([{"by": "'all'", "tokens": "100/s"}]));
     let mut first = admit(&limits, &ADA, 500, 0).unwrap();
@@ -105,6 +123,18 @@ fn tokens_are_corrected_and_what_is_over_makes_the_next_wait() {
 }
 
 #[test]
+fn an_estimate_beyond_all_measure_gives_back_only_itself() {
+    let limits = limits(serde_json::json!([{"by": "'all'", "tokens": "2000/min"}]));
+    for estimate in [1_000_000_000_000_000, u64::MAX] {
+        let mut one = admit(&limits, &ADA, estimate, 0).unwrap();
+        one.correct_tokens(804);
+        // 804 and 1197 are one more than 2,000.
+        assert_eq!(admit(&limits, &ADA, 1197, 0).unwrap_err(), (Unit::Tokens, Some(30)), "{estimate}");
+        one.correct_tokens(0);
+    }
+}
+
+#[test]
 fn open_requests_end_when_they_are_dropped() {
     let limits = limits(serde_json::json!([{"by": "client.addr", "in_flight": 3}]));
     let mut held: Vec<_> = (0..3).map(|_| admit(&limits, &ADA, 0, 0).unwrap()).collect();
@@ -113,6 +143,94 @@ fn open_requests_end_when_they_are_dropped() {
     held.pop();
     held.push(admit(&limits, &ADA, 0, 0).unwrap());
     assert!(admit(&limits, &ADA, 0, 0).is_err());
+}
+
+/// As [`admit`], for one that waits.
+fn wait_for(limits: &Limits, caller: &Caller) -> Admission {
+    let mut admission = Admission::default();
+    admission.be_patient(Patience { until: 60_000, class: Class::Normal });
+    limits.at_head(caller, 0, &mut admission).unwrap();
+    limits.at_forward(caller, 0, 0, &mut admission).unwrap();
+    admission
+}
+
+fn has_turn(admission: &mut Admission) -> bool {
+    admission.turn(&Clock::system()).now_or_never().is_some()
+}
+
+#[test]
+fn who_waits_for_one_limit_holds_no_place_of_another() {
+    let limits = limits(serde_json::json!([
+        {"name": "own", "by": "client.addr", "in_flight": 1},
+        {"name": "everyone", "by": "'all'", "in_flight": 4},
+    ]));
+    let mut ada: Vec<_> = (0..4).map(|_| wait_for(&limits, &ADA)).collect();
+    assert!(!ada[0].is_early() && ada[1..].iter_mut().all(|one| one.is_early() && !has_turn(one)));
+    let mut bob = vec![wait_for(&limits, &BOB)];
+    let more: Vec<_> = ["10.0.0.3", "10.0.0.4"].map(|addr| wait_for(&limits, &Caller(addr, ""))).into();
+    bob.extend(more);
+    assert!(bob.iter().all(|one| !one.is_early()), "three places of four were free");
+    // Now both are full: Ada's second takes both places or none, and then the next one follows.
+    drop(ada.remove(0));
+    assert!(has_turn(&mut ada[0]) && !has_turn(&mut ada[1]));
+    let mut carl = wait_for(&limits, &Caller("10.0.0.5", ""));
+    assert!(!has_turn(&mut carl));
+    drop(bob.pop());
+    assert!(!has_turn(&mut ada[1]) && has_turn(&mut carl), "Ada has one already");
+}
+
+#[test]
+fn two_that_need_the_same_places_do_not_wait_for_each_other() {
+    let limits = limits(serde_json::json!([
+        {"name": "own", "by": "client.addr", "in_flight": 1},
+        {"name": "model", "by": "request.model", "in_flight": 1},
+    ]));
+    let mut slow = Admission::default();
+    slow.be_patient(Patience { until: 60_000, class: Class::Normal });
+    limits.at_head(&ADA, 0, &mut slow).unwrap();
+    // It waits for its own limit while the body of the first one arrives.
+    let mut second = wait_for(&limits, &ADA);
+    assert!(!has_turn(&mut second));
+    limits.at_forward(&ADA, 0, 0, &mut slow).unwrap();
+    assert!(!slow.is_early());
+    drop(slow);
+    assert!(has_turn(&mut second));
+}
+
+#[test]
+fn those_who_wait_follow_a_reload_and_newcomers_do_not_overtake() {
+    let of = |in_flight: u32| limits(serde_json::json!([{"by": "client.addr", "in_flight": in_flight}]));
+    let before = of(1);
+    let _first = wait_for(&before, &ADA);
+    let mut waiting: Vec<_> = (0..3).map(|_| wait_for(&before, &ADA)).collect();
+    assert!(!waiting.iter_mut().any(has_turn));
+    let after = of(3).with_levels_of(&before);
+    assert!(!has_turn(&mut waiting[0]), "it may yet be rejected");
+    after.take_over(&before);
+    let newcomer = wait_for(&after, &ADA);
+    assert!(newcomer.is_early(), "others came first");
+    assert_eq!(waiting.iter_mut().map(has_turn).collect::<Vec<_>>(), [true, true, false]);
+    limits(serde_json::json!([])).take_over(&after);
+    assert!(has_turn(&mut waiting[2]), "there is no limit any longer");
+}
+
+#[test]
+fn one_name_does_not_take_all_places_of_those_that_wait() {
+    let limits = limits(serde_json::json!([{"by": "client.addr", "requests": "1/s", "in_flight": 1}]));
+    let _first = wait_for(&limits, &ADA);
+    let mut waiting: Vec<_> = (0..50).map(|_| wait_for(&limits, &ADA)).collect();
+    let more = limits_of_open_only();
+    let _other = wait_for(&more, &BOB);
+    waiting.extend((0..257).map(|_| wait_for(&more, &BOB)));
+    let begun: Vec<_> = waiting.iter_mut().map(Admission::begin_to_wait).collect();
+    assert_eq!(begun.iter().filter(|begun| **begun).count(), 50 + 256);
+    waiting.truncate(200);
+    let mut next = wait_for(&more, &BOB);
+    assert!(next.begin_to_wait(), "some have left");
+}
+
+fn limits_of_open_only() -> Limits {
+    limits(serde_json::json!([{"by": "client.addr", "in_flight": 1}]))
 }
 
 #[test]

@@ -13,6 +13,9 @@ use super::classes::Class;
 use super::ledger::{AccountKey, Claim, Ledger, Short, Shortage};
 use super::line::{Line, Ticket};
 
+/// The most requests that wait for one account.
+const MOST_WAITING: usize = 256;
+
 /// The lines of all accounts that requests wait for.
 #[derive(Debug, Default)]
 pub struct AccountLines {
@@ -31,11 +34,17 @@ impl AccountLines {
         claims.iter().find(|claim| lines.contains_key(&claim.key))
     }
 
-    /// Joins the line of an account.
-    pub fn join(&self, account: AccountKey, class: Class) -> PlaceInLine<'_> {
+    /// Joins the line of an account; `None` if it is too long already.
+    pub fn join(&self, account: AccountKey, class: Class, since: u64) -> Option<PlaceInLine<'_>> {
+        let mut lines = self.lines.lock();
+        let line = lines.entry(account.clone()).or_default();
+        if line.len() >= MOST_WAITING {
+            return None;
+        }
         self.waiting.fetch_add(1, Ordering::SeqCst);
-        let ticket = self.lines.lock().entry(account.clone()).or_default().join(class, 0);
-        PlaceInLine { lines: self, account, ticket }
+        let ticket = line.join(class, since);
+        drop(lines);
+        Some(PlaceInLine { lines: self, account, ticket })
     }
 
     /// Something of these accounts was released, or may have been.
@@ -117,5 +126,25 @@ impl Drop for PlaceInLine<'_> {
         }
         drop(lines);
         self.lines.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::line::arrival;
+    use super::*;
+    use crate::limits::amount::CostUnit;
+
+    #[test]
+    fn one_account_does_not_take_all_places_of_those_that_wait() {
+        let lines = AccountLines::default();
+        let join = |name: &str| {
+            let account = AccountKey::new("b".into(), CostUnit::Tokens, name.into(), 0);
+            lines.join(account, Class::Normal, arrival())
+        };
+        let mut places: Vec<_> = (0..300).filter_map(|_| join("a")).collect();
+        assert!(places.len() == MOST_WAITING && join("b").is_some());
+        places.pop();
+        assert!(join("a").is_some());
     }
 }

@@ -1,15 +1,21 @@
 //! How much of an answer is held of its budgets while it is written (`hold: steps`).
 
+use std::time::{Duration, Instant};
+
 use tokio::sync::oneshot;
 
 use super::answer::Answer;
 use super::state::ProxyState;
+use crate::limits::budgets::Budgets;
 use crate::limits::ledger::steps::STEP;
-use crate::limits::ledger::{Claim, Reservation, Short};
+use crate::limits::ledger::{Claim, Reservation, Short, Shortage};
 use crate::protocol::answer::tap::ResponseTap;
 
 /// The smallest step, in output tokens: what is left below it stays unused.
 const SMALLEST: u64 = 256;
+
+/// How long a step is not asked for again that others left no room for: they may end meanwhile.
+const AGAIN: Duration = Duration::from_millis(250);
 
 /// What was held in addition, and for how many output tokens.
 type More = Result<(Reservation, u64), Short>;
@@ -23,8 +29,8 @@ pub(crate) struct Steps {
     assumed: u64,
     /// What the store of a fleet was asked for.
     asked: Option<oneshot::Receiver<More>>,
-    /// Why no more is held.
-    refused: Option<Short>,
+    /// Why no more was held when it was asked for last, and when that was.
+    refused: Option<(Short, Instant)>,
 }
 
 impl Steps {
@@ -49,19 +55,33 @@ impl Steps {
     fn take(&mut self, reservation: &mut Reservation, more: More) {
         match more {
             Ok((more, tokens)) => {
+                self.refused = None;
                 reservation.absorb(more);
                 self.held += tokens;
             }
-            Err(short) => self.refused = Some(short),
+            Err(short) => self.refused = Some((short, Instant::now())),
         }
     }
 
+    /// Whether another step may be asked for: what is spent stays so, what others hold may be released.
+    fn may_ask(&self) -> bool {
+        let is_due =
+            |(short, at): &(Short, Instant)| short.shortage != Shortage::Spent && at.elapsed() >= AGAIN;
+        self.held < self.most && self.refused.as_ref().is_none_or(is_due)
+    }
+
     /// Holds another step, or a smaller one if that is all that is left.
-    fn ask(&mut self, app: &ProxyState, reservation: &mut Reservation, written: u64) {
+    fn ask(&mut self, app: &ProxyState, budgets: &Budgets, reservation: &mut Reservation, written: u64) {
+        let now = app.clock.wall(app.clock.now());
+        // An answer is spent in the period in which it was asked for.
+        reservation.renew(|claim| budgets.renew(claim, now).and(None));
         let tokens = written.saturating_sub(self.held).max(STEP).min(self.most - self.held);
         let halves = |size: &u64| Some(size / 2).filter(|size| *size >= SMALLEST);
         let sizes = std::iter::successors(Some(tokens), halves);
         let attempts: Vec<(Vec<Claim>, u64)> = sizes.map(|size| (reservation.more(size), size)).collect();
+        if let Some(short) = attempts.last().and_then(|(least, _)| reservation.spent_by_itself(least)) {
+            return self.take(reservation, Err(short));
+        }
         let Some(fleet) = app.fleet_budgets.clone() else {
             let mut more = Err(Short::default());
             for (claims, size) in attempts {
@@ -92,17 +112,18 @@ impl Steps {
     pub(super) fn follow(
         &mut self,
         app: &ProxyState,
+        budgets: &Budgets,
         answer: &Answer,
         reservation: &mut Reservation,
     ) -> Option<&Short> {
         let written = written(answer, self.assumed);
-        let has_room = self.held < self.most && self.refused.is_none();
-        if !self.is_waiting(reservation) && has_room && written + STEP / 4 >= self.held {
-            self.ask(app, reservation, written);
+        if !self.is_waiting(reservation) && written + STEP / 4 >= self.held && self.may_ask() {
+            self.ask(app, budgets, reservation, written);
         }
         let is_over = |tap: &ResponseTap| tap.is_complete() || tap.stop_reason().is_some();
         let is_over = answer.tap.as_ref().is_some_and(is_over);
-        self.refused.as_ref().filter(|_| written > self.held && !is_over)
+        let has_passed = written > self.held && self.asked.is_none() && !is_over;
+        self.refused.as_ref().filter(|_| has_passed).map(|(short, _)| short)
     }
 }
 

@@ -31,7 +31,7 @@ pub(crate) fn upload(ctx: &mut RequestCtx, headers: &HeaderMap, body: &mut Optio
     if routed.socket.is_some() {
         session.add_bytes_in(chunk.len() as u64);
         let spent = admission.spent_tokens(now.as_millis()).map(|refused| govern::refusal(&refused));
-        let spent = spent.or_else(|| spending::overdrawn(app, routed, reservation.as_ref()));
+        let spent = spent.or_else(|| spending::overdrawn(app, routed, reservation.as_mut()));
         return upgrade::on_client_bytes(routed, outcome, spent, chunk);
     }
     // What is held is sent again with each attempt; it was counted and limited while it was read.
@@ -97,7 +97,7 @@ pub(crate) fn download(ctx: &mut RequestCtx, chunk: &Option<Bytes>, end: bool) -
     }
     answer.whole |= end;
     if let Some(chunk) = chunk {
-        upgrade::on_backend_bytes(routed, admission, reservation.as_ref(), chunk);
+        upgrade::on_backend_bytes(routed, admission, reservation.as_mut(), chunk);
     }
     if let Some(refusal) = next_step::hold(ctx) {
         ctx.outcome.refusal = Some(Box::new(refusal));

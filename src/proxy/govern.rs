@@ -57,10 +57,10 @@ impl RequestCtx {
         counted.map_err(|refused| refuse(&self.app.metrics, &refused))
     }
 
-    /// Takes from the fleet what was not granted to this instance, and counts the request as waiting if it has to wait.
+    /// Takes from the fleet what was not granted to this instance.
     ///
     /// # Errors
-    /// A limit is used up, or too many requests wait.
+    /// A limit is used up.
     pub(super) async fn settle_limits(&mut self) -> Result<(), Reject> {
         if self.admission.asks()
             && let Some(fleet) = self.app.fleet_rates.clone()
@@ -70,7 +70,7 @@ impl RequestCtx {
             let asked = fleet.ask(&mut self.admission, otherwise).await;
             asked.map_err(|refused| refuse(&self.app.metrics, &refused))?;
         }
-        self.begin_to_wait()
+        Ok(())
     }
 
     /// Counts a request that is about to be forwarded, and the tokens that it may need.
@@ -94,12 +94,10 @@ impl RequestCtx {
             estimate => estimate.map_or(0, Estimate::total),
         };
         let facts = RequestFacts { who, headers, clock: &self.app.clock, now, forward: Some((leg, route)) };
-        let mut counted = Ok(());
-        if who.received.dialect.is_json_rpc() {
-            counted = limits.at_head(&facts, now.as_millis(), &mut self.admission);
-        }
-        let counted =
-            counted.and_then(|()| limits.at_forward(&facts, tokens, now.as_millis(), &mut self.admission));
+        let counted = match who.received.dialect.is_json_rpc() {
+            true => limits.at_once(&facts, tokens, now.as_millis(), &mut self.admission),
+            false => limits.at_forward(&facts, tokens, now.as_millis(), &mut self.admission),
+        };
         counted.map_err(|refused| refuse(&self.app.metrics, &refused))
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
+use jiff::Timestamp;
 use tracing::warn;
 
 use super::answer::BYTES_OF_TEN_TOKENS;
@@ -17,7 +18,7 @@ use super::state::ProxyState;
 use super::usage::{Priceable, priced};
 use crate::error::{ErrorKind, Refusal, RefusalMetadata};
 use crate::limits::amount::CostUnit;
-use crate::limits::budgets::{Need, OverBudget, StepNeed};
+use crate::limits::budgets::{Budgets, Need, OverBudget, StepNeed};
 use crate::limits::ledger::steps::STEP;
 use crate::limits::ledger::{AccountKey, Claim, Reservation};
 use crate::protocol::dialects::output_limit;
@@ -299,9 +300,16 @@ pub(super) fn spend_all(held: &mut Reservation, charged: Option<Usage>) {
     report(&held.settle(|claim| used.cost(claim)));
 }
 
+/// A WebSocket may be open for longer than a period or an override lasts: each answer is asked for and spent as it is now.
+fn renew(held: &mut Reservation, budgets: &Budgets) {
+    let now = Timestamp::now();
+    held.renew(|claim| budgets.renew(claim, now));
+}
+
 /// Spends an answer of a WebSocket.
-pub(super) fn spend(reservation: Option<&Reservation>, usage: &Usage) {
+pub(super) fn spend(reservation: Option<&mut Reservation>, budgets: &Budgets, usage: &Usage) {
     if let Some(held) = reservation {
+        renew(held, budgets);
         let used = Used::of(usage);
         report(&held.spend(|claim| used.cost(claim)));
     }
@@ -311,9 +319,11 @@ pub(super) fn spend(reservation: Option<&Reservation>, usage: &Usage) {
 pub(super) fn overdrawn(
     app: &ProxyState,
     routed: &Routed,
-    reservation: Option<&Reservation>,
+    reservation: Option<&mut Reservation>,
 ) -> Option<Refusal> {
-    let (budget, spent, limit) = reservation?.overdrawn()?;
+    let held = reservation?;
+    renew(held, &routed.who.received.handle.settings.budgets);
+    let (budget, spent, limit) = held.overdrawn()?;
     let message =
         format!("the budget '{budget}' of {limit} does not last for another answer, {spent} is spent");
     if routed.who.received.handle.settings.budgets.kills(&budget) {

@@ -133,7 +133,7 @@ pub(crate) fn on_client_bytes(
 pub(crate) fn on_backend_bytes(
     routed: &mut Routed,
     admission: &mut Admission,
-    reservation: Option<&Reservation>,
+    mut reservation: Option<&mut Reservation>,
     chunk: &Bytes,
 ) {
     let Routed { who, leg, route, socket, .. } = routed;
@@ -144,7 +144,8 @@ pub(crate) fn on_backend_bytes(
         let model = asked.or(answered);
         let usage = priced(&who.received, route, &Priceable { asked, answered, tier }, usage);
         leg.add_usage(model.map(redact_text).as_deref(), usage);
-        spending::spend(reservation, &usage);
+        let budgets = &who.received.handle.settings.budgets;
+        spending::spend(reservation.as_deref_mut(), budgets, &usage);
         admission.add_tokens(usage.prompt_tokens().saturating_add(usage.output_tokens));
         let tenant = who.caller.membership().and_then(|found| found.tenant.as_deref());
         let tenant = tenant.map(|tenant| (tenant, who.received.handle.settings.max_tenants));

@@ -22,6 +22,8 @@ use crate::session::Cut;
 const MOST: i64 = 1024;
 /// When a request may come again that was shed.
 const SHED: Duration = Duration::from_secs(5);
+/// How often the first in line for a budget asks again without being called.
+const AGAIN: Duration = Duration::from_secs(1);
 /// The scope of requests that are shed in metrics.
 const EMERGENCY: &str = "admission.emergency";
 
@@ -60,8 +62,8 @@ impl RequestCtx {
     ///
     /// # Errors
     /// Too many wait.
-    pub(super) fn begin_to_wait(&mut self) -> Result<(), Reject> {
-        if !self.admission.is_early() || self.counting.waiting.is_some() || self.wait_one_more() {
+    fn begin_to_wait(&mut self) -> Result<(), Reject> {
+        if !self.admission.is_early() || self.admission.begin_to_wait() && self.wait_one_more() {
             return Ok(());
         }
         self.stop_waiting()
@@ -99,6 +101,7 @@ impl RequestCtx {
         }
         self.limit_forward(&session.req_header().headers)?;
         self.settle_limits().await?;
+        self.begin_to_wait()?;
         if self.admission.is_early() {
             return Box::pin(self.wait_for_limits(session)).await;
         }
@@ -110,9 +113,13 @@ impl RequestCtx {
         let (left, clock) = (self.patience_left(), &self.app.clock);
         let turn = while_waiting(session, &cut, left, self.admission.turn(clock)).await;
         self.counting.waiting = None;
-        match turn? {
-            Some(()) => Ok(()),
-            None => self.stop_waiting(),
+        match turn {
+            Ok(Some(())) => Ok(()),
+            Ok(None) => self.stop_waiting(),
+            Err(left) => {
+                self.admission.give_up();
+                Err(left)
+            }
         }
     }
 
@@ -144,12 +151,31 @@ impl RequestCtx {
         }
         let (cut, left) = (self.cut()?, self.patience_left());
         let headers = session.req_header().headers.clone();
-        let turn = while_waiting(session, &cut, left, self.reserve_in_line(&headers, &busy)).await;
+        // Whoever waits holds no place of `in_flight`, and takes them again when it has reserved.
+        self.admission.step_aside();
+        let turn = while_waiting(session, &cut, left, self.reserve_and_return(&headers, &busy)).await;
         self.counting.waiting = None;
-        match turn?.transpose()?.unwrap_or(Some(busy)) {
-            None => Ok(()),
-            Some(over) => Err(self.over_budget(&over).await),
+        let over = turn.and_then(Option::transpose).inspect_err(|_| drop(self.admission.give_up()))?;
+        match over {
+            Some(None) => Ok(()),
+            Some(Some(over)) => Err(self.over_budget(&over).await),
+            None => {
+                self.stop_waiting()?;
+                Err(self.over_budget(&busy).await)
+            }
         }
+    }
+
+    async fn reserve_and_return(
+        &mut self,
+        headers: &HeaderMap,
+        busy: &OverBudget,
+    ) -> Result<Option<OverBudget>, Reject> {
+        let over = self.reserve_in_line(headers, busy).await?;
+        if over.is_none() {
+            self.admission.turn(&self.app.clock).await;
+        }
+        Ok(over)
     }
 
     /// Waits in the line of the account that has no room, and reserves when its turn comes. Returns what is in the way for good.
@@ -160,12 +186,14 @@ impl RequestCtx {
     ) -> Result<Option<OverBudget>, Reject> {
         let ledger = Arc::clone(&self.app.ledger);
         let class = self.admission.patience().map_or(Class::Normal, |patience| patience.class);
-        let mut budget = Arc::clone(busy.budget());
+        let (since, mut budget) = (self.admission.since(), Arc::clone(busy.budget()));
         loop {
             let Some(account) = self.account(headers, &budget)? else {
                 return Ok(Some(OverBudget::Busy { budget }));
             };
-            let place = ledger.lines().join(account, class);
+            let Some(place) = ledger.lines().join(account, class, since) else {
+                return Ok(Some(OverBudget::Busy { budget }));
+            };
             loop {
                 if place.is_first() {
                     match self.reserve(headers, true).await? {
@@ -177,7 +205,8 @@ impl RequestCtx {
                         done => return Ok(done),
                     }
                 }
-                place.called().await;
+                // An override, another period and other instances do not call.
+                let _ = tokio::time::timeout(AGAIN, place.called()).await;
             }
         }
     }

@@ -27,6 +27,12 @@ impl Server {
         Self { child, _folder: folder, port }
     }
 
+    /// Lets it hang: connections stay open, and nothing is answered.
+    pub(crate) fn hang(&self) {
+        let hangs = Command::new("kill").args(["-STOP", &self.child.id().to_string()]).status();
+        assert!(hangs.unwrap().success());
+    }
+
     fn settings(&self) -> Settings {
         let written: RedisConfig = serde_yaml::from_str(&format!("addr: '127.0.0.1:{}'", self.port)).unwrap();
         written.compile(&mut Faults::default()).unwrap()

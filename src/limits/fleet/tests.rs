@@ -187,3 +187,17 @@ async fn a_store_that_was_wiped_learns_all_again_even_of_those_that_are_gone() {
     }
     assert_eq!(known(&two.ledger, &of(1)[0]), (spent, 0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_hangs_is_waited_for_once_and_not_by_each() {
+    let server = Server::start();
+    let fleet = instance(&server, "one").await;
+    server.hang();
+    let begun = std::time::Instant::now();
+    let asked = (0..40).map(|number| fleet.reserve(vec![claim("b", &number.to_string(), 100, 10)]));
+    let answers = futures::future::join_all(asked).await;
+    assert!(
+        answers.iter().all(|answer| answer.as_ref().is_err_and(|short| short.shortage == Shortage::Unknown))
+    );
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}

@@ -361,3 +361,27 @@ async fn while_redis_is_away_each_has_its_part_and_nothing_hangs() {
     assert!(passed < 12_000, "no request hangs: {passed} ms");
     assert!(one.admit_or(0, OnUnavailable::Open, 0).await.is_ok());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_estimate_beyond_all_measure_gives_back_only_itself() {
+    let server = Server::start();
+    let [one] = instances(&server, serde_json::json!([{"by": "'all'", "tokens": "2000/h"}])).await;
+    for estimate in [1_000_000_000_000_000, u64::MAX] {
+        let mut admission = one.admit(estimate).await.unwrap();
+        admission.correct_tokens(804);
+        one.beat().await;
+        assert!(one.admit(1210).await.is_err(), "{estimate}");
+        admission.correct_tokens(0);
+        one.beat().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_hangs_is_waited_for_once_and_not_by_each() {
+    let server = Server::start();
+    let [one] = instances(&server, serde_json::json!([{"by": "'all'", "requests": "100/h"}])).await;
+    server.hang();
+    let begun = std::time::Instant::now();
+    futures::future::join_all((0..40).map(|_| one.admit(0))).await;
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}

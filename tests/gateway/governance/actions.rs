@@ -7,7 +7,7 @@ use crate::fleet::shared::fleet_with;
 use crate::support::redis::Redis;
 use crate::support::socket::Socket;
 use crate::support::wire::Unframed;
-use crate::support::{Backend, Call, Demo, Gateway, within};
+use crate::support::{Backend, Call, Demo, Gateway, RawClient, within};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_budget_may_kill_the_session_that_passes_it() {
@@ -197,4 +197,44 @@ async fn a_stream_that_passes_such_a_budget_ends_with_its_session() {
     assert_eq!(session["kill"]["by"], "budget:t", "{session}");
     let again = chat("one", 10, false).session("s").send(gateway.proxy()).await;
     assert_eq!((again.status(), code(&again).as_str()), (403, "session_killed"), "{}", again.text());
+}
+
+/// A stream that is in the first step of its answer while another request holds nearly all of its budget. Returns both.
+async fn beside_a_holder(gateway: &Gateway, text: &str) -> (RawClient, RawClient) {
+    let holder = chat("[[stall]] one", 15_700, false).session("y").open(gateway.proxy()).await;
+    within("it to hold", async {
+        while held(gateway).await < 15_700.0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let mut stream = chat(text, 100_000, true).session("x").open(gateway.proxy()).await;
+    stream.until("word1").await;
+    (holder, stream)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_hold_ends_a_stream_and_kills_no_session() {
+    let demo = Demo::start().await;
+    let budgets = ONE_STEP.replace("4600", "20k").replace("hold: steps", "hold: steps, action: kill");
+    let gateway = Gateway::with(format!("backend: {:?}\n{budgets}", demo.url())).await;
+    let (holder, mut stream) = beside_a_holder(&gateway, LONG).await;
+    let answer = stream.message(Unframed::UntilEnd).await.expect("an answer").text();
+    assert!(answer.contains("budget_busy") && !answer.contains("budget_exceeded"), "{answer}");
+    drop(holder);
+    let again = chat("one", 10, false).session("x").send(gateway.proxy()).await;
+    assert_eq!(again.status(), 200, "{}", again.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_others_had_no_room_for_is_held_once_they_release_it() {
+    let demo = Demo::start().await;
+    let gateway =
+        Gateway::with(format!("backend: {:?}\n{}", demo.url(), ONE_STEP.replace("4600", "20k"))).await;
+    let (holder, mut stream) = beside_a_holder(&gateway, "[[words 3000]] [[pace 2ms]]").await;
+    // Three quarters of the step are written, and another one was asked for in vain.
+    stream.until("word1450").await;
+    drop(holder);
+    let answer = stream.message(Unframed::UntilEnd).await.expect("an answer").text();
+    assert!(answer.contains("[DONE]") && !answer.contains("budget_busy"), "{answer}");
 }

@@ -250,3 +250,62 @@ async fn many_that_wait_for_few_places_all_get_one() {
     waiting(&gateway, 0).await;
     assert_eq!(accounts(&gateway).await[0]["held"], 0.0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_budget_holds_no_place_of_others() {
+    let demo = Demo::start().await;
+    let more = "admission: { wait: 20s }\nlimits: [{ name: open, by: \"'all'\", in_flight: 2 }]\n\
+                budgets: [{ name: t, by: 'request.headers[\"x-team\"]', period: total, limit: 10k tokens }]";
+    let gateway = gateway(&demo, more).await;
+    let call = |text: &str| chat(text, 6000, true).header("x-team", "a");
+    let mut first = call("[[stall]] one").session("first").open(gateway.proxy()).await;
+    assert_eq!(first.head().await.expect("a head").status(), 200);
+    let second = spawn(&gateway, call("two").session("second"));
+    waiting(&gateway, 1).await;
+    let other =
+        within("the other team", chat("b", 10, false).header("x-team", "b").send(gateway.proxy())).await;
+    assert_eq!(other.status(), 200, "{}", other.text());
+    assert!(!second.is_finished());
+    drop(first);
+    assert_eq!(second.await.expect("an answer").status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_leaves_while_it_waits_gives_its_slot_back() {
+    let demo = Demo::start().await;
+    let more =
+        "admission: { wait: 30s }\nlimits: [{ name: rate, by: \"'all'\", requests: 60/min, burst: 1 }]";
+    let gateway = gateway(&demo, more).await;
+    assert_eq!(Call::chat("one").send(gateway.proxy()).await.status(), 200);
+    let mut leaving = Vec::new();
+    for number in 0..20 {
+        leaving.push(Call::chat("one").session(&format!("s-{number}")).open(gateway.proxy()).await);
+    }
+    waiting(&gateway, 20).await;
+    drop(leaving);
+    waiting(&gateway, 0).await;
+    let begun = Instant::now();
+    assert_eq!(Call::chat("one").send(gateway.proxy()).await.status(), 200);
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_not_sent_its_body_does_not_wait_yet() {
+    let demo = Demo::start().await;
+    let more = "admission: { wait: 20s }\nlimits: [{ name: open, by: \"'all'\", in_flight: 1 }]";
+    let gateway = gateway(&demo, more).await;
+    let first = holder(&gateway, "first").await;
+    let mut heads = Vec::new();
+    for _ in 0..3 {
+        let mut client = RawClient::connect(gateway.proxy()).await;
+        let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\n";
+        client.send(head.as_bytes()).await.expect("it is sent");
+        heads.push(client);
+    }
+    let whole = spawn(&gateway, Call::chat("one").session("whole"));
+    waiting(&gateway, 1).await;
+    // The place goes to the one whose body has arrived.
+    drop(first);
+    assert_eq!(whole.await.expect("an answer").status(), 200);
+    drop(heads);
+}
