@@ -115,8 +115,8 @@ pub(super) fn compile(
     let printable = printable(&written, token.is_some(), tree);
     written.control.auth.token = token;
     let shorthand = fill_in_backend(&mut written);
-    let listen = listen_address("listen", &written.listen, faults);
-    let server = written.server.compile(faults);
+    let (listen, server) =
+        (listen_address("listen", &written.listen, faults), written.server.compile(faults));
     let control = written.control.compile(written.auth.knows_operators(), faults);
     let (session, identity) =
         (written.session.session.compile(faults), written.session.identity.compile(faults));
@@ -138,8 +138,7 @@ pub(super) fn compile(
         warnings::of_own_paths(routing.as_ref(), backends, faults);
     }
     warnings::of_roles(auth.as_deref(), control.as_ref(), faults);
-    check_ports(listen, control.as_ref().map(|control| control.listen()), faults);
-    check_folders(&written.data_dir, history.as_ref(), faults);
+    check_places(listen, control.as_ref(), &written.data_dir, history.as_ref(), faults);
     Some(Config {
         listen: listen?,
         data_dir: PathBuf::from(written.data_dir),
@@ -164,6 +163,18 @@ pub(super) fn compile(
         printable,
         warnings: Vec::new(),
     })
+}
+
+/// Checks that nothing takes the port or the folder of another part.
+fn check_places(
+    listen: Option<SocketAddr>,
+    control: Option<&control::settings::Settings>,
+    data_dir: &str,
+    history: Option<&history::Settings>,
+    faults: &mut Faults,
+) {
+    check_ports(listen, control.map(|control| control.listen()), faults);
+    check_folders(data_dir, history, faults);
 }
 
 /// Whether clients show a certificate or a key.

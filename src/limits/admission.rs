@@ -24,7 +24,7 @@ pub struct Patience {
 pub struct Admission {
     pub(super) held: Vec<Held>,
     /// The limit that refused the request.
-    pub(super) refused: Option<(Arc<Limit>, Arc<Counter>)>,
+    pub(super) refused: Option<UsedUp>,
     /// Whether it waits for room; `None` refuses it at once.
     pub(super) patience: Option<Patience>,
     /// Why it has to wait; `None` if it has not.
@@ -45,6 +45,21 @@ struct Early {
     counted_by: (Arc<Limit>, Arc<Counter>),
     /// Set while it waits, and counts as waiting.
     waiting: Option<Waiting>,
+}
+
+/// The limit that has refused a request.
+#[derive(Debug)]
+pub(super) struct UsedUp {
+    pub(super) limit: Arc<Limit>,
+    pub(super) counter: Arc<Counter>,
+    /// What of it is used up.
+    pub(super) unit: Unit,
+}
+
+impl UsedUp {
+    pub(super) fn of((limit, counter): (Arc<Limit>, Arc<Counter>), unit: Unit) -> Self {
+        Self { limit, counter, unit }
+    }
 }
 
 /// What a request holds of one limit.
@@ -222,7 +237,7 @@ impl Admission {
 
     /// Takes back what the limits of this step have counted, and all tokens, because `ask` was refused.
     pub(super) fn refuse(&mut self, ask: &Ask) {
-        self.refused = Some((Arc::clone(&ask.limit), Arc::clone(&ask.counter)));
+        self.refused = Some(UsedUp::of((Arc::clone(&ask.limit), Arc::clone(&ask.counter)), ask.unit));
         self.correct_tokens(0);
         self.undo(self.counted);
         self.early = None;
@@ -278,7 +293,7 @@ impl Admission {
         let Early { refused, counted_by, .. } = *self.early.take()?;
         self.correct_tokens(0);
         self.undo(0);
-        self.refused = Some(counted_by);
+        self.refused = Some(UsedUp::of(counted_by, refused.unit));
         Some(refused)
     }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use super::admission::Admission;
+use super::admission::{Admission, UsedUp};
 use super::counters::Counter;
 use super::limit::{Amounts, Limit, Unit, Written};
 
@@ -37,7 +37,14 @@ impl Item {
         Self { unit, rate, policy: policy.into(), name: name.into() }
     }
 
-    fn write(&self, counter: &Counter, now: u64, policy: &mut String, state: &mut String) {
+    /// Appends both items. Of what has refused the request nothing is left, even if this instance of a fleet has not heard of it.
+    fn write(
+        &self,
+        counter: &Counter,
+        now: u64,
+        is_used_up: bool,
+        (policy, state): (&mut String, &mut String),
+    ) {
         let rate = &self.rate.0;
         let (room, empty_in) = {
             let mut levels = counter.lock();
@@ -46,7 +53,7 @@ impl Item {
                 Unit::SessionStarts => &mut levels.session_starts,
                 Unit::Requests | Unit::InFlight | Unit::Sessions => &mut levels.requests,
             };
-            (bucket.room(rate, now), bucket.empty_in(rate, now))
+            (if is_used_up { 0 } else { bucket.room(rate, now) }, bucket.empty_in(rate, now))
         };
         if !policy.is_empty() {
             policy.push_str(", ");
@@ -67,7 +74,7 @@ impl Admission {
     /// seconds until all of it is there again.
     pub fn fields(&self, now: u64) -> Option<(String, String)> {
         let held = self.held.iter().map(|held| (&held.limit, &held.counter));
-        let refused = self.refused.iter().map(|(limit, counter)| (limit, counter));
+        let refused = self.refused.iter().map(|used_up| (&used_up.limit, &used_up.counter));
         let is_held =
             |(limit, _): &(&Arc<Limit>, _)| self.held.iter().any(|held| Arc::ptr_eq(&held.limit, limit));
         let counted = || held.clone().chain(refused.clone().filter(|one| !is_held(one)));
@@ -78,7 +85,10 @@ impl Admission {
         let (mut policy, mut state) = (String::with_capacity(length), String::with_capacity(length));
         for (limit, counter) in counted() {
             for item in &limit.items {
-                item.write(counter, now, &mut policy, &mut state);
+                let is_it =
+                    |used_up: &UsedUp| Arc::ptr_eq(&used_up.limit, limit) && used_up.unit == item.unit;
+                let is_used_up = self.refused.as_ref().is_some_and(is_it);
+                item.write(counter, now, is_used_up, (&mut policy, &mut state));
             }
         }
         Some((policy, state))

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::admission::{Admission, Held};
+use super::admission::{Admission, Held, UsedUp};
 use super::limit::{Limit, Refused};
 use super::sessions::SessionLimits;
 use crate::policy::facts::{Facts, Phase};
@@ -121,7 +121,7 @@ impl Limits {
                 Ok(None) => {}
                 Ok(Some(wait)) => admission.waits(wait, counted_by),
                 Err(refused) => {
-                    admission.refused = Some(counted_by);
+                    admission.refused = Some(UsedUp::of(counted_by, refused.unit));
                     admission.correct_tokens(0);
                     admission.undo(counted);
                     return Err(refused);
@@ -160,7 +160,7 @@ impl Limits {
                     }
                 }
                 Err(refused) => {
-                    admission.refused = Some((Arc::clone(limit), counter));
+                    admission.refused = Some(UsedUp::of((Arc::clone(limit), counter), refused.unit));
                     admission.undo(counted);
                     return Err(refused);
                 }

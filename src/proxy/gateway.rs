@@ -348,7 +348,7 @@ mod tests {
     #[test]
     fn what_is_boxed_for_each_request_is_small() {
         for (what, size, limit) in [
-            ("the context", size_of::<RequestCtx>(), 1280),
+            ("the context", size_of::<RequestCtx>(), 1296),
             ("the steps before routing", size(|gateway, session, ctx| gateway.prepare(session, ctx)), 2744),
             ("the choice of an address", size(|_, _, _| dispatch::peer(never(), never())), 640),
         ] {
