@@ -33,6 +33,8 @@ const SOON: u64 = 1000;
 const IMAGE: u64 = 1600;
 /// The same when it depends on the end of a session.
 const SESSION_ENDS: u64 = 5000;
+/// The most output tokens that a limit charges for a request.
+const LONGEST_ANSWER: u64 = 1 << 20;
 /// Output tokens of a request that sets no limit.
 const DEFAULT_OUTPUT: u64 = 16_384;
 
@@ -91,7 +93,7 @@ impl RequestCtx {
         let tokens = match route.and_then(|route| estimate(who, route)) {
             // Those of a WebSocket are counted as its answers end.
             Some(_) if who.received.socket => 1,
-            estimate => estimate.map_or(0, Estimate::total),
+            estimate => estimate.map_or(0, Estimate::charged),
         };
         let facts = RequestFacts { who, headers, clock: &self.app.clock, now, forward: Some((leg, route)) };
         let counted = match who.received.dialect.is_json_rpc() {
@@ -112,6 +114,12 @@ pub(super) struct Estimate {
 }
 
 impl Estimate {
+    /// Returns what limits of tokens charge. No model writes more than [`LONGEST_ANSWER`]: whoever asks for more, and gets an
+    /// answer without counts, must not use up a limit for years.
+    fn charged(self) -> u64 {
+        self.input.saturating_add(self.output.min(LONGEST_ANSWER))
+    }
+
     pub(super) fn total(self) -> u64 {
         self.input.saturating_add(self.output)
     }
@@ -306,5 +314,16 @@ impl Facts for RequestFacts<'_> {
 
     fn count(&self, _: Fact) -> usize {
         self.groups().len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_charges_no_more_than_a_model_can_write() {
+        let of = |output| Estimate { input: 10, output, is_limited: true }.charged();
+        assert_eq!((of(100), of(u64::MAX)), (110, 10 + LONGEST_ANSWER));
     }
 }
