@@ -24,7 +24,7 @@ pub struct Patience {
 pub struct Admission {
     pub(super) held: Vec<Held>,
     /// The limit that refused the request.
-    pub(super) refused: Option<UsedUp>,
+    pub(super) refused: Option<Box<UsedUp>>,
     /// Whether it waits for room; `None` refuses it at once.
     pub(super) patience: Option<Patience>,
     /// Why it has to wait; `None` if it has not.
@@ -57,8 +57,8 @@ pub(super) struct UsedUp {
 }
 
 impl UsedUp {
-    pub(super) fn of((limit, counter): (Arc<Limit>, Arc<Counter>), unit: Unit) -> Self {
-        Self { limit, counter, unit }
+    pub(super) fn of((limit, counter): (Arc<Limit>, Arc<Counter>), unit: Unit) -> Box<Self> {
+        Box::new(Self { limit, counter, unit })
     }
 }
 

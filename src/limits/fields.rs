@@ -87,7 +87,7 @@ impl Admission {
             for item in &limit.items {
                 let is_it =
                     |used_up: &UsedUp| Arc::ptr_eq(&used_up.limit, limit) && used_up.unit == item.unit;
-                let is_used_up = self.refused.as_ref().is_some_and(is_it);
+                let is_used_up = self.refused.as_deref().is_some_and(is_it);
                 item.write(counter, now, is_used_up, (&mut policy, &mut state));
             }
         }
