@@ -34,7 +34,7 @@ fn tapped<'a>(
                 models.push(model.to_owned());
             }
         });
-        tap.feed_backend(chunk, |usage, model| answers.push((usage, model.map(str::to_owned))));
+        tap.feed_backend(chunk, |usage, model, _| answers.push((usage, model.map(str::to_owned))));
     }
     (models, answers)
 }
