@@ -11,7 +11,7 @@ use super::keys::Keys;
 
 /// How long an instance that does not call is waited for.
 pub const LEASE: Duration = Duration::from_secs(10);
-/// Accounts of instances that are gone that one call looks after.
+/// Accounts, or rates, of instances that are gone that one call looks after.
 const SWEEPS: u32 = 20;
 /// Accounts that are read at once.
 const PAGE: usize = 500;
@@ -36,6 +36,27 @@ impl Mode {
             Self::Leave => "leave",
         }
     }
+}
+
+/// Returns the arguments with which a call for budgets or rates begins: `prefixes` are those of the accounts or rates, and of
+/// the sets of what instances hold.
+pub(super) fn first_arguments(
+    instance: &str,
+    number: u64,
+    mode: Mode,
+    is_registered: bool,
+    (accounts, holdings): (String, String),
+) -> Vec<String> {
+    vec![
+        instance.to_owned(),
+        number.to_string(),
+        LEASE.as_millis().to_string(),
+        mode.name().to_owned(),
+        u8::from(is_registered).to_string(),
+        accounts,
+        holdings,
+        SWEEPS.to_string(),
+    ]
 }
 
 /// One account of a call. Amounts are below 2^53, because Lua has doubles.
@@ -128,16 +149,8 @@ impl BudgetStore {
             self.keys.budget_changes(),
             format!("{holdings}{}", self.instance),
         ];
-        let mut arguments = vec![
-            self.instance.clone(),
-            number.to_string(),
-            LEASE.as_millis().to_string(),
-            mode.name().to_owned(),
-            u8::from(is_registered).to_string(),
-            self.keys.budget_accounts(),
-            holdings,
-            SWEEPS.to_string(),
-        ];
+        let prefixes = (self.keys.budget_accounts(), holdings);
+        let mut arguments = first_arguments(&self.instance, number, mode, is_registered, prefixes);
         for entry in entries {
             arguments.push(entry.name.clone());
             let Entry { ttl, own, hold, floor, need, limit, most, .. } = *entry;

@@ -3,13 +3,10 @@
 
 use std::sync::Arc;
 
-use super::budgets::{LEASE, Mode};
+use super::budgets::{Mode, first_arguments};
 use super::call::Script;
 use super::connect::{Link, LinkError};
 use super::keys::Keys;
-
-/// Rates of instances that are gone that one call looks after.
-const SWEEPS: u32 = 20;
 
 /// One rate of a call. Amounts are below 2^53, because Lua has doubles.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,16 +93,8 @@ impl RateStore {
     ) -> Result<(RateOutcome, bool), LinkError> {
         let holdings = self.keys.rate_holdings();
         let keys = vec![self.keys.rate_instances(), format!("{holdings}{}", self.instance)];
-        let mut arguments = vec![
-            self.instance.clone(),
-            number.to_string(),
-            LEASE.as_millis().to_string(),
-            mode.name().to_owned(),
-            u8::from(is_registered).to_string(),
-            self.keys.rates(),
-            holdings,
-            SWEEPS.to_string(),
-        ];
+        let prefixes = (self.keys.rates(), holdings);
+        let mut arguments = first_arguments(&self.instance, number, mode, is_registered, prefixes);
         for entry in entries {
             let RateEntry {
                 writer, count, burst, period, own, saved, level, keep, cost, ahead, most, ..

@@ -17,6 +17,7 @@ use crate::control::extract::ApiBody;
 use crate::control::operator::{Change, digest_of};
 use crate::control::problem::Problem;
 use crate::control::service::ControlState;
+use crate::identity::People;
 use crate::identity::people::accounts::Entrance;
 use crate::identity::people::settings::Registration;
 use crate::identity::people::user::{ListedUser, UserConfig};
@@ -92,9 +93,7 @@ pub(super) async fn set_role(
     ApiBody(RoleBody { role }): ApiBody<RoleBody>,
 ) -> Result<impl IntoResponse, Problem> {
     let before = own_user(&state, &reach, &name)?;
-    let account = before.user.clone();
-    let done = on_disk(&state, move |people| people.set_role(&account, role)).await?;
-    Ok(changed(&state, &before, done).await)
+    change(&state, &before, move |people, account| people.set_role(account, role)).await
 }
 
 /// Disables an account, and ends all that its holder has begun.
@@ -104,9 +103,7 @@ pub(super) async fn disable(
     Path(name): Path<String>,
 ) -> Result<impl IntoResponse, Problem> {
     let before = own_user(&state, &reach, &name)?;
-    let account = before.user.clone();
-    let done = on_disk(&state, move |people| people.disable(&account)).await?;
-    Ok(changed(&state, &before, done).await)
+    change(&state, &before, |people, account| people.disable(account)).await
 }
 
 /// Enables an account again.
@@ -116,9 +113,7 @@ pub(super) async fn enable(
     Path(name): Path<String>,
 ) -> Result<impl IntoResponse, Problem> {
     let before = own_user(&state, &reach, &name)?;
-    let account = before.user.clone();
-    let done = on_disk(&state, move |people| people.enable(&account)).await?;
-    Ok(changed(&state, &before, done).await)
+    change(&state, &before, |people, account| people.enable(account)).await
 }
 
 /// Replaces a password by a new one, which is shown this once, and ends all that the account's holder has begun.
@@ -129,9 +124,8 @@ pub(super) async fn reset_password(
 ) -> Result<impl IntoResponse, Problem> {
     let before = own_user(&state, &reach, &name)?;
     let (password, hash) = new_password(&state).await?;
-    let account = before.user.clone();
-    let done = on_disk(&state, move |people| people.set_password(&account, hash)).await?;
-    let (change, Json(ChangedUser { user, .. })) = changed(&state, &before, done).await;
+    let done = change(&state, &before, move |people, account| people.set_password(account, hash)).await?;
+    let (change, Json(ChangedUser { user, .. })) = done;
     Ok((change, Json(MadeUser { password: password.reveal().to_owned(), user })))
 }
 
@@ -171,17 +165,19 @@ fn own_user(state: &ControlState, reach: &Reach, name: &str) -> Result<ListedUse
     Ok(found)
 }
 
-/// Ends what the account's holder may no longer do, and tells the other processes.
-async fn changed(
+/// Changes an account, ends what its holder may no longer do, and tells the other processes.
+async fn change(
     state: &ControlState,
     before: &ListedUser,
-    (listed, shared): (ListedUser, SharedDocument),
-) -> (Extension<Change>, Json<ChangedUser>) {
+    work: impl FnOnce(&People, &UserConfig) -> Result<(ListedUser, SharedDocument), PeopleError> + Send + 'static,
+) -> Result<(Extension<Change>, Json<ChangedUser>), Problem> {
+    let account = before.user.clone();
+    let (listed, shared) = on_disk(state, move |people| work(people, &account)).await?;
     let legs_cut = state.parts.manager.cut_invalid_legs();
     share(state, vec![shared]).await;
     tracing::info!(name = listed.user.name, legs_cut, "an account is changed");
     let change = Change { before: Some(digest(before)), after: Some(digest(&listed)), ..Change::default() };
-    (Extension(change), Json(ChangedUser { legs_cut, user: listed.into() }))
+    Ok((Extension(change), Json(ChangedUser { legs_cut, user: listed.into() })))
 }
 
 /// Returns the digest of what operators may see of an account, for the audit log.
