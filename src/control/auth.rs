@@ -172,7 +172,7 @@ fn check(
     }
 }
 
-/// Returns the credential that the ticket in the URL of a stream stands for; the ticket is used up.
+/// Redeems the ticket in the URL of a stream and returns the credential of its owner.
 fn ticketed(state: &ControlState, request: &Request) -> Option<Arc<[u8]>> {
     let (uri, headers) = (request.uri(), request.headers());
     let takes = request.method() == Method::GET && TICKET_PATHS.contains(&uri.path());

@@ -114,8 +114,8 @@ impl Bucket {
         self.take_ahead(rate, cost, now, 0).map(drop)
     }
 
-    /// As [`Bucket::take`], and takes units that there is room for within `ahead` milliseconds: whoever takes them waits that
-    /// long, and whoever comes later waits for them. Returns the wait.
+    /// Like [`Bucket::take`], but also reserves units that become available within `ahead` milliseconds. Returns how long the
+    /// caller must wait for them; later callers queue behind the reservation.
     ///
     /// # Errors
     /// There is no room within that time: the milliseconds until there is.

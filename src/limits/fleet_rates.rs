@@ -122,7 +122,7 @@ impl FleetRates {
             ask.check_refused(now, ahead).inspect_err(|_| admission.refuse(ask))?;
         }
         self.remember(&asks);
-        // What is left of the grants is told anew, so that no other request may use it meanwhile.
+        // Report what is left of the grants, so that no other request uses it in the meantime.
         let (entries, granted): (Vec<_>, Vec<_>) = asks.iter().map(|ask| ask.freeze(now, ahead)).unzip();
         match self.call(&mut turn, Mode::Ask, &entries).await {
             Ok(RateOutcome::Taken(_, rates)) => {

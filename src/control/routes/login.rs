@@ -89,7 +89,7 @@ async fn check_password(
             attempt.forgive();
             Ok((challenge, true))
         }
-        // It was not looked at, or nothing is told of it.
+        // The password was not checked, so the attempt does not count as a failure.
         Err(problem) => {
             attempt.forgive();
             Err((None, problem))

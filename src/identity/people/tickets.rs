@@ -22,7 +22,7 @@ const MAX_OWN: usize = 100;
 #[derive(Default)]
 pub struct Tickets(Mutex<HashMap<KeyDigest, Ticket>>);
 
-/// What a ticket stands for.
+/// The credential and the path for which a ticket was issued.
 struct Ticket {
     path: String,
     /// The principal of the one who asked for it.
@@ -61,7 +61,7 @@ impl Tickets {
         Ok(Some(text))
     }
 
-    /// Takes a ticket, which is used up by this whatever the path; returns the credential that it stands for.
+    /// Redeems a ticket and returns the credential of its owner. The ticket is invalid afterwards, even if the path is wrong.
     pub fn take(&self, text: &str, path: &str) -> Option<Arc<[u8]>> {
         let ticket = self.0.lock().remove(&KeyDigest::of(text.as_bytes()))?;
         (Instant::now() < ticket.until && ticket.path == path).then_some(ticket.credential)
