@@ -168,10 +168,12 @@ impl Shard {
         if let Some(counter) = self.young.get(name) {
             return Arc::clone(counter);
         }
+        // Before the generations change: then a name with open requests is no longer in the older one.
+        let known = self.old.remove_entry(name);
         if self.young.len() >= GENERATION {
             self.age();
         }
-        let (name, counter) = self.old.remove_entry(name).unwrap_or_else(|| (name.into(), Arc::default()));
+        let (name, counter) = known.unwrap_or_else(|| (name.into(), Arc::default()));
         self.young.insert(name, Arc::clone(&counter));
         counter
     }
@@ -203,6 +205,24 @@ mod tests {
         assert!(counters.len() <= MAX_NAMES + 1, "{}", counters.len());
         assert_eq!(counters.of("held").lock().in_flight, 1, "a request is open");
         assert_eq!(counters.of("idle").lock().in_flight, 0, "it was forgotten");
+    }
+
+    #[test]
+    fn a_name_that_is_asked_for_when_the_generations_change_keeps_its_counter() {
+        let mut shard = Shard::default();
+        let held = shard.find("held");
+        held.lock().in_flight = 1;
+        for number in 0..GENERATION {
+            shard.find(&format!("one {number}"));
+        }
+        for number in 0..GENERATION - 1 {
+            shard.find(&format!("two {number}"));
+        }
+        assert!(
+            shard.old.contains_key("held") && shard.young.len() == GENERATION,
+            "the next name changes them"
+        );
+        assert!(Arc::ptr_eq(&shard.find("held"), &held));
     }
 
     #[test]
