@@ -34,7 +34,7 @@ impl Patterns {
                 PatternKind::Regex(regex) => (format!("(?i){regex}"), None),
                 PatternKind::Detector(detector) => (detector.regex.to_owned(), Some(*detector)),
             };
-            let regex = RegexBuilder::new(&text).size_limit(1 << 20).build();
+            let regex = RegexBuilder::new(&text).unicode(false).size_limit(1 << 20).build();
             Ok((regex.map_err(|error| fault(error.to_string(), "correct the regular expression"))?, detector))
         });
         Ok(Self { all: all.collect::<Result<_, _>>()? })
