@@ -48,6 +48,8 @@ mod protocols {
     pub mod cohere;
     /// Answers of each dialect: whole, streamed and compressed.
     pub mod dialects;
+    /// Answers to requests that are still being sent.
+    pub mod early;
     /// Answers that fail after their head, stored answers, and what is counted of them.
     pub mod faults;
     /// Ambiguous HTTP/1.1 messages (request smuggling), over raw sockets.

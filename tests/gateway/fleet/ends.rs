@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::fleet::shared::{fleet, fleet_with, record, records, store_is_up};
+use crate::fleet::shared::{fleet, fleet_with, incarnation, record, records, store_is_up};
 use crate::support::redis::Redis;
 use crate::support::relay::Relay;
 use crate::support::wire::Unframed;
@@ -50,7 +50,7 @@ async fn what_comes_after_max_duration_is_the_next_incarnation() {
     let next = gateways[0].session_until("long", |session| session["state"] == "active").await;
     assert_eq!(next["incarnation"], 2, "{next}");
     assert!(next["previous_id"].is_string(), "{next}");
-    let first = record(&gateways, "long").await;
+    let first = incarnation(&gateways, "long", 1).await;
     assert_eq!((&first["incarnation"], &first["end_reason"]), (&json!(1), &json!("max_duration")), "{first}");
     assert_eq!(first["request_count"], 2 * (STREAMS + 1), "{first}");
     // Nothing is counted twice, nothing is lost.
@@ -105,7 +105,7 @@ async fn what_begins_after_an_end_is_not_cut_with_it_however_slow_redis_is() {
     within("all streams", futures::future::join_all(open)).await;
     let gateways = [gateway];
     for number in 0..STREAMS {
-        let first = record(&gateways, &format!("s-{number}")).await;
+        let first = incarnation(&gateways, &format!("s-{number}"), 1).await;
         assert_eq!((&first["incarnation"], &first["request_count"]), (&json!(1), &json!(1)), "{first}");
     }
 }
@@ -123,7 +123,7 @@ async fn a_session_that_is_past_max_duration_is_not_joined() {
     let session = gateways[1].session_until("old", |session| session["incarnation"] == 2).await;
     assert!(session["previous_id"].is_string(), "{session}");
     gateways[0].signal("CONT");
-    assert_eq!(record(&gateways, "old").await["end_reason"], "max_duration");
+    assert_eq!(incarnation(&gateways, "old", 1).await["end_reason"], "max_duration");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,7 +143,7 @@ async fn a_session_that_is_killed_and_resumed_at_once_begins_anew() {
         // The kill was lifted before the other instance could read it, and has ended the session nevertheless.
         let cut = within("the cut", other.message(Unframed::UntilEnd)).await.expect("an answer");
         assert!(cut.text().contains("session_killed"), "{}", cut.text());
-        let first = record(&gateways, &id).await;
+        let first = incarnation(&gateways, &id, 1).await;
         assert_eq!((&first["state"], &first["request_count"]), (&json!("killed"), &json!(2)), "{first}");
     }
     assert_eq!(records(&gateways).len(), 10);
@@ -164,7 +164,7 @@ async fn what_ended_while_redis_was_away_is_over_when_it_is_back() {
     assert_eq!(ask(&gateways[0], "s").await, 200);
     let session = gateways[0].session_until("s", |session| session["state"] == "active").await;
     assert_eq!(session["incarnation"], 2, "{session}");
-    let first = record(&gateways, "s").await;
+    let first = incarnation(&gateways, "s", 1).await;
     assert_eq!(
         (&first["incarnation"], &first["request_count"]),
         (&Value::from(1), &Value::from(1)),

@@ -64,11 +64,22 @@ pub(crate) fn records(gateways: &[Gateway]) -> BTreeMap<String, Vec<Value>> {
 
 /// Waits until there is a record of this session, and asserts that each record exists only once.
 pub(crate) async fn record(gateways: &[Gateway], id: &str) -> Value {
+    record_where(gateways, id, |_| true).await
+}
+
+/// The same for one incarnation: the record of the next one may be written before it.
+pub(crate) async fn incarnation(gateways: &[Gateway], id: &str, number: u64) -> Value {
+    record_where(gateways, id, |record| record["incarnation"] == number).await
+}
+
+async fn record_where(gateways: &[Gateway], id: &str, is_it: impl Fn(&Value) -> bool) -> Value {
     within(&format!("the record of {id}"), async {
         loop {
             let found = records(gateways);
             assert!(found.values().all(|records| records.len() == 1), "a doubled record: {found:?}");
-            if let Some(record) = found.into_values().flatten().find(|record| record["session_id"] == id) {
+            if let Some(record) =
+                found.into_values().flatten().find(|record| record["session_id"] == id && is_it(record))
+            {
                 return record;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;

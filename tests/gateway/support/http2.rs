@@ -355,9 +355,15 @@ impl RawFrames {
 
     /// Reads until a frame of this type arrives; returns its payload.
     pub async fn frame(&mut self, kind: u8) -> Vec<u8> {
+        self.frame_without(kind, u8::MAX).await
+    }
+
+    /// The same; none of type `unwanted` may come before it.
+    pub async fn frame_without(&mut self, kind: u8, unwanted: u8) -> Vec<u8> {
         within("a frame", async {
             loop {
                 while let Some((found, payload)) = take_frame(&mut self.seen) {
+                    assert_ne!(found, unwanted, "{payload:?}");
                     if found == kind {
                         return payload;
                     }

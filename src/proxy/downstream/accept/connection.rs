@@ -33,6 +33,11 @@ const HARD_CUT: Duration = Duration::from_millis(25);
 /// close (RFC 9112, 9.5).
 pub(super) const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
+/// How long what the client still sends is read and discarded after an early response. Closing with unread bytes makes
+/// the kernel reset the connection, and the client would lose the response (RFC 9112, 9.6). Over HTTP/2 the stream ends
+/// with RST_STREAM (RFC 9113, 8.1), for which curl 7.88 drops a response that it has not read yet.
+pub(super) const LINGER: Duration = Duration::from_millis(500);
+
 /// Accepts connections and runs the proxy over their requests.
 pub(crate) struct Downstream<P> {
     proxy: Arc<HttpProxy<P, Http1Connector>>,

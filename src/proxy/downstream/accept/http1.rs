@@ -9,17 +9,13 @@ use pingora_timeout::timeout;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::connection::{Downstream, FIRST_REQUEST, ProxyEnd, drained};
+use super::connection::{Downstream, FIRST_REQUEST, LINGER, ProxyEnd, drained};
 use super::unparsed;
 use crate::proxy::downstream::handle::{Peer, RequestHandle};
 use crate::proxy::downstream::http1::head::{Fault, Head};
 use crate::proxy::downstream::http1::{Connection, Exchange, Unread, Wire};
 use crate::proxy::downstream::session::{ClientSession, DownstreamSession};
 use crate::proxy::error_response::Bare;
-
-/// How long what the client still sends is read and discarded after an early response. Closing with unread bytes makes
-/// the kernel reset the connection, and the client would lose the response (RFC 9112, 9.6).
-const LINGER: Duration = Duration::from_millis(500);
 
 impl<P> Downstream<P>
 where

@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::connection::{Downstream, FIRST_REQUEST, drained};
+use super::connection::{Downstream, FIRST_REQUEST, LINGER, drained};
 use super::unparsed;
 use crate::proxy::downstream::h2_budget::H2Budget;
 use crate::proxy::downstream::handle::{Peer, RequestHandle};
@@ -236,8 +236,11 @@ where
             budget,
         );
         self.run_proxy(downstream, &handle, &draining).await;
-        // The end of the response is queued, so the session can be dropped.
-        drop(handle.take_session());
+        // The end of the response is queued. The stream of a request that is not complete is reset when its session is
+        // dropped, so the rest of the request is discarded before.
+        if let Some(ClientSession::Http2(mut session)) = handle.take_session() {
+            let _ = timeout(LINGER, session.drain_request_body()).await;
+        }
     }
 }
 
