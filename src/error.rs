@@ -33,7 +33,7 @@ pub enum ErrorKind {
     UnknownBackend,
     /// `routing` has no backend for this request.
     NoRoute,
-    /// `routing.blocked_models` names the model.
+    /// A rule of `policy` refuses it, or `routing.blocked_models` names the model.
     PolicyBlocked,
     /// A limit of `limits` is used up for a short time.
     RateLimited,
@@ -67,8 +67,14 @@ pub enum ErrorKind {
     ModelDenied,
     /// The key does not permit the backend.
     BackendDenied,
-    /// The key does not permit a tool.
+    /// The key or `policy.tools` does not permit a tool.
     ToolDenied,
+    /// An operator has not approved what a rule holds.
+    ApprovalDenied,
+    /// No operator has decided on what a rule holds in time.
+    ApprovalTimeout,
+    /// The agent goes in a circle.
+    LoopDetected,
     /// The backend needs the client's own credential, and the request has none beside the key of this gateway.
     NoUpstreamCredential,
     /// `session.missing: reject` and the request names no session.
@@ -138,6 +144,9 @@ impl ErrorKind {
             Self::ModelDenied => "model_denied",
             Self::BackendDenied => "backend_denied",
             Self::ToolDenied => "tool_denied",
+            Self::ApprovalDenied => "approval_denied",
+            Self::ApprovalTimeout => "approval_timeout",
+            Self::LoopDetected => "loop_detected",
             Self::NoUpstreamCredential => "no_upstream_credential",
             Self::SessionRequired => "session_required",
             Self::SessionKilled => "session_killed",
@@ -177,17 +186,25 @@ pub struct Refusal {
     pub retry_after: Option<Duration>,
     /// What the log says beyond the message: callers need not know it.
     pub detail: Option<Box<str>>,
-    /// The limit or budget that is used up, for programs: `metadata` in the body.
+    /// The limit or budget that is used up, or the rule that refuses, for programs: `metadata` in the body.
     pub metadata: Option<Box<RefusalMetadata>>,
 }
 
-/// The limit or budget that refuses a request, in the words of the configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// The limit, budget or rule that refuses a request, in the words of the configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct RefusalMetadata {
-    /// Its name.
-    pub scope: Box<str>,
+    /// The name of the limit or budget.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<Box<str>>,
     /// What it allows: `500 USD`, `100 requests per second`.
-    pub limit: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<String>,
+    /// The rule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<Box<str>>,
+    /// The approval that it asks for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub approval_id: Option<Box<str>>,
     /// What is spent; absent for a limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spent: Option<String>,

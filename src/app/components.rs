@@ -252,6 +252,11 @@ pub(crate) fn runtime_settings(
         identity: config.identity.clone(),
         admission: config.admission.clone(),
         budgets: config.budgets.with_additions(additions),
+        rules: match before {
+            // The same rules keep their generation, and what was judged by them.
+            Some(before) if before.rules.written() == config.rules.written() => Arc::clone(&before.rules),
+            _ => Arc::clone(&config.rules),
+        },
         tls: config.server.tls().cloned(),
         h2c: config.server.h2c(),
         capture: config.capture,

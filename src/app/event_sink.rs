@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tracing::{error, info};
 
 use crate::history::Archive;
-use crate::session::{BY_BUDGET, Event, KillOrder, Listener, ServedLeg};
+use crate::session::{BY_BUDGET, BY_POLICY, Event, KillOrder, Listener, ServedLeg};
 use crate::telemetry::log::Log;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::otlp::export::Exporter;
@@ -13,6 +13,8 @@ use crate::telemetry::settings::Level;
 
 /// The `message` of a log line with a session record (CDR).
 const RECORD: &str = "session_record";
+/// The `message` of a log line with a finding of a rule.
+const FINDING: &str = "policy_finding";
 
 /// The session manager's listener.
 pub(super) struct EventSink {
@@ -85,8 +87,11 @@ fn tell(log: &Log, metrics: &Metrics, event: &Event) {
             log.log_event(Level::Info, RECORD, record.as_ref());
         }
         Event::Killed { order, legs_cut } => {
-            let is_of_budget = order.by.starts_with(BY_BUDGET);
-            metrics.session_killed(if is_of_budget { "budget" } else { "control" });
+            metrics.session_killed(match &*order.by {
+                by if by.starts_with(BY_BUDGET) => "budget",
+                by if by.starts_with(BY_POLICY) => "policy",
+                _ => "control",
+            });
             match &order.agent {
                 Some(agent) => {
                     info!(session_id = %order.session_id, %agent, by = %order.by, legs_cut, "agent killed");
@@ -94,6 +99,7 @@ fn tell(log: &Log, metrics: &Metrics, event: &Event) {
                 None => info!(session_id = %order.session_id, by = %order.by, legs_cut, "session killed"),
             }
         }
+        Event::Finding(finding) => log.log_event(Level::Info, FINDING, finding.as_ref()),
         Event::StoreLost { why } => {
             metrics.store_lost();
             error!(why, "redis does not answer: this instance goes on by itself, known kills stay refused");

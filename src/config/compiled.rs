@@ -19,7 +19,9 @@ use crate::settings::address::listen_address;
 use crate::settings::fault::{Fault, Faults};
 use crate::settings::secret::Secret;
 use crate::upstream::egress::ProxyVariables;
-use crate::{capture, control, history, identity, limits, pricing, proxy, session, telemetry, upstream};
+use crate::{
+    capture, control, history, identity, limits, policy, pricing, proxy, session, telemetry, upstream,
+};
 
 /// Name of the backend that `backend:` defines.
 const ONLY_BACKEND: &str = "default";
@@ -53,6 +55,8 @@ pub struct Config {
     pub admission: limits::AdmissionRules,
     /// How much callers may spend.
     pub budgets: limits::budgets::Budgets,
+    /// Rules for requests, answers and tool calls.
+    pub rules: Arc<policy::ruleset::RuleSet>,
     /// The history of ended sessions.
     pub history: history::Settings,
     /// Which bodies are captured into the history.
@@ -126,6 +130,7 @@ pub(super) fn compile(
     let routing = compile_routing(written.routing, &rules, shorthand, faults);
     let (caller_limits, admission, budgets) =
         limits::settings::compile_all(written.limits, written.admission, written.budgets, faults);
+    let policy = written.policy.compile(faults);
     let (history, telemetry) = (written.history.compile(faults), written.telemetry.compile(faults));
     let capture = compile_capture(written.capture, history.as_ref(), faults);
     let (prices, logging) = (written.usage.compile(faults), written.logging.compile(faults));
@@ -153,6 +158,7 @@ pub(super) fn compile(
         limits: caller_limits?,
         admission: admission?,
         budgets: budgets?,
+        rules: policy?,
         history: history?,
         capture: capture?,
         unpriced: unpriced(&rules, prices.as_ref()?),

@@ -7,7 +7,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::session_section::SessionSection;
-use crate::{capture, control, history, identity, limits, pricing, proxy, routing, telemetry, upstream};
+use crate::{
+    capture, control, history, identity, limits, policy, pricing, proxy, routing, telemetry, upstream,
+};
 
 /// The only supported `version`.
 pub(super) const VERSION: u32 = 1;
@@ -41,6 +43,8 @@ pub(super) struct ConfigFile {
     pub(super) admission: limits::AdmissionConfig,
     /// How much callers may spend, in US dollars or tokens.
     pub(super) budgets: Vec<limits::BudgetConfig>,
+    /// Rules for requests, answers and tool calls.
+    pub(super) policy: policy::settings::PolicyConfig,
     /// The list of models.
     pub(super) models: proxy::settings::ModelsConfig,
     /// Storage of ended sessions.
@@ -85,6 +89,7 @@ impl Default for ConfigFile {
             limits: Vec::new(),
             admission: limits::AdmissionConfig::default(),
             budgets: Vec::new(),
+            policy: Default::default(),
             models: Default::default(),
             history: Default::default(),
             capture: Default::default(),

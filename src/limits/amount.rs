@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize, de};
 
 use super::bucket::MAX;
-use super::rate::count;
+use crate::settings::rate::count;
 
 /// Nanodollars in a dollar.
 const NANO: u64 = 1_000_000_000;

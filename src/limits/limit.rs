@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::bucket::Rate;
 use super::counters::Counters;
 use super::fields::Item;
-use super::rate::RateText;
 use crate::policy::expr::{Expression, Truth};
 use crate::policy::facts::{Facts, Phase};
+use crate::settings::rate::RateText;
 
 /// What a limit counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! How fast callers may be, and for how much: rates, tokens and open requests (`limits:`) and costs (`budgets:`) for any
 //! name that an expression gives.
 //!
-//! - [`settings`]: the section of the configuration, and [`rate`] the rates in it.
+//! - [`settings`]: the section of the configuration, and the rates in it.
 //! - [`bucket`]: a token bucket in whole numbers.
 //! - [`counters`]: the counters of one limit, by name, bounded.
 //! - [`limit`]: one limit, and [`limiter`] all of them.
@@ -32,7 +32,7 @@ mod line;
 mod over_budget;
 pub mod overrides;
 mod places;
-pub mod rate;
+
 pub mod sessions;
 pub mod settings;
 mod share;

@@ -13,10 +13,10 @@ use super::budgets::{Budget, BudgetAction, BudgetHold, BudgetPeriod, Budgets};
 use super::classes::{AdmissionConfig, AdmissionRules};
 use super::limit::{Amounts, Limit};
 use super::limiter::Limits;
-use super::rate::RateText;
 use crate::policy::expr::{Expression, SourceFault};
 use crate::policy::facts::Phase;
 use crate::settings::fault::Faults;
+use crate::settings::rate::RateText;
 
 /// The most limits.
 const MAX_LIMITS: usize = 64;

@@ -1,14 +1,28 @@
-//! Expressions over the facts of a request, patterns of text, and the table of secrets and personal data.
+//! Rules over the facts of a request and the texts in it, and the expressions that they, limits and budgets are written in.
 //!
+//! - [`settings`]: the section `policy` of the configuration, and [`presets`] that come with the program; [`compile`] makes
+//!   a [`ruleset`] of them, whose [`rule`]s give a [`verdict`].
 //! - [`expr`]: the language of conditions (`when`) and names of counters (`by`), a subset of CEL, compiled when the
 //!   configuration is loaded.
-//! - [`facts`]: what an expression may ask for, and from when on it is known.
+//! - [`facts`]: what an expression may ask for, and in which [`phase`] it is known; [`json`]: arguments of tools.
 //! - [`scan`]: finds phrases, regular expressions and secrets in text, also in text that comes in pieces.
 //! - [`secrets`]: what secrets and personal data look like, with the checks that tell them from look-alikes.
 //!
 //! Pure: no I/O, no clock, nothing of a request but what the caller supplies.
 
+mod compile;
 pub mod expr;
 pub mod facts;
+pub mod json;
+mod phase;
+pub mod presets;
+pub mod rule;
+pub mod ruleset;
 pub mod scan;
 pub mod secrets;
+pub mod session_state;
+pub mod settings;
+pub mod verdict;
+
+#[cfg(test)]
+mod tests;

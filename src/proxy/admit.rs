@@ -11,7 +11,8 @@ use crate::identity::FoundSession;
 use crate::ids::SessionKey;
 use crate::session::{self, Denied, Identity, Leg, LegKind, LegStart};
 
-use super::govern::{self, RequestFacts};
+use super::facts::RequestFacts;
+use super::govern;
 use super::identify::Caller;
 use super::receive::Received;
 use super::request_ctx::Identified;
@@ -32,7 +33,7 @@ pub(crate) async fn admit(
     if !limits.count_sessions() {
         return app.sessions.admit(request, leg).await.map_err(denied);
     }
-    let facts = RequestFacts { who, headers, clock: &app.clock, now: app.clock.now(), forward: None };
+    let facts = RequestFacts::new(who, headers, &app.clock);
     let counted = || limits.of_sessions(&facts);
     let admitted = app.sessions.admit_within(request, leg, &counted).await;
     admitted.map_err(|why| {

@@ -79,6 +79,9 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
         | ErrorKind::ModelDenied
         | ErrorKind::BackendDenied
         | ErrorKind::ToolDenied
+        | ErrorKind::ApprovalDenied
+        | ErrorKind::ApprovalTimeout
+        | ErrorKind::LoopDetected
         | ErrorKind::NoUpstreamCredential
         | ErrorKind::BudgetExceeded
         | ErrorKind::ModelUnpriced
@@ -116,6 +119,9 @@ fn error_class(kind: ErrorKind) -> ErrorClass {
         | ErrorKind::ModelDenied
         | ErrorKind::BackendDenied
         | ErrorKind::ToolDenied
+        | ErrorKind::ApprovalDenied
+        | ErrorKind::ApprovalTimeout
+        | ErrorKind::LoopDetected
         | ErrorKind::NoUpstreamCredential
         | ErrorKind::BudgetExceeded
         | ErrorKind::ModelUnpriced
@@ -193,6 +199,10 @@ pub(super) fn status_for(kind: ErrorKind, client: Option<&str>, is_call: bool) -
             ErrorKind::ModelDenied
                 | ErrorKind::BackendDenied
                 | ErrorKind::ToolDenied
+                | ErrorKind::PolicyBlocked
+                | ErrorKind::ApprovalDenied
+                | ErrorKind::ApprovalTimeout
+                | ErrorKind::LoopDetected
                 | ErrorKind::NoUpstreamCredential
                 | ErrorKind::QuotaExceeded
                 | ErrorKind::BudgetExceeded
@@ -318,6 +328,9 @@ mod tests {
             (TokenExpired, [401, 401, 401, 401]),
             (KeyRequired, [401, 401, 401, 401]),
             (ModelDenied, [403, 403, 400, 200]),
+            (ErrorKind::PolicyBlocked, [403, 403, 400, 200]),
+            (ErrorKind::ApprovalTimeout, [403, 403, 400, 200]),
+            (ErrorKind::LoopDetected, [403, 403, 400, 200]),
             (BackendDenied, [403, 403, 400, 200]),
             (NoUpstreamCredential, [403, 403, 400, 200]),
         ] {

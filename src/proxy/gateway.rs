@@ -47,6 +47,9 @@ impl Gateway {
         ctx.classify(&session.req_header().headers)?;
         ctx.limit_head(&session.req_header().headers)?;
         ctx.settle_limits().await?;
+        if ctx.has_rules() {
+            Box::pin(ctx.judge_head(session)).await?;
+        }
         if let SessionHint::Known(found) = hint {
             ctx.admit(&session.req_header().headers, found).await?;
         }
@@ -58,6 +61,9 @@ impl Gateway {
             return Ok(false);
         }
         ctx.route(session.req_header()).await?;
+        if ctx.has_rules() {
+            Box::pin(ctx.judge_request(session)).await?;
+        }
         ctx.pass_limits(session).await?;
         ctx.pass_budgets(session).await?;
         self.app.metrics.overhead(arrived.elapsed().saturating_sub(waited));

@@ -1,28 +1,21 @@
 //! Counts a request by the limits of `limits:`, twice: when its head was read, by those that need to know no more, and
 //! before it is forwarded, by all others. Every kind of request passes both.
 
-use std::borrow::Cow;
-use std::sync::Arc;
-
 use http::HeaderMap;
 use pingora_core::Result;
 use pingora_http::ResponseHeader;
 
 use super::dispatch::Route;
 use super::error_response::Reject;
-use super::identify;
+use super::facts::RequestFacts;
 use super::request_ctx::{Identified, Outcome, RequestCtx, reached};
 use super::verdict;
-use crate::clock::{Clock, Moment};
+use crate::clock::Clock;
 use crate::error::{ErrorKind, Refusal, RefusalMetadata};
-use crate::identity::FoundSession;
-use crate::ids::Membership;
 use crate::limits::{Admission, Refused, Unit};
-use crate::policy::facts::{Fact, Facts, Value};
 use crate::protocol::Dialect;
 use crate::protocol::dialects::output_limit;
 use crate::protocol::facts::usage::Usage;
-use crate::session::Leg;
 use crate::telemetry::metrics::Metrics;
 
 /// The longest wait that a client is asked to sit out, in milliseconds: clients wait about as long as this at most.
@@ -54,7 +47,7 @@ impl RequestCtx {
             self.admission.share(fleet.lease());
         }
         let now = self.app.clock.now();
-        let facts = RequestFacts { who, headers, clock: &self.app.clock, now, forward: None };
+        let facts = RequestFacts::new(who, headers, &self.app.clock);
         let counted = limits.at_head(&facts, now.as_millis(), &mut self.admission);
         counted.map_err(|refused| refuse(&self.app.metrics, &refused))
     }
@@ -95,7 +88,8 @@ impl RequestCtx {
             Some(_) if who.received.socket => 1,
             estimate => estimate.map_or(0, Estimate::charged),
         };
-        let facts = RequestFacts { who, headers, clock: &self.app.clock, now, forward: Some((leg, route)) };
+        let facts =
+            RequestFacts { forward: Some((leg, route)), ..RequestFacts::new(who, headers, &self.app.clock) };
         let counted = match who.received.dialect.is_json_rpc() {
             true => limits.at_once(&facts, tokens, now.as_millis(), &mut self.admission),
             false => limits.at_forward(&facts, tokens, now.as_millis(), &mut self.admission),
@@ -140,7 +134,7 @@ pub(super) fn estimate(who: &Identified, route: &Route) -> Option<Estimate> {
 }
 
 /// Returns the limit that the request sets for its answer.
-fn max_output(who: &Identified, dialect: Dialect) -> Option<u64> {
+pub(super) fn max_output(who: &Identified, dialect: Dialect) -> Option<u64> {
     output_limit::of(&who.call, who.received.handle.settings.output_hints, dialect)
 }
 
@@ -170,10 +164,9 @@ pub(super) fn refusal(refused: &Refused) -> Refusal {
     };
     let retry_after = Some(std::time::Duration::from_secs(seconds));
     let metadata = RefusalMetadata {
-        scope: (*refused.limit).into(),
-        limit: refused.allowed.clone(),
-        spent: None,
-        resets_at: None,
+        scope: Some((*refused.limit).into()),
+        limit: Some(refused.allowed.clone()),
+        ..RefusalMetadata::default()
     };
     Refusal { retry_after, metadata: Some(metadata.into()), ..Refusal::new(kind, message) }
 }
@@ -201,120 +194,6 @@ pub(super) fn announce(head: &mut ResponseHeader, admission: &Admission, clock: 
         head.append_header("RateLimit", state)?;
     }
     Ok(())
-}
-
-/// The facts of one request.
-pub(super) struct RequestFacts<'a> {
-    pub(super) who: &'a Identified,
-    pub(super) headers: &'a HeaderMap,
-    pub(super) clock: &'a Clock,
-    pub(super) now: Moment,
-    /// The session, and the backend unless the proxy answers itself; `None` before they are known.
-    pub(super) forward: Option<(&'a Leg, Option<&'a Route>)>,
-}
-
-impl RequestFacts<'_> {
-    fn agent(&self) -> Option<FoundSession> {
-        identify::by_head(&self.who.received, self.headers).ok().flatten()
-    }
-
-    fn membership(&self) -> Option<&Membership> {
-        self.who.caller.membership().map(|membership| &**membership)
-    }
-
-    /// The groups of the key; the only list.
-    fn groups(&self) -> &[Arc<str>] {
-        self.membership().map_or(&[], |membership| &membership.groups)
-    }
-
-    /// Whether the body may say something that was not understood.
-    fn is_unreadable(&self) -> bool {
-        let call = &self.who.call;
-        self.who.received.dialect.is_llm() && (call.malformed || call.unread.is_some())
-    }
-
-    fn model(&self) -> Value<'_> {
-        let call = &self.who.call;
-        match &call.model {
-            _ if call.model_doubled => Value::Unknown,
-            None if self.is_unreadable() => Value::Unknown,
-            model => Value::text(model.as_deref()),
-        }
-    }
-
-    fn stream(&self) -> Value<'_> {
-        match self.who.call.stream {
-            None if self.is_unreadable() => Value::Unknown,
-            stream => Value::Bool(stream.unwrap_or(false)),
-        }
-    }
-}
-
-fn owned<'a>(text: impl ToString) -> Value<'a> {
-    Value::Text(Cow::Owned(text.to_string()))
-}
-
-impl Facts for RequestFacts<'_> {
-    fn get(&self, fact: Fact) -> Value<'_> {
-        let Identified { received, caller, .. } = self.who;
-        let (leg, route) = self.forward.unzip();
-        let session = leg.map(Leg::session);
-        let utc = || self.clock.wall(self.now).to_zoned(jiff::tz::TimeZone::UTC);
-        match fact {
-            Fact::PrincipalId => Value::text(Some(caller.principal.as_str())),
-            Fact::PrincipalKind => Value::text(caller.principal.as_str().split(':').next()),
-            Fact::ClientName => Value::text(caller.client.name.as_deref()),
-            Fact::ClientVersion => Value::text(caller.client.version.as_deref()),
-            Fact::ClientAddr => owned(caller.address.to_canonical()),
-            Fact::RequestMethod => Value::text(Some(received.method.as_str())),
-            Fact::RequestPath => Value::text(Some(received.uri.path())),
-            Fact::RequestHost => self.entry(Fact::RequestHeaders, "host"),
-            Fact::RequestDialect => Value::text(Some(received.dialect.name())),
-            Fact::RequestBackend => {
-                Value::text(route.flatten().map(|route| route.backend.settings().name().as_str()))
-            }
-            Fact::RequestModel => self.model(),
-            Fact::RequestStream => self.stream(),
-            Fact::RequestBytes => Value::count(received.handle.upload.bytes()),
-            Fact::RequestMaxTokens => {
-                max_output(self.who, self.who.received.dialect).map_or(Value::Absent, Value::count)
-            }
-            Fact::SessionId => Value::text(session.map(|session| session.key().id.as_str())),
-            Fact::SessionAge => {
-                session.map_or(Value::Absent, |session| Value::count(session.duration(self.now).as_secs()))
-            }
-            Fact::SessionRequests => {
-                session.map_or(Value::Absent, |session| Value::count(session.requests()))
-            }
-            Fact::AgentId => self.agent().and_then(|found| found.agent_id).map_or(Value::Absent, owned),
-            Fact::AgentParent => {
-                self.agent().and_then(|found| found.parent_agent_id).map_or(Value::Absent, owned)
-            }
-            Fact::TimeHour => Value::Int(utc().hour().into()),
-            Fact::TimeWeekday => Value::Int(utc().weekday().to_sunday_zero_offset().into()),
-            Fact::PrincipalTenant => Value::text(self.membership().and_then(|found| found.tenant.as_deref())),
-            // Maps and lists are asked for what is in them.
-            Fact::RequestHeaders | Fact::PrincipalGroups => Value::Unknown,
-        }
-    }
-
-    fn entry(&self, fact: Fact, key: &str) -> Value<'_> {
-        match fact {
-            Fact::RequestHeaders => match self.headers.get(key) {
-                None => Value::Absent,
-                Some(value) => value.to_str().map_or(Value::Unknown, |value| Value::text(Some(value))),
-            },
-            _ => Value::Absent,
-        }
-    }
-
-    fn has(&self, _: Fact, text: &str) -> bool {
-        self.groups().iter().any(|group| **group == *text)
-    }
-
-    fn count(&self, _: Fact) -> usize {
-        self.groups().len()
-    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use super::request_ctx::{RequestCtx, Stage};
 use super::{finish, spending};
 use crate::error::{ErrorKind, Refusal};
 use crate::limits::ledger::{Short, Shortage};
+use crate::session::BY_BUDGET;
 
 /// Holds the next step of the answer when it is needed. Returns why the answer must end: what it costs is spent before, so that
 /// its client cannot ask for it again.
@@ -24,7 +25,7 @@ pub(super) fn hold(ctx: &mut RequestCtx) -> Option<Refusal> {
         && let Some(routed) = stage.routed()
         && routed.who.received.handle.settings.budgets.kills(budget)
     {
-        drop(spending::kill(app, &routed.leg, budget, &message));
+        drop(spending::kill(app, &routed.leg, format!("{BY_BUDGET}{budget}"), &message));
     }
     Some(Refusal::new(kind, message))
 }

@@ -11,6 +11,7 @@ use super::tls::Tls;
 use crate::capture;
 use crate::identity;
 use crate::limits as caller_limits;
+use crate::policy::ruleset::RuleSet;
 use crate::pricing::Prices;
 use crate::protocol::request::RequestPaths;
 use crate::routing::Table;
@@ -39,6 +40,8 @@ pub(crate) struct RuntimeSettings {
     pub(crate) admission: caller_limits::AdmissionRules,
     /// How much callers may spend.
     pub(crate) budgets: caller_limits::budgets::Budgets,
+    /// Rules for requests, answers and tool calls.
+    pub(crate) rules: Arc<RuleSet>,
     /// Certificate and key of the listener; `None` for a plain one.
     pub(crate) tls: Option<Tls>,
     /// Whether a listener without TLS accepts HTTP/2.

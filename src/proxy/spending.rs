@@ -12,7 +12,8 @@ use super::answer::BYTES_OF_TEN_TOKENS;
 use super::answer_steps::Steps;
 use super::dispatch::Route;
 use super::error_response::Reject;
-use super::govern::{Estimate, RequestFacts, estimate};
+use super::facts::RequestFacts;
+use super::govern::{Estimate, estimate};
 use super::request_ctx::{Identified, Outcome, RequestCtx, Routed, Stage, reached};
 use super::state::ProxyState;
 use super::usage::{Priceable, priced};
@@ -53,7 +54,8 @@ impl RequestCtx {
         let budgets = &who.received.handle.settings.budgets;
         let Some(estimate) = estimate(who, route) else { return Ok(None) };
         let (clock, now) = (&self.app.clock, self.app.clock.now());
-        let facts = RequestFacts { who, headers, clock, now, forward: Some((&routed.leg, Some(route))) };
+        let forward = Some((&routed.leg, Some(route)));
+        let facts = RequestFacts { forward, ..RequestFacts::new(who, headers, clock) };
         let (need, session) = (need(who, route, estimate), routed.leg.session().uid().as_u128());
         let now = clock.wall(now);
         let claims = budgets.claims(&facts, session, need, now);
@@ -93,7 +95,8 @@ impl RequestCtx {
         let (who, route) = (&*routed.who, &routed.route);
         let (clock, now) = (&self.app.clock, self.app.clock.now());
         let Some(estimate) = estimate(who, route) else { return Ok(None) };
-        let facts = RequestFacts { who, headers, clock, now, forward: Some((&routed.leg, Some(route))) };
+        let forward = Some((&routed.leg, Some(route)));
+        let facts = RequestFacts { forward, ..RequestFacts::new(who, headers, clock) };
         let (need, session) = (need(who, route, estimate), routed.leg.session().uid().as_u128());
         let budgets = &who.received.handle.settings.budgets;
         let claims = budgets.claims(&facts, session, need, clock.wall(now)).unwrap_or_default();
@@ -110,7 +113,7 @@ impl RequestCtx {
         if !kills || !matches!(over, OverBudget::Exceeded { .. }) {
             return refused.into();
         }
-        let killed = kill(&self.app, &routed.leg, over.budget(), &refused.message);
+        let killed = kill(&self.app, &routed.leg, format!("{BY_BUDGET}{}", over.budget()), &refused.message);
         let message = format!("Session killed: {}", refused.message);
         // The kill cuts this leg, too, before all instances have the order: then there is little time for the refusal.
         let is_killed = tokio::select! {
@@ -121,16 +124,16 @@ impl RequestCtx {
     }
 }
 
-/// Kills the session of a request that passes a budget. Returns whether it was killed by this: it may have ended before.
+/// Kills the session of a request that passes a budget, or meets a rule. Returns whether it was killed by this: it may have
+/// ended before.
 pub(super) fn kill(
     app: &ProxyState,
     leg: &Leg,
-    budget: &str,
+    by: String,
     why: &str,
 ) -> impl Future<Output = bool> + Send + use<> {
     let (sessions, uid) = (Arc::clone(&app.sessions), leg.session().uid());
-    let request =
-        KillRequest { reason: why.to_owned(), by: format!("{BY_BUDGET}{budget}"), ..KillRequest::default() };
+    let request = KillRequest { reason: why.to_owned(), by: by.clone(), ..KillRequest::default() };
     // A task of its own: the kill is complete even when the client hangs up.
     let killing = tokio::spawn(async move {
         let name = uid.to_string();
@@ -138,7 +141,7 @@ pub(super) fn kill(
         if let Err(fault) = &killed
             && !matches!(fault, KillError::AlreadyEnded { .. })
         {
-            warn!(%uid, %fault, "a session that has passed a budget cannot be killed");
+            warn!(%uid, %fault, by, "a session cannot be killed");
         }
         killed.is_ok()
     });
@@ -204,10 +207,11 @@ fn refusal(over: &OverBudget) -> Refusal {
                 "the budget '{budget}' of {limit} does not last for this request; spent so far: {spent}{resets}"
             );
             let metadata = RefusalMetadata {
-                scope: (**budget).into(),
-                limit: limit.to_string(),
+                scope: Some((**budget).into()),
+                limit: Some(limit.to_string()),
                 spent: Some(spent.clone()),
                 resets_at: *resets_at,
+                ..RefusalMetadata::default()
             };
             Refusal { metadata: Some(metadata.into()), ..Refusal::new(ErrorKind::BudgetExceeded, message) }
         }
@@ -327,7 +331,7 @@ pub(super) fn overdrawn(
     let message =
         format!("the budget '{budget}' of {limit} does not last for another answer, {spent} is spent");
     if routed.who.received.handle.settings.budgets.kills(&budget) {
-        drop(kill(app, &routed.leg, &budget, &message));
+        drop(kill(app, &routed.leg, format!("{BY_BUDGET}{budget}"), &message));
     }
     Some(Refusal::new(ErrorKind::BudgetExceeded, message))
 }

@@ -11,7 +11,8 @@ use pingora_proxy::Session;
 
 use super::downstream::LEG_CUT;
 use super::error_response::Reject;
-use super::govern::{self, RequestFacts};
+use super::facts::RequestFacts;
+use super::govern;
 use super::request_ctx::{RequestCtx, reached};
 use crate::error::{ErrorKind, Refusal};
 use crate::limits::budgets::OverBudget;
@@ -41,7 +42,7 @@ impl RequestCtx {
         }
         let now = self.app.clock.now();
         let class = match rules.has_classes() {
-            true => rules.class(&RequestFacts { who, headers, clock: &self.app.clock, now, forward: None }),
+            true => rules.class(&RequestFacts::new(who, headers, &self.app.clock)),
             false => Class::Normal,
         };
         if let Some(emergency) = emergency {
@@ -225,7 +226,7 @@ impl RequestCtx {
 ///
 /// # Errors
 /// The leg was cut, or the client has left.
-async fn while_waiting<T>(
+pub(super) async fn while_waiting<T>(
     session: &mut Session,
     cut: &Cut,
     left: Duration,

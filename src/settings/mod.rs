@@ -12,6 +12,7 @@ pub mod key_file;
 pub mod nearest;
 pub mod origin;
 pub mod private;
+pub mod rate;
 pub mod secret;
 pub mod units;
 

@@ -22,6 +22,7 @@ use self::labels::OTHER;
 pub use self::labels::{RouteMethod, Served, TokenKind};
 use self::models::{ByModel, Models};
 pub use self::otlp::OtlpDropped;
+use self::policy::PolicyMetrics;
 use self::registry::{add, counters, gauges, histogram, histograms, options};
 use self::tenants::Tenants;
 use super::log::Log;
@@ -36,6 +37,7 @@ mod issuers;
 mod labels;
 mod models;
 mod otlp;
+mod policy;
 mod registry;
 mod table;
 mod tenants;
@@ -59,6 +61,7 @@ pub struct Metrics {
     kills: IntCounterVec,
     rate_limited: IntCounterVec,
     pub(super) budgets: BudgetMetrics,
+    policy: PolicyMetrics,
     kill_latency: Histogram,
     requests: IntCounterVec,
     request_duration: HistogramVec,
@@ -108,6 +111,7 @@ impl Metrics {
             sessions_total: counters(in_registry, &table::SESSIONS_TOTAL)?,
             kills: counters(in_registry, &table::SESSION_KILLS)?,
             budgets: BudgetMetrics::new(in_registry)?,
+            policy: PolicyMetrics::new(in_registry)?,
             rate_limited: counters(in_registry, &table::RATE_LIMITED)?,
             kill_latency: histogram(in_registry, &table::KILL_LATENCY, KILL_BUCKETS)?,
             requests: counters(in_registry, &table::REQUESTS)?,

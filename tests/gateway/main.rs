@@ -34,6 +34,11 @@ mod kills {
     pub mod upgrade;
 }
 
+mod policy {
+    /// Rules about facts: what they do to requests, and how they are told.
+    pub mod rules;
+}
+
 /// What passes through: HTTP/1.1, HTTP/2, WebSockets, dialects, real programs, hostile peers.
 mod protocols {
     /// A2A agents: who owns a task, and how it ends.

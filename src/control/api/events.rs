@@ -6,7 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{SessionId, Uid};
-use crate::session::{Event, KillOrder, Record, SessionView};
+use crate::session::{Event, FindingEvent, KillOrder, Record, SessionView};
 
 /// Data of one event.
 #[derive(Clone, Debug, Serialize)]
@@ -20,6 +20,8 @@ pub enum FeedEvent<'a> {
     Killed(KilledEvent),
     /// A kill order was lifted.
     Resumed(ResumedEvent),
+    /// A rule holds.
+    Finding(&'a FindingEvent),
     /// The reader was too slow and missed events.
     Lagged(LaggedEvent),
     /// This instance lost Redis.
@@ -80,6 +82,7 @@ pub(in crate::control) const EVENTS: &[(&str, SchemaOf)] = &[
     ("session.resumed", SchemaGenerator::subschema_for::<ResumedEvent>),
     ("agent.killed", SchemaGenerator::subschema_for::<KilledEvent>),
     ("agent.resumed", SchemaGenerator::subschema_for::<ResumedEvent>),
+    ("policy.finding", SchemaGenerator::subschema_for::<FindingEvent>),
     ("lagged", SchemaGenerator::subschema_for::<LaggedEvent>),
     ("store.lost", SchemaGenerator::subschema_for::<StoreLostEvent>),
     ("store.back", SchemaGenerator::subschema_for::<StoreBackEvent>),
@@ -99,6 +102,7 @@ impl<'a> From<&'a Event> for FeedEvent<'a> {
                 by: by.clone(),
                 order: Arc::clone(order),
             }),
+            Event::Finding(finding) => Self::Finding(finding),
             Event::StoreLost { why } => Self::StoreLost(StoreLostEvent { why: why.clone() }),
             Event::StoreBack => Self::StoreBack(StoreBackEvent {}),
         }
@@ -115,6 +119,7 @@ impl FeedEvent<'_> {
             Self::Killed(_) => "session.killed",
             Self::Resumed(resumed) if resumed.order.agent.is_some() => "agent.resumed",
             Self::Resumed(_) => "session.resumed",
+            Self::Finding(_) => "policy.finding",
             Self::Lagged(_) => "lagged",
             Self::StoreLost(_) => "store.lost",
             Self::StoreBack(_) => "store.back",

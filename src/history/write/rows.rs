@@ -46,7 +46,7 @@ impl Entry {
             Event::Resumed { order, by } => {
                 Self::Resumed { at: Timestamp::now(), order: Arc::clone(order), by: by.clone() }
             }
-            Event::StoreLost { .. } | Event::StoreBack => return None,
+            Event::Finding(_) | Event::StoreLost { .. } | Event::StoreBack => return None,
         })
     }
 

@@ -4,9 +4,8 @@ use ipnet::IpNet;
 
 use super::expression::SourceFault;
 use super::parser::{Expr, Kind};
-use super::texts::TextTest;
-use crate::policy::facts::{Fact, Phase, Type};
-use crate::settings::nearest::did_you_mean;
+use super::texts::{Pattern, TextTest};
+use crate::policy::facts::{Fact, Phase, Step, Type};
 
 /// A checked part.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +17,8 @@ pub(super) enum Node {
     Fact(Fact),
     /// An entry of a map.
     Entry(Fact, Box<str>),
+    /// What is at a path in JSON.
+    At(Root, Box<[Step]>),
     Not(Box<Node>),
     Negative(Box<Node>),
     And(Box<[Node]>),
@@ -34,9 +35,14 @@ pub(super) enum Node {
     IsOneNumberOf(Box<Node>, Box<[Node]>),
     /// Whether a text is in a list of the request.
     IsIn(Box<Node>, Fact),
+    /// Whether JSON has this element or this member.
+    IsInJson(Box<[Node; 2]>),
     /// Whether a map has the key.
     HasKey(Box<Node>, Fact),
     Test(TextTest, Box<[Node; 2]>),
+    Matches(Box<Node>, Pattern),
+    /// Whether a condition holds for an element of the list, or for each.
+    Each(Quantifier, Box<[Node; 2]>),
     Network(Box<Node>, IpNet),
     Lower(Box<Node>),
     /// Characters of a text.
@@ -45,6 +51,21 @@ pub(super) enum Node {
     Count(Fact),
     /// Whether the request has it.
     Has(Box<Node>),
+}
+
+/// Where a path begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Root {
+    Fact(Fact),
+    /// The element of the list that is being gone through.
+    Element,
+}
+
+/// For how many elements of a list a condition must hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Quantifier {
+    Exists,
+    All,
 }
 
 /// A comparison.
@@ -68,13 +89,14 @@ pub(super) enum Operation {
     Remainder,
 }
 
-/// Parts of the names of fields that may carry a credential.
-const CREDENTIALS: [&str; 5] = ["authorization", "cookie", "key", "token", "secret"];
-
 /// Checks the parts of one expression.
 pub(super) struct Checker {
-    known: Phase,
-    phase: Phase,
+    /// The phase that the expression is asked in.
+    pub(super) known: Phase,
+    /// Whether it asks for what is not known before the request is.
+    pub(super) is_later: bool,
+    /// The name and the type of the element of the list that is gone through.
+    pub(super) element: Option<(String, Type)>,
 }
 
 pub(super) type Checked = Result<(Node, Type), SourceFault>;
@@ -85,12 +107,7 @@ pub(super) fn fault<T>(at: usize, message: String, hint: impl Into<String>) -> R
 
 impl Checker {
     pub(super) fn new(known: Phase) -> Self {
-        Self { known, phase: Phase::Connect }
-    }
-
-    /// The latest phase of the facts so far.
-    pub(super) fn phase(&self) -> Phase {
-        self.phase
+        Self { known, is_later: false, element: None }
     }
 
     /// Checks a part and all below it.
@@ -110,7 +127,7 @@ impl Checker {
                     "write name in [\"a\", \"b\"]",
                 );
             }
-            Kind::Name(_) | Kind::Member(..) | Kind::Index(..) => return self.fact(expr),
+            Kind::Name(_) | Kind::Member(..) | Kind::Index(..) => return self.name(expr),
             Kind::Call { name, arguments, is_method } => {
                 return self.call(expr.at, name, arguments, *is_method);
             }
@@ -133,7 +150,7 @@ impl Checker {
     /// Checks a part that must have this type.
     pub(super) fn of(&mut self, expr: &Expr, wanted: Type) -> Result<Node, SourceFault> {
         let (node, found) = self.check(expr)?;
-        if found == wanted {
+        if found.may_be(wanted) {
             return Ok(node);
         }
         fault(expr.at, format!("this is {}, and {} is needed", found.a_name(), wanted.a_name()), "")
@@ -154,13 +171,18 @@ impl Checker {
     fn choice(&mut self, [condition, yes, no]: &[Expr; 3]) -> Checked {
         let condition = self.of(condition, Type::Bool)?;
         let (yes, kind) = self.check(yes)?;
-        let no = self.of(no, kind)?;
+        let (at, (no, other)) = (no.at, self.check(no)?);
+        if !kind.may_be(other) && !other.may_be(kind) {
+            return fault(at, format!("this is {}, and {} is needed", other.a_name(), kind.a_name()), "");
+        }
+        let kind = if other == Type::Any { other } else { kind };
         Ok((Node::Choice(Box::new([condition, yes, no])), kind))
     }
 
     fn compare(&mut self, at: usize, relation: Relation, left: &Expr, right: &Expr) -> Checked {
         let ((left, kind), (right, other)) = (self.check(left)?, self.check(right)?);
-        if kind != other && !(kind.is_number() && other.is_number()) {
+        let are_alike = kind.may_be(other) || other.may_be(kind);
+        if !are_alike && !(kind.is_number() && other.is_number()) {
             let hint = match [kind, other].contains(&Type::List) {
                 true => "ask whether it is in the list: \"build\" in principal.groups",
                 false => "",
@@ -168,9 +190,10 @@ impl Checker {
             let message = format!("{} is never equal to {}", kind.a_name(), other.a_name());
             return fault(at, message, hint);
         }
-        let is_ordered = !matches!(kind, Type::Bool | Type::List | Type::Map);
+        let is_ordered = |kind| !matches!(kind, Type::Bool | Type::List | Type::Map | Type::Marks);
         let is_equality = matches!(relation, Relation::Equal | Relation::Unequal);
-        if !(is_ordered || kind == Type::Bool && is_equality) {
+        let of = |kind| is_ordered(kind) || kind == Type::Bool && is_equality;
+        if !(of(kind) && of(other)) {
             let hint = if kind == Type::List { "ask for one text: \"a\" in the list" } else { "" };
             return fault(at, format!("{} cannot be compared so", kind.a_name()), hint);
         }
@@ -187,6 +210,12 @@ impl Checker {
         };
         let ((left, kind), (right, other)) = (self.check(left)?, self.check(right)?);
         let both = Box::new([left, right]);
+        if operation == Operation::Add
+            && [kind, other].iter().all(|kind| kind.may_be(Type::Text))
+            && kind != other
+        {
+            return Ok((Node::Calculate(operation, both), Type::Any));
+        }
         if operation == Operation::Add && kind == Type::Text && other == Type::Text {
             return Ok((Node::Join(both), Type::Text));
         }
@@ -194,7 +223,11 @@ impl Checker {
             let message = format!("'{sign}' does not go with {} and {}", kind.a_name(), other.a_name());
             return fault(at, message, "it goes with two numbers, and + also with two texts");
         }
-        let kind = if kind == other { kind } else { Type::Float };
+        let kind = match (kind, other) {
+            (Type::Any, _) | (_, Type::Any) => Type::Any,
+            _ if kind == other => kind,
+            _ => Type::Float,
+        };
         Ok((Node::Calculate(operation, both), kind))
     }
 
@@ -205,6 +238,9 @@ impl Checker {
             return Ok((self.one_of(node, kind, left.at, items)?, Type::Bool));
         }
         let (list, list_kind) = self.check(right)?;
+        if list_kind == Type::Any && !matches!(kind, Type::List | Type::Map | Type::Marks) {
+            return Ok((Node::IsInJson(Box::new([node, list])), Type::Bool));
+        }
         let (Node::Fact(fact), Type::List | Type::Map) = (list, list_kind) else {
             return fault(
                 right.at,
@@ -212,7 +248,7 @@ impl Checker {
                 "use contains() for a part of a text",
             );
         };
-        if kind != Type::Text {
+        if !kind.may_be(Type::Text) {
             return fault(left.at, format!("the list has texts, and this is {}", kind.a_name()), "");
         }
         let node = Box::new(node);
@@ -224,6 +260,10 @@ impl Checker {
         let node = Box::new(node);
         let constants: Vec<(Node, Type)> =
             items.iter().map(|item| self.check(item)).collect::<Result<_, _>>()?;
+        let kind = match (kind, constants.first()) {
+            (Type::Any, Some((_, first))) => *first,
+            _ => kind,
+        };
         let is_constant = |node: &Node| {
             matches!(node, Node::Text(_) | Node::Int(_) | Node::Float(_))
                 || matches!(node, Node::Negative(inner) if matches!(**inner, Node::Int(_) | Node::Float(_)))
@@ -248,60 +288,6 @@ impl Checker {
         texts.sort();
         Ok(Node::IsOneOf(node, texts.into()))
     }
-
-    /// Checks a name with its members: a fact, or an entry of a map.
-    fn fact(&mut self, expr: &Expr) -> Checked {
-        if let Kind::Index(map, key) = &expr.kind {
-            let (map, kind) = self.check(map)?;
-            let (Node::Fact(fact), Type::Map) = (map, kind) else {
-                return fault(expr.at, format!("{} has no members in brackets", kind.a_name()), "");
-            };
-            let Kind::Text(key) = &key.kind else {
-                return fault(key.at, "the name of a member is a constant text".into(), "write [\"name\"]");
-            };
-            self.refuse_credential(expr.at, fact, key)?;
-            return Ok((Node::Entry(fact, key_of(fact, key)), Type::Text));
-        }
-        let dotted = dotted(expr).ok_or_else(|| SourceFault::new(expr.at, "only facts have members", ""))?;
-        if let Some(fact) = Fact::ALL.iter().find(|fact| fact.name() == dotted) {
-            self.learn(expr.at, *fact)?;
-            return Ok((Node::Fact(*fact), fact.kind()));
-        }
-        let above = dotted.rsplit_once('.');
-        let map = above.and_then(|(map, key)| Some((Fact::ALL.iter().find(|fact| fact.name() == map)?, key)));
-        match map {
-            Some((fact, key)) if fact.kind() == Type::Map => {
-                self.learn(expr.at, *fact)?;
-                self.refuse_credential(expr.at, *fact, key)?;
-                Ok((Node::Entry(*fact, key_of(*fact, key)), Type::Text))
-            }
-            _ => fault(expr.at, format!("{dotted} is not known"), unknown(&dotted)),
-        }
-    }
-
-    /// Refuses fields that may carry a credential: names of counters are shown to operators.
-    fn refuse_credential(&self, at: usize, fact: Fact, key: &str) -> Result<(), SourceFault> {
-        let key = key.to_ascii_lowercase();
-        let is_secret = CREDENTIALS.iter().any(|part| key.contains(part));
-        match fact == Fact::RequestHeaders && is_secret {
-            true => fault(
-                at,
-                format!("the field {key} may carry a credential"),
-                "use principal.id for the caller",
-            ),
-            false => Ok(()),
-        }
-    }
-
-    /// Notes the use of a fact.
-    fn learn(&mut self, at: usize, fact: Fact) -> Result<(), SourceFault> {
-        if fact.phase() > self.known {
-            let message = format!("{} is not known yet when this is asked", fact.name());
-            return fault(at, message, "the body of the request has not been read then");
-        }
-        self.phase = self.phase.max(fact.phase());
-        Ok(())
-    }
 }
 
 fn relation(sign: &str) -> Option<Relation> {
@@ -314,35 +300,4 @@ fn relation(sign: &str) -> Option<Relation> {
         ">=" => Relation::AtLeast,
         _ => return None,
     })
-}
-
-/// Returns a name with its members; `None` for members of anything but a name.
-fn dotted(expr: &Expr) -> Option<String> {
-    match &expr.kind {
-        Kind::Name(name) => Some(name.clone()),
-        Kind::Member(of, name) => Some(format!("{}.{name}", dotted(of)?)),
-        _ => None,
-    }
-}
-
-/// The names of header fields are compared in lower case (RFC 9110, 5.1).
-fn key_of(fact: Fact, key: &str) -> Box<str> {
-    if fact == Fact::RequestHeaders { key.to_ascii_lowercase().into() } else { key.into() }
-}
-
-/// Returns a hint for an unknown fact: the nearest one, else all of the same group, else the groups.
-fn unknown(dotted: &str) -> String {
-    let group = dotted.split('.').next().unwrap_or_default();
-    let names = || Fact::ALL.iter().map(|fact| fact.name());
-    let is_of_group = |name: &&str| name.split('.').next() == Some(group);
-    if names().any(|name| is_of_group(&name)) {
-        return did_you_mean(dotted, names().filter(is_of_group));
-    }
-    let near = did_you_mean(dotted, names());
-    if near.starts_with("did") {
-        return near;
-    }
-    let mut groups: Vec<&str> = names().filter_map(|name| name.split('.').next()).collect();
-    groups.dedup();
-    format!("facts begin with {}; a text has quotes: \"{dotted}\"", groups.join(", "))
 }

@@ -4,9 +4,10 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt::Write;
 
-use super::check::{Node, Operation, Relation};
+use super::check::{Node, Operation, Quantifier, Relation, Root};
 use super::texts::is_in;
-use crate::policy::facts::{Facts, Value};
+use crate::policy::facts::{Facts, Step, Type, Value};
+use crate::policy::json::Json;
 
 /// The answer to a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,53 +26,77 @@ impl From<bool> for Truth {
     }
 }
 
+/// What an expression is evaluated with.
+#[derive(Clone, Copy)]
+pub(super) struct Env<'a> {
+    facts: &'a dyn Facts,
+    /// The element of the list that is being gone through.
+    element: Option<&'a Value<'a>>,
+}
+
+impl<'a> Env<'a> {
+    pub(super) fn new(facts: &'a dyn Facts) -> Self {
+        Self { facts, element: None }
+    }
+
+    fn at(self, root: Root, path: &'a [Step]) -> Value<'a> {
+        match (root, self.element) {
+            (Root::Fact(fact), _) => self.facts.at(fact, path),
+            (Root::Element, Some(Value::Json(json))) => json.at(path),
+            (Root::Element, Some(element)) if path.is_empty() => element.reborrow(),
+            (Root::Element, _) => Value::Unknown,
+        }
+    }
+}
+
 /// Evaluates a condition. A truth value that is absent is no.
-pub(super) fn truth(node: &Node, facts: &dyn Facts) -> Truth {
+pub(super) fn truth(node: &Node, env: Env<'_>) -> Truth {
     match node {
         Node::Bool(value) => (*value).into(),
-        Node::Not(inner) => match truth(inner, facts) {
+        Node::Not(inner) => match truth(inner, env) {
             Truth::Yes => Truth::No,
             Truth::No => Truth::Yes,
             Truth::Unknown => Truth::Unknown,
         },
-        Node::And(parts) => all(parts, facts, Truth::No),
-        Node::Or(parts) => all(parts, facts, Truth::Yes),
+        Node::And(parts) => all(parts, env, Truth::No),
+        Node::Or(parts) => all(parts, env, Truth::Yes),
         Node::Choice(parts) => {
             let [condition, yes, no] = &**parts;
-            match truth(condition, facts) {
-                Truth::Yes => truth(yes, facts),
-                Truth::No => truth(no, facts),
+            match truth(condition, env) {
+                Truth::Yes => truth(yes, env),
+                Truth::No => truth(no, env),
                 Truth::Unknown => Truth::Unknown,
             }
         }
-        Node::Compare(relation, sides) => {
-            compare(*relation, &value(&sides[0], facts), &value(&sides[1], facts))
-        }
+        Node::Compare(relation, sides) => compare(*relation, &value(&sides[0], env), &value(&sides[1], env)),
         Node::IsOneOf(inner, texts) => {
-            on_text(inner, facts, |text| texts.binary_search_by(|one| (**one).cmp(text)).is_ok().into())
+            on_text(inner, env, |text| texts.binary_search_by(|one| (**one).cmp(text)).is_ok().into())
         }
-        Node::IsOneNumberOf(inner, numbers) => is_one_of(&value(inner, facts), numbers, facts),
-        Node::IsIn(inner, list) => on_text(inner, facts, |text| facts.has(*list, text).into()),
-        Node::HasKey(inner, map) => on_text(inner, facts, |key| has(&facts.entry(*map, key))),
-        Node::Test(test, sides) => on_text(&sides[0], facts, |text| {
-            on_text(&sides[1], facts, |other| test.holds(text, other).into())
-        }),
+        Node::IsOneNumberOf(inner, numbers) => is_one_of(&value(inner, env), numbers, env),
+        Node::IsIn(inner, list) => on_text(inner, env, |text| env.facts.has(*list, text).into()),
+        Node::HasKey(inner, map) => on_text(inner, env, |key| has(&env.facts.entry(*map, key))),
+        Node::Test(test, sides) => {
+            on_text(&sides[0], env, |text| on_text(&sides[1], env, |other| test.holds(text, other).into()))
+        }
         Node::Network(address, network) => {
-            on_text(address, facts, |address| is_in(address, network).map_or(Truth::Unknown, Truth::from))
+            on_text(address, env, |address| is_in(address, network).map_or(Truth::Unknown, Truth::from))
         }
-        Node::Has(inner) => has(&value(inner, facts)),
-        Node::Fact(_) => match value(node, facts) {
+        Node::Has(inner) => has(&value(inner, env)),
+        Node::Matches(inner, pattern) => on_text(inner, env, |text| pattern.is_in(text).into()),
+        Node::IsInJson(sides) => is_in_json(&value(&sides[0], env), &value(&sides[1], env)),
+        Node::Each(quantifier, sides) => each(*quantifier, &sides[0], &sides[1], env),
+        Node::Fact(_) | Node::Entry(..) | Node::At(..) | Node::Calculate(..) => match value(node, env) {
             Value::Bool(holds) => holds.into(),
-            Value::Unknown => Truth::Unknown,
-            Value::Absent | Value::Int(_) | Value::Float(_) | Value::Text(_) => Truth::No,
+            Value::Absent => Truth::No,
+            Value::Unknown | Value::Int(_) | Value::Float(_) | Value::Text(_) | Value::Json(_) => {
+                Truth::Unknown
+            }
         },
         // The check gives these other types, so none of them is asked for its truth.
         Node::Int(_)
         | Node::Float(_)
         | Node::Text(_)
-        | Node::Entry(..)
         | Node::Negative(_)
-        | Node::Calculate(..)
         | Node::Join(_)
         | Node::Lower(_)
         | Node::Length(_)
@@ -80,12 +105,54 @@ pub(super) fn truth(node: &Node, facts: &dyn Facts) -> Truth {
 }
 
 /// Whether a number is one of these constants.
-fn is_one_of(found: &Value<'_>, numbers: &[Node], facts: &dyn Facts) -> Truth {
-    let equals = |one: &Node| compare(Relation::Equal, found, &value(one, facts)) == Truth::Yes;
+fn is_one_of(found: &Value<'_>, numbers: &[Node], env: Env<'_>) -> Truth {
+    let equals = |one: &Node| compare(Relation::Equal, found, &value(one, env)) == Truth::Yes;
     match found {
-        Value::Unknown => Truth::Unknown,
-        _ => numbers.iter().any(equals).into(),
+        Value::Int(_) | Value::Float(_) => numbers.iter().any(equals).into(),
+        Value::Absent => Truth::No,
+        Value::Unknown | Value::Bool(_) | Value::Text(_) | Value::Json(_) => Truth::Unknown,
     }
+}
+
+/// Whether a list has the element, or an object the member. What is neither is unknown.
+fn is_in_json(found: &Value<'_>, json: &Value<'_>) -> Truth {
+    match (found, json) {
+        (Value::Unknown, _) | (_, Value::Unknown) => Truth::Unknown,
+        (Value::Absent, _) | (_, Value::Absent) => Truth::No,
+        (found, Value::Json(Json::List(elements))) => {
+            let equals = |element: &Json| compare(Relation::Equal, found, &element.value()) == Truth::Yes;
+            elements.iter().any(equals).into()
+        }
+        (Value::Text(name), Value::Json(Json::Object(members))) => {
+            members.iter().any(|(known, _)| **known == **name).into()
+        }
+        _ => Truth::Unknown,
+    }
+}
+
+/// Asks for the elements of a list. An absent list has none.
+fn each(quantifier: Quantifier, list: &Node, condition: &Node, env: Env<'_>) -> Truth {
+    let decisive = if quantifier == Quantifier::Exists { Truth::Yes } else { Truth::No };
+    let mut result = if decisive == Truth::No { Truth::Yes } else { Truth::No };
+    let mut ask = |element: &Value<'_>| {
+        match truth(condition, Env { facts: env.facts, element: Some(element) }) {
+            found if found == decisive => return true,
+            Truth::Unknown => result = Truth::Unknown,
+            Truth::Yes | Truth::No => {}
+        }
+        false
+    };
+    let is_decided = match list {
+        Node::Fact(list) if list.kind() == Type::List => {
+            (0..env.facts.count(*list)).any(|index| ask(&env.facts.element(*list, index)))
+        }
+        _ => match value(list, env) {
+            Value::Json(Json::List(elements)) => elements.iter().any(|element| ask(&element.value())),
+            Value::Absent => false,
+            _ => return Truth::Unknown,
+        },
+    };
+    if is_decided { decisive } else { result }
 }
 
 /// Whether it is there; what cannot be read is there.
@@ -94,10 +161,10 @@ fn has(found: &Value<'_>) -> Truth {
 }
 
 /// Evaluates parts until one of them is `decisive`; an unknown one counts only if none is (CEL, "Logical Operators").
-fn all(parts: &[Node], facts: &dyn Facts, decisive: Truth) -> Truth {
+fn all(parts: &[Node], env: Env<'_>, decisive: Truth) -> Truth {
     let mut result = if decisive == Truth::No { Truth::Yes } else { Truth::No };
     for part in parts {
-        match truth(part, facts) {
+        match truth(part, env) {
             found if found == decisive => return decisive,
             Truth::Unknown => result = Truth::Unknown,
             Truth::Yes | Truth::No => {}
@@ -107,11 +174,11 @@ fn all(parts: &[Node], facts: &dyn Facts, decisive: Truth) -> Truth {
 }
 
 /// Applies a test to a text; an absent one is no.
-fn on_text(node: &Node, facts: &dyn Facts, test: impl FnOnce(&str) -> Truth) -> Truth {
-    match value(node, facts) {
+fn on_text(node: &Node, env: Env<'_>, test: impl FnOnce(&str) -> Truth) -> Truth {
+    match value(node, env) {
         Value::Text(text) => test(&text),
         Value::Absent => Truth::No,
-        Value::Unknown | Value::Bool(_) | Value::Int(_) | Value::Float(_) => Truth::Unknown,
+        Value::Unknown | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Json(_) => Truth::Unknown,
     }
 }
 
@@ -143,47 +210,54 @@ fn float(value: &Value<'_>) -> Option<f64> {
     match value {
         Value::Int(number) => Some(*number as f64),
         Value::Float(number) => Some(*number),
-        Value::Absent | Value::Unknown | Value::Bool(_) | Value::Text(_) => None,
+        Value::Absent | Value::Unknown | Value::Bool(_) | Value::Text(_) | Value::Json(_) => None,
     }
 }
 
-fn value<'a>(node: &'a Node, facts: &'a dyn Facts) -> Value<'a> {
+fn value<'a>(node: &'a Node, env: Env<'a>) -> Value<'a> {
     match node {
         Node::Int(number) => Value::Int(*number),
         Node::Float(number) => Value::Float(*number),
         Node::Text(text) => Value::Text(Cow::Borrowed(text)),
-        Node::Fact(fact) => facts.get(*fact),
-        Node::Entry(map, key) => facts.entry(*map, key),
-        Node::Negative(inner) => match value(inner, facts) {
+        Node::Fact(fact) => env.facts.get(*fact),
+        Node::Entry(map, key) => env.facts.entry(*map, key),
+        Node::At(root, path) => env.at(*root, path),
+        Node::Negative(inner) => match value(inner, env) {
             Value::Int(number) => number.checked_neg().map_or(Value::Unknown, Value::Int),
             Value::Float(number) => Value::Float(-number),
-            other => other,
+            Value::Absent => Value::Absent,
+            Value::Unknown | Value::Bool(_) | Value::Text(_) | Value::Json(_) => Value::Unknown,
         },
         Node::Choice(parts) => {
             let [condition, yes, no] = &**parts;
-            match truth(condition, facts) {
-                Truth::Yes => value(yes, facts),
-                Truth::No => value(no, facts),
+            match truth(condition, env) {
+                Truth::Yes => value(yes, env),
+                Truth::No => value(no, env),
                 Truth::Unknown => Value::Unknown,
             }
         }
         Node::Calculate(operation, sides) => {
-            calculate(*operation, &value(&sides[0], facts), &value(&sides[1], facts))
+            calculate(*operation, &value(&sides[0], env), &value(&sides[1], env))
         }
-        Node::Join(sides) => match (value(&sides[0], facts), value(&sides[1], facts)) {
+        Node::Join(sides) => match (value(&sides[0], env), value(&sides[1], env)) {
             (Value::Text(left), Value::Text(right)) => Value::Text(Cow::Owned(left.into_owned() + &right)),
             (Value::Unknown, _) | (_, Value::Unknown) => Value::Unknown,
-            _ => Value::Absent,
+            (Value::Absent, _) | (_, Value::Absent) => Value::Absent,
+            _ => Value::Unknown,
         },
-        Node::Lower(inner) => match value(inner, facts) {
+        Node::Lower(inner) => match value(inner, env) {
             Value::Text(text) => Value::Text(Cow::Owned(text.to_lowercase())),
-            other => other,
+            Value::Absent => Value::Absent,
+            _ => Value::Unknown,
         },
-        Node::Length(inner) => match value(inner, facts) {
+        Node::Length(inner) => match value(inner, env) {
             Value::Text(text) => Value::count(text.chars().count() as u64),
-            other => other,
+            Value::Json(Json::List(elements)) => Value::count(elements.len() as u64),
+            Value::Json(Json::Object(members)) => Value::count(members.len() as u64),
+            Value::Absent => Value::Absent,
+            _ => Value::Unknown,
         },
-        Node::Count(list) => Value::count(facts.count(*list) as u64),
+        Node::Count(list) => Value::count(env.facts.count(*list) as u64),
         Node::Bool(_)
         | Node::Not(_)
         | Node::And(_)
@@ -195,7 +269,10 @@ fn value<'a>(node: &'a Node, facts: &'a dyn Facts) -> Value<'a> {
         | Node::HasKey(..)
         | Node::Test(..)
         | Node::Network(..)
-        | Node::Has(_) => match truth(node, facts) {
+        | Node::Matches(..)
+        | Node::IsInJson(_)
+        | Node::Each(..)
+        | Node::Has(_) => match truth(node, env) {
             Truth::Yes => Value::Bool(true),
             Truth::No => Value::Bool(false),
             Truth::Unknown => Value::Unknown,
@@ -215,6 +292,9 @@ fn calculate<'a>(operation: Operation, left: &Value<'_>, right: &Value<'_>) -> V
         };
         return result.map_or(Value::Unknown, Value::Int);
     }
+    if let (Value::Text(left), Value::Text(right), Operation::Add) = (left, right, operation) {
+        return Value::Text(Cow::Owned(format!("{left}{right}")));
+    }
     match (left, right, float(left), float(right)) {
         (.., Some(left), Some(right)) => Value::Float(match operation {
             Operation::Add => left + right,
@@ -224,23 +304,24 @@ fn calculate<'a>(operation: Operation, left: &Value<'_>, right: &Value<'_>) -> V
             Operation::Remainder => left % right,
         }),
         (Value::Unknown, ..) | (_, Value::Unknown, ..) => Value::Unknown,
-        _ => Value::Absent,
+        (Value::Absent, ..) | (_, Value::Absent, ..) => Value::Absent,
+        _ => Value::Unknown,
     }
 }
 
 /// Appends the text of a part to a name; see [`super::Expression::write_name`].
-pub(super) fn write_name(node: &Node, facts: &dyn Facts, name: &mut String) {
+pub(super) fn write_name(node: &Node, env: Env<'_>, name: &mut String) {
     if let Node::Join(sides) = node {
-        write_name(&sides[0], facts, name);
-        write_name(&sides[1], facts, name);
+        write_name(&sides[0], env, name);
+        write_name(&sides[1], env, name);
         return;
     }
     // Writing to a text does not fail.
-    let _ = match value(node, facts) {
+    let _ = match value(node, env) {
         Value::Text(text) => name.write_str(&text),
         Value::Int(number) => write!(name, "{number}"),
         Value::Bool(value) => write!(name, "{value}"),
         Value::Float(number) => write!(name, "{number}"),
-        Value::Absent | Value::Unknown => Ok(()),
+        Value::Absent | Value::Unknown | Value::Json(_) => Ok(()),
     };
 }

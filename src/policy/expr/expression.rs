@@ -1,10 +1,10 @@
 //! A compiled expression.
 
-use super::check::{Checker, Node};
-use super::eval::{Truth, truth, write_name};
+use super::check::{Checker, Node, Root};
+use super::eval::{Env, Truth, truth, write_name};
 use super::lexer::tokens;
 use super::parser::parse;
-use crate::policy::facts::{Facts, Phase, Type};
+use crate::policy::facts::{Fact, Facts, Phase, Type};
 
 /// The longest expression, in bytes.
 const MAX_SOURCE: usize = 2 << 10;
@@ -35,7 +35,7 @@ impl SourceFault {
 pub struct Expression {
     source: Box<str>,
     node: Node,
-    phase: Phase,
+    is_later: bool,
 }
 
 impl Expression {
@@ -45,7 +45,7 @@ impl Expression {
     /// The first fault, with its position.
     pub fn condition(source: &str, known: Phase) -> Result<Self, SourceFault> {
         Self::compile(source, known, |kind| match kind {
-            Type::Bool => None,
+            Type::Bool | Type::Any => None,
             _ => Some(("a condition is true or false", "compare it with something")),
         })
     }
@@ -57,7 +57,7 @@ impl Expression {
     pub fn name(source: &str, known: Phase) -> Result<Self, SourceFault> {
         Self::compile(source, known, |kind| match kind {
             Type::Text | Type::Int | Type::Bool => None,
-            Type::Float | Type::List | Type::Map => {
+            Type::Float | Type::List | Type::Map | Type::Marks | Type::Any => {
                 Some(("the name of a counter is a text", "write principal.id, or join texts with +"))
             }
         })
@@ -85,7 +85,7 @@ impl Expression {
                 hint,
             ));
         }
-        Ok(Self { source: source.into(), node, phase: checker.phase() })
+        Ok(Self { source: source.into(), node, is_later: checker.is_later })
     }
 
     /// The text that was compiled.
@@ -93,19 +93,37 @@ impl Expression {
         &self.source
     }
 
-    /// The first phase that knows all its facts.
+    /// The first phase of a request that knows all its facts.
     pub fn phase(&self) -> Phase {
-        self.phase
+        if self.is_later { Phase::Request } else { Phase::Connect }
+    }
+
+    /// Returns the texts of which a fact must be one for the condition to hold, if it says so: of several such facts, the
+    /// first.
+    pub(in crate::policy) fn guard(&self) -> Option<(Fact, Vec<&str>)> {
+        let parts = match &self.node {
+            Node::And(parts) => &**parts,
+            one => std::slice::from_ref(one),
+        };
+        parts.iter().find_map(Node::guard)
+    }
+
+    /// Whether it asks for a fact.
+    pub(in crate::policy) fn asks_for(&self, fact: Fact) -> bool {
+        self.node.any(&|node| {
+            matches!(node, Node::Fact(found) | Node::Entry(found, _) | Node::IsIn(_, found) | Node::HasKey(_, found)
+                | Node::Count(found) | Node::At(Root::Fact(found), _) if *found == fact)
+        })
     }
 
     /// Evaluates a condition.
     pub fn truth(&self, facts: &dyn Facts) -> Truth {
-        truth(&self.node, facts)
+        truth(&self.node, Env::new(facts))
     }
 
     /// Appends the name that the expression gives to a request. A part that is absent or cannot be read is empty, so that
     /// requests without it share one name: leaving a header out must not lead past a limit.
     pub fn write_name(&self, facts: &dyn Facts, name: &mut String) {
-        write_name(&self.node, facts, name);
+        write_name(&self.node, Env::new(facts), name);
     }
 }

@@ -1,30 +1,30 @@
 //! The functions of the language: their arguments and types.
 
-use super::check::{Checked, Checker, Node, fault};
+use super::check::{Checked, Checker, Node, Quantifier, fault};
 use super::expression::SourceFault;
 use super::parser::{Expr, Kind};
-use super::texts::{TextTest, network};
-use crate::policy::facts::Type;
+use super::texts::{Pattern, TextTest, network};
+use crate::policy::facts::{Fact, Type};
 use crate::settings::nearest::did_you_mean;
 
 /// All functions.
-const FUNCTIONS: [&str; 8] = ["has", "startsWith", "endsWith", "contains", "glob", "cidr", "lower", "size"];
+const FUNCTIONS: [&str; 11] = [
+    "has",
+    "startsWith",
+    "endsWith",
+    "contains",
+    "matches",
+    "glob",
+    "cidr",
+    "lower",
+    "size",
+    "exists",
+    "all",
+];
 
 /// Functions of CEL that this subset leaves out, which deserve a better message than a misspelt name.
-const NOT_HERE: [&str; 12] = [
-    "matches",
-    "all",
-    "exists",
-    "exists_one",
-    "filter",
-    "map",
-    "int",
-    "uint",
-    "double",
-    "string",
-    "timestamp",
-    "duration",
-];
+const NOT_HERE: [&str; 9] =
+    ["exists_one", "filter", "map", "int", "uint", "double", "string", "timestamp", "duration"];
 
 impl Checker {
     /// Checks a call.
@@ -47,7 +47,7 @@ impl Checker {
             ("lower", _, [text]) => Ok((Node::Lower(Box::new(self.of(text, Type::Text)?)), Type::Text)),
             ("size", _, [of]) => match self.check(of)? {
                 (Node::Fact(list), Type::List) => Ok((Node::Count(list), Type::Int)),
-                (text, Type::Text) => Ok((Node::Length(Box::new(text)), Type::Int)),
+                (text, Type::Text | Type::Any) => Ok((Node::Length(Box::new(text)), Type::Int)),
                 (_, kind) => fault(of.at, format!("{} has no size", kind.a_name()), ""),
             },
             ("cidr", _, [address, net]) => {
@@ -60,8 +60,26 @@ impl Checker {
                     .ok_or_else(|| SourceFault::new(net.at, format!("'{text}' is no network"), hint))?;
                 Ok((Node::Network(Box::new(address), network), Type::Bool))
             }
+            ("matches", _, [text, pattern]) => {
+                let text = self.of(text, Type::Text)?;
+                let Kind::Text(source) = &pattern.kind else {
+                    return fault(pattern.at, "the pattern is a constant text".into(), signature(name));
+                };
+                let pattern = Pattern::new(source).map_err(|why| {
+                    SourceFault::new(pattern.at, why, "write a shorter regular expression of RE2")
+                })?;
+                Ok((Node::Matches(Box::new(text), pattern), Type::Bool))
+            }
+            ("exists", _, [list, element, condition]) if is_method => {
+                self.each(Quantifier::Exists, list, element, condition)
+            }
+            ("all", _, [list, element, condition]) if is_method => {
+                self.each(Quantifier::All, list, element, condition)
+            }
             ("has", _, [member]) if !is_method => match self.check(member)?.0 {
-                found @ (Node::Fact(_) | Node::Entry(..)) => Ok((Node::Has(Box::new(found)), Type::Bool)),
+                found @ (Node::Fact(_) | Node::Entry(..) | Node::At(..)) => {
+                    Ok((Node::Has(Box::new(found)), Type::Bool))
+                }
                 _ => fault(member.at, "has() asks for a fact".into(), "write has(request.model)"),
             },
             _ if FUNCTIONS.contains(&name) => {
@@ -75,6 +93,31 @@ impl Checker {
             _ => fault(at, format!("{name}() is not known"), did_you_mean(name, FUNCTIONS)),
         }
     }
+
+    /// Checks `list.exists(element, condition)` and `list.all(element, condition)`.
+    fn each(&mut self, quantifier: Quantifier, list: &Expr, element: &Expr, condition: &Expr) -> Checked {
+        if self.element.is_some() {
+            let hint = "write a rule of its own for the inner list";
+            return fault(list.at, "exists() and all() are not nested".into(), hint);
+        }
+        let (list_node, kind) = self.check(list)?;
+        let element_type = match kind {
+            Type::List => Type::Text,
+            Type::Any => Type::Any,
+            _ => return fault(list.at, format!("{} is no list", kind.a_name()), ""),
+        };
+        let Kind::Name(name) = &element.kind else {
+            return fault(element.at, "the name of the element is a plain word".into(), signature("exists"));
+        };
+        let is_taken = |fact: &Fact| fact.name().split('.').next() == Some(name);
+        if Fact::ALL.iter().any(is_taken) {
+            return fault(element.at, format!("'{name}' is the beginning of facts"), "choose another word");
+        }
+        self.element = Some((name.clone(), element_type));
+        let condition = self.of(condition, Type::Bool);
+        self.element = None;
+        Ok((Node::Each(quantifier, Box::new([list_node, condition?])), Type::Bool))
+    }
 }
 
 fn signature(name: &str) -> &'static str {
@@ -84,6 +127,8 @@ fn signature(name: &str) -> &'static str {
         "glob" => "write glob(request.model, \"claude-*\")",
         "lower" => "write lower(request.host)",
         "size" => "write size(request.path)",
+        "matches" => "write request.path.matches(\"^/v[0-9]+/\")",
+        "exists" | "all" => "write principal.groups.exists(group, group.startsWith(\"team-\"))",
         _ => "write request.path.startsWith(\"/v1/\")",
     }
 }

@@ -1,21 +1,26 @@
 //! The expression language: the syntax and meaning of CEL (<https://cel.dev>), of which it is a subset, evaluated without
-//! allocation, loops or side effects.
+//! allocation or side effects, and with no loops but over the elements of one list.
 //!
-//! [`lexer`] and [`parser`] read the text, [`check`] gives every part its type and turns names into slots (calls in [`functions`]), and [`eval`]
+//! [`lexer`] and [`parser`] read the text, [`check`] gives every part its type and turns names into slots (names in [`names`], calls in [`functions`]), and [`eval`]
 //! computes. What differs from CEL: a fact that is absent is no error ([`super::facts::Value::Absent`]), and whole and
-//! floating-point numbers compare and calculate with each other.
+//! floating-point numbers compare and calculate with each other, and JSON of another type than it is compared with is unknown.
 
 mod check;
 mod eval;
 mod expression;
 mod functions;
 mod lexer;
+mod names;
 mod parser;
+mod parts;
 mod texts;
 
 pub use eval::Truth;
 pub use expression::{Expression, SourceFault};
+pub(super) use texts::glob;
 
+#[cfg(test)]
+mod json_tests;
 #[cfg(test)]
 mod judge;
 #[cfg(test)]

@@ -141,10 +141,13 @@ fn faults_say_where_what_and_what_else() {
         ("true &&", "7: the expression ends too early ()"),
         ("principal.idd == 'a'", "0: principal.idd is not known (did you mean principal.id?)"),
         ("true && request.modle == 'a'", "8: request.modle is not known (did you mean request.model?)"),
-        ("agent.generation == 'a'", "0: agent.generation is not known (known are agent.id, agent.parent)"),
+        (
+            "agent.generation == 'a'",
+            "0: agent.generation is not known (known are agent.id, agent.parent, agent.depth)",
+        ),
         (
             "user == 'a'",
-            "0: user is not known (facts begin with principal, client, request, session, agent, time; a text has quotes: \"user\")",
+            "0: user is not known (facts begin with principal, client, request, session, agent, usage, text, findings, tool, turn, time; a text has quotes: \"user\")",
         ),
         ("principal.id", "0: a condition is true or false, and this is a string (compare it with something)"),
         ("principal.id == 1", "13: a string is never equal to an int ()"),
@@ -178,7 +181,14 @@ fn faults_say_where_what_and_what_else() {
     ] {
         assert_eq!(fault(source), expected, "{source}");
     }
-    assert!(fault("principal.id.matches('a')").contains("part of CEL, but not of this subset"));
+    assert!(fault("principal.groups.filter(g, true)").contains("part of CEL, but not of this subset"));
+    assert!(
+        fault("principal.id.matches('(a')").starts_with("21: this is no regular expression: unclosed group")
+    );
+    assert!(fault("principal.id.matches('\\\\w{5000}')").contains("the pattern is too large"));
+    assert!(fault("principal.groups.exists(g, principal.groups.all(h, h == g))").contains("are not nested"));
+    assert!(fault("principal.groups.exists(time, true)").contains("is the beginning of facts"));
+    assert!(fault("tool.args.path == 'a'").contains("it is known in: tool_call"));
     let early = Expression::condition("request.model == 'a'", Phase::Connect).unwrap_err();
     assert!(early.message.contains("request.model is not known yet"), "{early:?}");
 }

@@ -3,6 +3,44 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use regex::{Regex, RegexBuilder};
+
+/// The most memory of a compiled pattern, in bytes.
+const MAX_PATTERN: usize = 128 << 10;
+
+/// A regular expression, compiled when the configuration is loaded.
+#[derive(Clone, Debug)]
+pub(super) struct Pattern(Regex);
+
+impl Pattern {
+    /// Compiles a pattern. Like RE2 it takes time in proportion to the text.
+    ///
+    /// # Errors
+    /// It is not valid, or too large.
+    pub(super) fn new(source: &str) -> Result<Self, String> {
+        let mut builder = RegexBuilder::new(source);
+        builder.size_limit(MAX_PATTERN).nest_limit(32);
+        builder.build().map(Self).map_err(|fault| match fault {
+            regex::Error::CompiledTooBig(_) => "the pattern is too large".to_owned(),
+            other => format!("this is no regular expression: {}", last_line(&other.to_string())),
+        })
+    }
+
+    pub(super) fn is_in(&self, text: &str) -> bool {
+        self.0.is_match(text)
+    }
+}
+
+/// What is wrong stands in the last line; those above draw the place.
+fn last_line(message: &str) -> &str {
+    message.lines().last().unwrap_or_default().trim_start_matches("error: ")
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_str() == other.0.as_str()
+    }
+}
 
 /// A test of one text by another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +66,7 @@ impl TextTest {
 
 /// Returns whether the whole text matches: `*` is any number of bytes, `?` is one byte; everything else is itself.
 /// Takes at most `text × pattern` steps.
-fn glob(text: &[u8], pattern: &[u8]) -> bool {
+pub(in crate::policy) fn glob(text: &[u8], pattern: &[u8]) -> bool {
     let (mut at, mut next) = (0, 0);
     // The last star, and where the text after it begins.
     let mut star: Option<(usize, usize)> = None;

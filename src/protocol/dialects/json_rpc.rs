@@ -34,8 +34,9 @@ pub(in crate::protocol) const VERSION_KEYS: [&str; 3] =
 /// The other paths, in the order of [`Rpc::take`].
 pub(in crate::protocol) const PATHS: [&str; 4] = ["method", "id", "params.name", "params.uri"];
 
-/// The code of a refused tool.
-const TOOL_DENIED: &str = "tool_denied";
+/// The codes of refusals that a model reads as the result of its call, and goes on.
+const OF_CALL: [&str; 5] =
+    ["tool_denied", "policy_blocked", "approval_denied", "approval_timeout", "loop_detected"];
 
 #[derive(Serialize)]
 struct Response<'a> {
@@ -118,7 +119,7 @@ fn response<'a>(error: &ErrorBody<'a>, id: Option<&'a str>) -> Response<'a> {
     };
     let is_tool_call = error.rpc.is_some_and(|rpc| rpc.calls_tool && !rpc.is_mixed);
     let outcome = match error.code {
-        TOOL_DENIED if is_tool_call => Outcome::Result(ToolResult {
+        code if is_tool_call && OF_CALL.contains(&code) => Outcome::Result(ToolResult {
             content: [Text { r#type: "text", text: error.message }],
             is_error: true,
             result_type: "complete",

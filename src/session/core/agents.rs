@@ -145,6 +145,15 @@ impl Agents {
         iter::successors(at(place), move |(_, agent)| agent.parent.and_then(at))
     }
 
+    /// How many agents lie above this one.
+    pub(super) fn depth(&self, place: AgentIndex) -> u64 {
+        match self.line(place).count() as u64 {
+            // Not tracked: below the main agent, as far as is known.
+            0 => 1,
+            agents => agents - 1,
+        }
+    }
+
     fn is_under(&self, place: AgentIndex, order: &KillOrder) -> bool {
         self.line(place).any(|(_, agent)| order.covers(&agent.id))
     }

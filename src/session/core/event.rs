@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::packed_requests::PackedRequest;
 use crate::ids::Uid;
 use crate::protocol::facts::usage::Usage;
+use crate::session::views::finding::FindingEvent;
 use crate::session::views::kill_order::KillOrder;
 use crate::session::views::record::Record;
 use crate::session::views::request_line::RequestLine;
@@ -67,6 +68,8 @@ pub enum Event {
         /// Who lifted it.
         by: String,
     },
+    /// A rule holds.
+    Finding(Arc<FindingEvent>),
     /// The shared store does not answer: this instance continues alone.
     StoreLost {
         /// The error.
@@ -86,6 +89,7 @@ impl Event {
             Self::Killed { .. } => "session_killed",
             Self::Resumed { order, .. } if order.agent.is_some() => "agent_resumed",
             Self::Resumed { .. } => "session_resumed",
+            Self::Finding(_) => "policy_finding",
             Self::StoreLost { .. } => "store_lost",
             Self::StoreBack => "store_back",
         }

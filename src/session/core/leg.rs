@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::manager::Manager;
 use super::session::Session;
-use crate::ids::{BackendName, LegId};
+use crate::ids::{AgentId, BackendName, LegId};
 use crate::protocol::facts::tools_offered::ToolsOffered;
 use crate::protocol::facts::usage::Usage;
 use crate::session::views::kill_order::KillOrder;
@@ -38,6 +38,16 @@ impl Leg {
     /// The order that cut it, against its agent or its session.
     pub fn kill_order(&self) -> Option<Arc<KillOrder>> {
         self.session.order_refusing(self.id, self.manager.clock.now())
+    }
+
+    /// The agent of the leg; `None` for the main one.
+    pub fn agent(&self) -> Option<AgentId> {
+        self.session.agent_of(self.id)
+    }
+
+    /// How many agents lie above that of the leg.
+    pub fn agent_depth(&self) -> u64 {
+        self.session.agent_depth(self.id)
     }
 
     /// Records where the request is sent, for views of the open leg.

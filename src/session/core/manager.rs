@@ -24,6 +24,7 @@ use crate::clock::Clock;
 use crate::ids::{BackendName, LegId};
 use crate::session::settings::Settings;
 use crate::session::store::SessionStore;
+use crate::session::views::finding::FindingEvent;
 use crate::session::views::kill_order::KillOrder;
 use crate::session::views::state::EndReason;
 use crate::session::views::stats::Stats;
@@ -162,6 +163,11 @@ impl Manager {
 
     pub(super) fn next_leg(&self) -> LegId {
         LegId(self.legs.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    /// Publishes that a rule holds.
+    pub fn found(&self, finding: FindingEvent) {
+        self.publish(Event::Finding(Arc::new(finding)));
     }
 
     pub(in crate::session) fn publish(&self, event: Event) {

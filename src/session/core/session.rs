@@ -2,8 +2,8 @@
 
 use parking_lot::{Mutex, MutexGuard};
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::active_counts::RosterPositions;
@@ -15,6 +15,7 @@ use super::totals::SessionTotals;
 use crate::clock::Moment;
 use crate::ids::{LegId, Membership, PrincipalId, Scope, SessionKey, Uid, Validity};
 use crate::limits::SessionPlaces;
+use crate::policy::session_state::SessionState as PolicyState;
 use crate::session::views::kill_order::KillOrder;
 use crate::session::views::request_line::RequestLine;
 use crate::session::views::state::{EndReason, Identity, SessionKind, SessionState};
@@ -46,6 +47,8 @@ pub struct Session {
     /// The mark of the backend that served the session last, where its prompt cache is warm; 0 for none.
     home: AtomicU64,
     pub(super) positions: RosterPositions,
+    /// What rules know of it; absent until something is found.
+    policy: OnceLock<Box<PolicyState>>,
     inner: Mutex<Inner>,
 }
 
@@ -135,6 +138,7 @@ impl Session {
             is_opener: true,
             home: AtomicU64::new(0),
             positions: RosterPositions::default(),
+            policy: OnceLock::new(),
             inner: Mutex::new(Inner {
                 state: SessionState::Active,
                 legs: Vec::new(),
@@ -362,5 +366,6 @@ impl Session {
 }
 
 mod share;
+mod sums;
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,8 @@ use crate::ids::{AgentId, KeyId, Scope, SessionId, SessionKey, Uid};
 
 /// How the author of an order begins that a budget gives; then comes its name.
 pub const BY_BUDGET: &str = "budget:";
+/// The beginning of `by` in orders that a rule gives; its id follows.
+pub const BY_POLICY: &str = "policy:";
 
 /// What ends the block of a kill order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -68,8 +70,8 @@ impl KillOrder {
     /// The message for the client, with the reason but not the operator.
     pub fn notice(&self) -> String {
         let whom = self.agent.as_ref().map_or_else(|| "Session".to_owned(), |agent| format!("Agent {agent}"));
-        // A budget gives its orders itself.
-        if self.by.starts_with(BY_BUDGET) {
+        // Budgets and rules give their orders themselves.
+        if self.by.starts_with(BY_BUDGET) || self.by.starts_with(BY_POLICY) {
             return format!("{whom} killed: {}", self.reason);
         }
         match self.reason.as_str() {

@@ -1,6 +1,7 @@
 //! Plain data about sessions: what the control API, the history, the event feed and the store show of them.
 
 pub mod agent_view;
+pub mod finding;
 pub mod kill_order;
 pub mod latency;
 pub mod record;

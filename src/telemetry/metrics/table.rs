@@ -38,6 +38,10 @@ table! {
         "Share of a budget that is spent, of the name that has spent most of it.";
     BUDGET_REFUSED = "elida_budget_refused_total" ["budget", "reason"]
         "Requests refused because of a budget.";
+    POLICY_DECISIONS = "elida_policy_decisions_total" ["rule", "action", "mode"]
+        "Findings of rules, each once for each text, and what was refused because of one.";
+    POLICY_UNKNOWN = "elida_policy_unknown_total" ["rule"]
+        "Conditions of rules that could not be decided.";
     SESSION_KILLS = "elida_session_kills_total" ["source"]
         "Kill orders carried out, by who gave them.";
     KILL_LATENCY = "elida_kill_latency_seconds" []

@@ -225,10 +225,11 @@ proptest! {
 #[test]
 fn the_limit_that_is_used_up_is_in_every_body_for_programs() {
     let metadata = RefusalMetadata {
-        scope: "research".into(),
-        limit: "500 USD".into(),
+        scope: Some("research".into()),
+        limit: Some("500 USD".into()),
         spent: Some("499.5 USD".into()),
         resets_at: "2027-01-01T00:00:00Z".parse().ok(),
+        ..RefusalMetadata::default()
     };
     let expected = serde_json::json!({
         "scope": "research", "limit": "500 USD", "spent": "499.5 USD", "resets_at": "2027-01-01T00:00:00Z"

@@ -67,7 +67,7 @@ pub struct RateText {
 const FACTORS: [(char, u64); 4] = [('k', 1000), ('K', 1000), ('M', 1_000_000), ('G', 1_000_000_000)];
 
 /// Parses a whole number with an optional suffix: `600`, `10k`, `2M`.
-pub(super) fn count(text: &str) -> Option<u64> {
+pub fn count(text: &str) -> Option<u64> {
     let factor = FACTORS.iter().find(|(suffix, _)| text.ends_with(*suffix));
     let digits = factor.map_or(text, |(suffix, _)| text.trim_end_matches(*suffix));
     let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());

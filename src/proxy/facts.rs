@@ -1,0 +1,221 @@
+//! The facts of a request, for limits, budgets, rules and routing.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use http::HeaderMap;
+
+use super::dispatch::Route;
+use super::govern::max_output;
+use super::identify;
+use super::request_ctx::Identified;
+use crate::clock::{Clock, Moment};
+use crate::identity::FoundSession;
+use crate::ids::Membership;
+use crate::policy::facts::{Fact, Facts, Step, ToolFacts, TurnFacts, Value};
+use crate::session::{Leg, Session};
+
+/// The facts of one request.
+pub(super) struct RequestFacts<'a> {
+    pub(super) who: &'a Identified,
+    pub(super) headers: &'a HeaderMap,
+    pub(super) clock: &'a Clock,
+    pub(super) now: Moment,
+    /// The session, and the backend unless the proxy answers itself; `None` before they are known.
+    pub(super) forward: Option<(&'a Leg, Option<&'a Route>)>,
+    /// The tool call or the result that is judged.
+    pub(super) tool: Option<&'a ToolFacts<'a>>,
+    /// The turn that is judged.
+    pub(super) turn: Option<&'a TurnFacts>,
+}
+
+impl<'a> RequestFacts<'a> {
+    /// Those of the head alone.
+    pub(super) fn new(who: &'a Identified, headers: &'a HeaderMap, clock: &'a Clock) -> Self {
+        Self { who, headers, clock, now: clock.now(), forward: None, tool: None, turn: None }
+    }
+}
+
+impl RequestFacts<'_> {
+    fn agent(&self) -> Option<FoundSession> {
+        identify::by_head(&self.who.received, self.headers).ok().flatten()
+    }
+
+    fn membership(&self) -> Option<&Membership> {
+        self.who.caller.membership().map(|membership| &**membership)
+    }
+
+    fn session(&self) -> Option<&Arc<Session>> {
+        self.forward.map(|(leg, _)| leg.session())
+    }
+
+    fn risk(&self) -> f64 {
+        let state = self.session().and_then(|session| session.policy());
+        state.map_or(0.0, |state| state.score(self.now.as_millis()))
+    }
+
+    fn marks(&self) -> Vec<Arc<str>> {
+        self.session().and_then(|session| session.policy()).map(|state| state.marks()).unwrap_or_default()
+    }
+
+    /// The names of the tools that the request offers.
+    fn tools(&self) -> &[Box<str>] {
+        self.who.call.tools_offered.names()
+    }
+
+    fn groups(&self) -> &[Arc<str>] {
+        self.membership().map_or(&[], |membership| &membership.groups)
+    }
+
+    /// Whether the body may say something that was not understood.
+    fn is_unreadable(&self) -> bool {
+        let call = &self.who.call;
+        self.who.received.dialect.is_llm() && (call.malformed || call.unread.is_some())
+    }
+
+    fn model(&self) -> Value<'_> {
+        let call = &self.who.call;
+        match &call.model {
+            _ if call.model_doubled => Value::Unknown,
+            None if self.is_unreadable() => Value::Unknown,
+            model => Value::text(model.as_deref()),
+        }
+    }
+
+    fn stream(&self) -> Value<'_> {
+        match self.who.call.stream {
+            None if self.is_unreadable() => Value::Unknown,
+            stream => Value::Bool(stream.unwrap_or(false)),
+        }
+    }
+}
+
+fn owned<'a>(text: impl ToString) -> Value<'a> {
+    Value::Text(Cow::Owned(text.to_string()))
+}
+
+impl Facts for RequestFacts<'_> {
+    fn get(&self, fact: Fact) -> Value<'_> {
+        let Identified { received, caller, .. } = self.who;
+        let (leg, route) = self.forward.unzip();
+        let session = self.session();
+        let utc = || self.clock.wall(self.now).to_zoned(jiff::tz::TimeZone::UTC);
+        match fact {
+            Fact::PrincipalId => Value::text(Some(caller.principal.as_str())),
+            Fact::PrincipalKind => Value::text(caller.principal.as_str().split(':').next()),
+            Fact::ClientName => Value::text(caller.client.name.as_deref()),
+            Fact::ClientVersion => Value::text(caller.client.version.as_deref()),
+            Fact::ClientAddr => owned(caller.address.to_canonical()),
+            Fact::RequestMethod => Value::text(Some(received.method.as_str())),
+            Fact::RequestPath => Value::text(Some(received.uri.path())),
+            Fact::RequestHost => self.entry(Fact::RequestHeaders, "host"),
+            Fact::RequestDialect => Value::text(Some(received.dialect.name())),
+            Fact::RequestBackend => {
+                Value::text(route.flatten().map(|route| route.backend.settings().name().as_str()))
+            }
+            Fact::RequestModel => self.model(),
+            Fact::RequestStream => self.stream(),
+            Fact::RequestBytes => Value::count(received.handle.upload.bytes()),
+            Fact::RequestMaxTokens => {
+                max_output(self.who, self.who.received.dialect).map_or(Value::Absent, Value::count)
+            }
+            Fact::SessionId => Value::text(session.map(|session| session.key().id.as_str())),
+            Fact::SessionAge => {
+                session.map_or(Value::Absent, |session| Value::count(session.duration(self.now).as_secs()))
+            }
+            Fact::SessionRequests => {
+                session.map_or(Value::Absent, |session| Value::count(session.requests()))
+            }
+            Fact::AgentId => self.agent().and_then(|found| found.agent_id).map_or(Value::Absent, owned),
+            Fact::AgentParent => {
+                self.agent().and_then(|found| found.parent_agent_id).map_or(Value::Absent, owned)
+            }
+            Fact::TimeHour => Value::Int(utc().hour().into()),
+            Fact::TimeWeekday => Value::Int(utc().weekday().to_sunday_zero_offset().into()),
+            Fact::PrincipalTenant => Value::text(self.membership().and_then(|found| found.tenant.as_deref())),
+            Fact::SessionToolCalls => {
+                session.map_or(Value::Absent, |session| Value::count(session.tool_calls()))
+            }
+            Fact::SessionRisk => Value::Float(self.risk()),
+            Fact::AgentDepth => leg.map_or(Value::Absent, |leg| Value::count(leg.agent_depth())),
+            Fact::UsageInputTokens => {
+                session.map_or(Value::Absent, |session| Value::count(session.usage().prompt_tokens()))
+            }
+            Fact::UsageOutputTokens => {
+                session.map_or(Value::Absent, |session| Value::count(session.usage().output_tokens))
+            }
+            Fact::UsageCost => session.map_or(Value::Absent, |session| {
+                session.usage().cost.as_usd().map_or(Value::Unknown, Value::Float)
+            }),
+            Fact::ToolName
+            | Fact::ToolServer
+            | Fact::ToolArgsTruncated
+            | Fact::ToolSource
+            | Fact::ToolCallId
+            | Fact::ToolIsError
+            | Fact::ToolBytes => self.tool.map_or(Value::Unknown, |tool| tool.get(fact)),
+            Fact::TurnToolCalls | Fact::TurnRepeat | Fact::TurnCycle | Fact::TurnNewResults => {
+                self.turn.map_or(Value::Unknown, |turn| turn.get(fact))
+            }
+            // Maps and lists are asked for what is in them; the rules know their own findings.
+            Fact::RequestHeaders
+            | Fact::PrincipalGroups
+            | Fact::RequestTools
+            | Fact::SessionLabels
+            | Fact::SessionSaw
+            | Fact::ToolArgs
+            | Fact::TextRole
+            | Fact::Findings => Value::Unknown,
+        }
+    }
+
+    fn entry(&self, fact: Fact, key: &str) -> Value<'_> {
+        match fact {
+            Fact::RequestHeaders => match self.headers.get(key) {
+                None => Value::Absent,
+                Some(value) => value.to_str().map_or(Value::Unknown, |value| Value::text(Some(value))),
+            },
+            Fact::SessionSaw => {
+                let state = self.session().and_then(|session| session.policy());
+                Value::Bool(state.is_some_and(|state| state.saw(key)))
+            }
+            _ => Value::Absent,
+        }
+    }
+
+    fn has(&self, fact: Fact, text: &str) -> bool {
+        match fact {
+            Fact::PrincipalGroups => self.groups().iter().any(|group| **group == *text),
+            Fact::RequestTools => self.tools().iter().any(|tool| **tool == *text),
+            Fact::SessionLabels => {
+                self.session().and_then(|session| session.policy()).is_some_and(|state| state.saw(text))
+            }
+            _ => false,
+        }
+    }
+
+    fn count(&self, fact: Fact) -> usize {
+        match fact {
+            Fact::PrincipalGroups => self.groups().len(),
+            Fact::RequestTools => self.tools().len(),
+            Fact::SessionLabels => self.marks().len(),
+            _ => 0,
+        }
+    }
+
+    fn element(&self, fact: Fact, index: usize) -> Value<'_> {
+        match fact {
+            Fact::PrincipalGroups => Value::text(self.groups().get(index).map(|group| &**group)),
+            Fact::RequestTools => Value::text(self.tools().get(index).map(|tool| &**tool)),
+            Fact::SessionLabels => self.marks().get(index).map_or(Value::Absent, owned),
+            _ => Value::Unknown,
+        }
+    }
+
+    fn at(&self, fact: Fact, path: &[Step]) -> Value<'_> {
+        match (fact, self.tool) {
+            (Fact::ToolArgs, Some(tool)) => tool.at(path),
+            _ => Value::Unknown,
+        }
+    }
+}
