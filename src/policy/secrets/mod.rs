@@ -2,13 +2,13 @@
 //!
 //! - [`detector`]: a row of the table.
 //! - [`table`]: the rows, each with a true example and one that only looks like it; the examples are the test.
-//! - [`validate`]: check digits and other proofs.
+//! - `validate`: check digits and other proofs.
 //!
 //! Patterns of vendors' keys are those that they publish for secret scanners (GitHub, "Supported secret scanning patterns").
 
-pub mod detector;
-pub mod table;
+mod detector;
+mod table;
 mod validate;
 
-pub use detector::{Detector, SecretKind};
+pub use detector::{Detector, Follows, Lead, SecretKind};
 pub use table::{DETECTORS, detector};

@@ -1,0 +1,398 @@
+//! The loop that reads a text, byte by byte, and what it does with what it finds.
+
+use aho_corasick::Anchored;
+use aho_corasick::automaton::{Automaton, StateID};
+use aho_corasick::dfa::DFA;
+use memchr::memchr3;
+
+use super::candidates::{Candidates, Text};
+use super::encoded::{Place, Readings};
+use super::escapes::Escapes;
+use super::fold::{FOLD, SLOW, Sink};
+use super::lane::Lane;
+use super::pattern::{HIDDEN_TEXT, Hit, Via};
+use super::patterns::{Literal, Patterns};
+use super::regexes::Region;
+use super::shapes::{ACCOUNT, NUMBER, SHAPES, Shapes};
+use super::state::{Again, Decoders, Found, State};
+use super::window::KEEP;
+use super::work::Work;
+use crate::policy::secrets::{Detector, Lead, SecretKind};
+
+/// How much is read before candidates are confirmed.
+const BLOCK: usize = 4 << 10;
+
+impl Patterns {
+    /// Scans the next bytes of a lane; `on` gets each hit once.
+    pub fn feed(&self, lane: &mut Lane, text: &[u8], on: &mut dyn FnMut(Hit)) {
+        lane.work.grow(text.len());
+        self.read(&mut lane.state, &mut lane.work, text, on);
+    }
+
+    /// Ends the text of a lane: what waited for more text is a hit or not.
+    pub fn end(&self, lane: &mut Lane, on: &mut dyn FnMut(Hit)) {
+        self.finish(&mut lane.state, &mut lane.work, on);
+    }
+
+    /// Scans a whole text.
+    pub fn whole(&self, text: &[u8], work: &mut Work, on: &mut dyn FnMut(Hit)) {
+        let mut state = work.state.take().unwrap_or_else(|| Box::new(State::new()));
+        state.reset();
+        self.read(&mut state, work, text, on);
+        self.finish(&mut state, work, on);
+        work.state = Some(state);
+    }
+
+    /// Reads the next bytes of a text.
+    pub(super) fn read(&self, state: &mut State, work: &mut Work, text: &[u8], on: &mut dyn FnMut(Hit)) {
+        if state.of != self.id {
+            begin(state, self);
+        }
+        for block in text.chunks(BLOCK) {
+            let from = state.push(block);
+            self.step(state, block, from, on);
+            if state.fold.is_hidden && !state.is_hidden_told {
+                state.is_hidden_told = true;
+                let end = from + block.len() as u64;
+                on(Hit { pattern: HIDDEN_TEXT, start: 0, end, via: Via::Folded });
+            }
+            self.confirm(state, work, false, on);
+            self.read_again(state, work, block.len(), from, on);
+        }
+    }
+
+    /// Ends a text.
+    pub(super) fn finish(&self, state: &mut State, work: &mut Work, on: &mut dyn FnMut(Hit)) {
+        if state.of != self.id {
+            begin(state, self);
+        }
+        state.window.reserve(128);
+        let mut fold = std::mem::take(&mut state.fold);
+        fold.end(&mut Reader { patterns: self, state, on });
+        state.fold = fold;
+        self.confirm(state, work, true, on);
+        let end = state.text(true).end();
+        self.with_readings(state, work, on, |again, _, readings| {
+            again.runs.end(end, readings);
+            again.escapes.iter_mut().for_each(|escapes| escapes.end(readings));
+        });
+    }
+
+    /// Reads what the last bytes may be besides.
+    fn read_again(
+        &self,
+        state: &mut State,
+        work: &mut Work,
+        bytes: usize,
+        from: u64,
+        on: &mut dyn FnMut(Hit),
+    ) {
+        self.with_readings(state, work, on, |again, kept, readings| {
+            again.runs.read(kept, bytes, from, readings);
+            let is_idle = again.escapes.iter().all(Escapes::is_idle);
+            if !is_idle || memchr3(b'%', b'\\', b'&', &kept[kept.len() - bytes..]).is_some() {
+                again.escapes.iter_mut().for_each(|escapes| escapes.read(kept, bytes, from, readings));
+            }
+        });
+    }
+
+    fn with_readings(
+        &self,
+        state: &mut State,
+        work: &mut Work,
+        on: &mut dyn FnMut(Hit),
+        read: impl FnOnce(&mut Decoders, &[u8], &mut Inner<'_, '_>),
+    ) {
+        let Some(depth) = state.depth_below() else { return };
+        let State { again: Again { decoders, readings }, raw, .. } = state;
+        read(decoders, raw, &mut Inner { patterns: self, depth, work, readings, on });
+    }
+
+    fn step(&self, state: &mut State, block: &[u8], from: u64, on: &mut dyn FnMut(Hit)) {
+        let mut at = 0;
+        while at < block.len() {
+            if state.fold.is_clear() {
+                let rest = &block[at..];
+                let from = from + at as u64;
+                at += match (&self.anchors, &self.literals) {
+                    (None, None) => self.fast::<false, false>(state, rest, from, on),
+                    (Some(_), None) => self.fast::<true, false>(state, rest, from, on),
+                    (None, Some(_)) => self.fast::<false, true>(state, rest, from, on),
+                    (Some(_), Some(_)) => self.fast::<true, true>(state, rest, from, on),
+                };
+            }
+            if let Some(&byte) = block.get(at) {
+                at += 1;
+                self.anchor(state, byte, from + at as u64);
+                let mut fold = std::mem::take(&mut state.fold);
+                fold.byte(byte, &mut Reader { patterns: self, state, on });
+                state.fold = fold;
+            }
+        }
+    }
+
+    /// Reads bytes up to one that needs more than a look-up; returns how many.
+    fn fast<const ANCHORS: bool, const LITERALS: bool>(
+        &self,
+        state: &mut State,
+        bytes: &[u8],
+        from: u64,
+        on: &mut dyn FnMut(Hit),
+    ) -> usize {
+        let shapes: &Shapes = &SHAPES;
+        let (mut anchor, mut shape, mut literal) = (state.anchor, state.shape, state.literal);
+        let (mut dropped, mut last) = (state.fold.dropped, state.fold.last);
+        let mut read = bytes.len();
+        for (at, &byte) in bytes.iter().enumerate() {
+            let folded = FOLD[usize::from(byte)];
+            if folded >= SLOW {
+                read = at;
+                break;
+            }
+            if ANCHORS && let Some(anchors) = &self.anchors {
+                anchor = anchors.automaton.next_state(Anchored::No, anchor, byte);
+                if self.has_shapes {
+                    shape = shapes.next(shape, byte);
+                }
+                if anchors.automaton.is_special(anchor) {
+                    self.on_anchor(state, anchor, from + at as u64 + 1);
+                }
+                if shapes.is_found(shape) {
+                    self.on_shape(state, shapes.found(shape), from + at as u64 + 1);
+                }
+            }
+            dropped += 1;
+            if folded == b' ' && last == b' ' {
+                continue;
+            }
+            last = folded;
+            state.window.set(folded, dropped);
+            dropped = 0;
+            if LITERALS && let Some(literals) = &self.literals {
+                literal = literals.automaton.next_state(Anchored::No, literal, folded);
+                if literals.automaton.is_special(literal) {
+                    self.on_literal(state, literal, from + at as u64 + 1, on);
+                }
+            }
+        }
+        (state.anchor, state.shape, state.literal) = (anchor, shape, literal);
+        (state.fold.dropped, state.fold.last) = (dropped, last);
+        state.window.text_end = from + read as u64 - dropped;
+        if let Some(last) = bytes[..read].last() {
+            state.fold.before = Some(char::from(*last));
+        }
+        read
+    }
+
+    fn anchor(&self, state: &mut State, byte: u8, end: u64) {
+        let Some(anchors) = &self.anchors else { return };
+        state.anchor = anchors.automaton.next_state(Anchored::No, state.anchor, byte);
+        if self.has_shapes {
+            state.shape = SHAPES.next(state.shape, byte);
+        }
+        if anchors.automaton.is_special(state.anchor) {
+            self.on_anchor(state, state.anchor, end);
+        }
+        if SHAPES.is_found(state.shape) {
+            self.on_shape(state, SHAPES.found(state.shape), end);
+        }
+    }
+
+    #[cold]
+    fn on_anchor(&self, state: &mut State, at: StateID, end: u64) {
+        let Some(anchors) = self.anchors.as_ref().filter(|anchors| anchors.automaton.is_match(at)) else {
+            return;
+        };
+        for index in 0..anchors.automaton.match_len(at) {
+            let pattern = anchors.automaton.match_pattern(at, index);
+            let slot = anchors.slots[pattern.as_usize()];
+            let length = anchors.automaton.pattern_len(pattern) as u64;
+            let start = match self.detectors[usize::from(slot)].1.lead {
+                Lead::LocalPart => end - length - local_part(state.text_before(end - length)),
+                _ => end - length,
+            };
+            state.candidate(&self.detectors, slot, start);
+        }
+    }
+
+    #[cold]
+    fn on_shape(&self, state: &mut State, found: u8, end: u64) {
+        let group = match found & NUMBER {
+            0 => None,
+            _ => nine_digits(state.text_before(end)).map(|length| end - length),
+        };
+        for (slot, (_, detector)) in self.detectors.iter().enumerate() {
+            let start = match detector.lead {
+                Lead::Digits => group,
+                Lead::Account if found & ACCOUNT != 0 => Some(end - 4),
+                _ => None,
+            };
+            let Some(mut start) = start else { continue };
+            if is_international(detector, state.text_before(start)) {
+                start -= 1;
+            }
+            state.candidate(&self.detectors, slot as u16, start);
+        }
+    }
+
+    #[cold]
+    fn on_literal(&self, state: &mut State, at: StateID, text_end: u64, on: &mut dyn FnMut(Hit)) {
+        let Some(literals) = self.literals.as_ref().filter(|literals| literals.automaton.is_match(at)) else {
+            return;
+        };
+        let (Found { window, regions, open }, text) = state.parts(false);
+        for index in 0..literals.automaton.match_len(at) {
+            let pattern = literals.automaton.match_pattern(at, index);
+            let start = window.end() - literals.automaton.pattern_len(pattern) as u64;
+            match literals.outputs[pattern.as_usize()] {
+                Literal::Phrase { pattern } => {
+                    on(hit(pattern, window.text_place(start, text_end), text_end, text));
+                }
+                Literal::Needle { expression: number } => {
+                    let expression = &self.expressions[number as usize];
+                    if regions.is_empty() {
+                        regions.resize(self.expressions.len(), Region::default());
+                    }
+                    let place = |place| window.text_place(place, text_end);
+                    let on = &mut |from, to| on(hit(expression.pattern, place(from), place(to), text));
+                    expression.open(&mut regions[number as usize], start, window.folded(false), on);
+                    if !open.contains(&number) {
+                        open.push(number);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Confirms what waits.
+    fn confirm(&self, state: &mut State, work: &mut Work, is_over: bool, on: &mut dyn FnMut(Hit)) {
+        if !state.candidates.is_empty() {
+            let mut candidates = std::mem::take(&mut state.candidates);
+            candidates.read(&self.detectors, state.text(is_over), &mut work.steps, on);
+            work.is_exceeded |= work.steps == 0 || candidates.is_full;
+            state.held = candidates.held_from(&self.detectors);
+            state.candidates = candidates;
+        }
+        if state.open.is_empty() {
+            return;
+        }
+        let (Found { window, regions, open }, text) = state.parts(is_over);
+        if regions.is_empty() {
+            regions.resize(self.expressions.len(), Region::default());
+        }
+        open.retain(|number| {
+            let expression = &self.expressions[*number as usize];
+            let region = &mut regions[*number as usize];
+            let place = |place| window.text_place(place, window.text_end);
+            let on = &mut |from, to| on(hit(expression.pattern, place(from), place(to), text));
+            expression.search(region, window.folded(is_over), on);
+            region.is_open()
+        });
+    }
+}
+
+/// What is found in folded text: it reads as it is if all its characters are ASCII.
+fn hit(pattern: u32, start: u64, end: u64, text: Text<'_>) -> Hit {
+    let is_plain = end - start <= KEEP as u64 && text.range(start, end).is_ascii();
+    Hit { pattern, start, end, via: if is_plain { Via::Plain } else { Via::Folded } }
+}
+
+/// The length of the local part of an address at the end of a text.
+fn local_part(text: &[u8]) -> u64 {
+    let is_local = |byte: &&u8| byte.is_ascii_alphanumeric() || b"._%+-".contains(byte);
+    text.iter().rev().take(64).take_while(is_local).count() as u64
+}
+
+/// The length of the last nine digits with what stands between them, if they are the start of a group.
+fn nine_digits(text: &[u8]) -> Option<u64> {
+    let mut digits = 0;
+    for (length, byte) in text.iter().rev().enumerate() {
+        if digits == 9 {
+            return (!byte.is_ascii_digit()).then_some(length as u64);
+        }
+        digits += u8::from(byte.is_ascii_digit());
+    }
+    (digits == 9).then_some(text.len() as u64)
+}
+
+/// Whether a telephone number begins with the `+` before it.
+fn is_international(detector: &Detector, before: &[u8]) -> bool {
+    detector.kind == SecretKind::Phone && before.last() == Some(&b'+')
+}
+
+/// Reads folded bytes one by one.
+struct Reader<'a, 'b> {
+    patterns: &'a Patterns,
+    state: &'a mut State,
+    on: &'a mut (dyn FnMut(Hit) + 'b),
+}
+
+impl Sink for Reader<'_, '_> {
+    fn push(&mut self, byte: u8, bytes: u64) {
+        self.state.window.push(byte, bytes);
+        let Some(literals) = &self.patterns.literals else { return };
+        self.state.literal = literals.automaton.next_state(Anchored::No, self.state.literal, byte);
+        if literals.automaton.is_special(self.state.literal) {
+            let end = self.state.window.text_end;
+            self.patterns.on_literal(self.state, self.state.literal, end, self.on);
+        }
+    }
+}
+
+/// Forgets what belongs to other patterns.
+fn begin(state: &mut State, patterns: &Patterns) {
+    let start = |automaton: &DFA| automaton.start_state(Anchored::No).unwrap_or(StateID::ZERO);
+    state.of = patterns.id;
+    state.anchor = patterns.anchors.as_ref().map_or(StateID::ZERO, |anchors| start(&anchors.automaton));
+    state.literal = patterns.literals.as_ref().map_or(StateID::ZERO, |literals| start(&literals.automaton));
+    state.shape = 0;
+    state.candidates = Candidates::default();
+    state.regions.clear();
+    state.open.clear();
+    state.open.extend(&patterns.slow);
+    state.held = None;
+    state.again.clear();
+}
+
+/// Reads the readings of a text.
+struct Inner<'a, 'b> {
+    patterns: &'a Patterns,
+    depth: u8,
+    work: &'a mut Work,
+    readings: &'a mut Vec<(Via, Box<State>)>,
+    on: &'a mut (dyn FnMut(Hit) + 'b),
+}
+
+impl Readings for Inner<'_, '_> {
+    fn text(&mut self, via: Via, bytes: &[u8], place: Place<'_>) {
+        let Self { patterns, work, readings, on, .. } = self;
+        match work.decode.checked_sub(bytes.len() as u64) {
+            Some(rest) => work.decode = rest,
+            None => {
+                work.is_exceeded = true;
+                return;
+            }
+        }
+        let at = readings.iter().position(|(other, _)| *other == via).unwrap_or_else(|| {
+            readings.push((via, Box::new(State::reading(self.depth))));
+            readings.len() - 1
+        });
+        patterns.read(&mut readings[at].1, work, bytes, &mut |hit| found(hit, via, place, on));
+    }
+
+    fn over(&mut self, via: Via, place: Place<'_>) {
+        if let Some(at) = self.readings.iter().position(|(other, _)| *other == via) {
+            let (_, mut state) = self.readings.swap_remove(at);
+            self.patterns.finish(&mut state, self.work, &mut |hit| found(hit, via, place, self.on));
+        }
+    }
+}
+
+/// Tells of what was found in a reading.
+fn found(hit: Hit, via: Via, place: Place<'_>, on: &mut dyn FnMut(Hit)) {
+    if hit.pattern != HIDDEN_TEXT
+        && let Some((start, end)) = place(hit.start, hit.end)
+    {
+        on(Hit { start, end, via, ..hit });
+    }
+}
