@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use crate::policy::secrets::luhn;
+
 /// The number of digits of a card number (ISO/IEC 7812-1).
 const CARD_DIGITS: Range<usize> = 13..20;
 
@@ -45,8 +47,11 @@ fn find_in_groups(bytes: &[u8], groups: &[Range<usize>], is_cut: bool, take: &mu
                 break;
             }
             let has_begun = is_cut && last + 1 == groups.len() && count >= 6;
-            let digits = bytes[begin..group.end].iter().filter(|byte| byte.is_ascii_digit());
-            if is_issuer(bytes[begin]) && (has_begun || CARD_DIGITS.contains(&count) && passes_luhn(digits)) {
+            let is_card = || {
+                let digits = bytes[begin..group.end].iter().filter(|byte| byte.is_ascii_digit());
+                luhn(&digits.map(|digit| digit - b'0').collect::<Vec<u8>>())
+            };
+            if is_issuer(bytes[begin]) && (has_begun || CARD_DIGITS.contains(&count) && is_card()) {
                 found = Some((last, group.end));
             }
         }
@@ -63,21 +68,4 @@ fn find_in_groups(bytes: &[u8], groups: &[Range<usize>], is_cut: bool, take: &mu
 /// The first digits of cards of banks and merchants.
 fn is_issuer(digit: u8) -> bool {
     matches!(digit, b'2'..=b'6')
-}
-
-/// The Luhn check.
-fn passes_luhn<'a>(digits: impl DoubleEndedIterator<Item = &'a u8>) -> bool {
-    let sum: u32 = digits
-        .rev()
-        .enumerate()
-        .map(|(place, digit)| {
-            let digit = u32::from(digit - b'0');
-            match (place % 2, digit * 2) {
-                (0, _) => digit,
-                (_, double @ 10..) => double - 9,
-                (_, double) => double,
-            }
-        })
-        .sum();
-    sum.is_multiple_of(10)
 }

@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 
 use super::redact::redact_body;
-use super::rules::{SecretKind, is_document, is_secret_name};
+use super::rules::{is_document, is_secret_name, mark};
+use crate::policy::secrets::SecretKind;
 use crate::protocol::wire::framing::Framing;
 use crate::protocol::wire::parameters::{percent_decoded, values};
 
@@ -28,7 +29,7 @@ fn redact_pair(pair: &str, is_cut: bool) -> Cow<'_, str> {
         return Cow::Borrowed(pair);
     }
     if is_secret_name(&decoded(name)) {
-        return Cow::Owned(format!("{name}={}", SecretKind::Secret.mark()));
+        return Cow::Owned(format!("{name}={}", mark(SecretKind::Secret)));
     }
     let plain = decoded(value);
     let framing = if is_document(&plain) { Framing::Json } else { Framing::Opaque };
@@ -100,7 +101,7 @@ fn push_part(out: &mut String, part: &str, is_cut: bool) {
     let value = value.strip_suffix('\r').unwrap_or(value);
     out.push_str(head);
     if !value.is_empty() && is_named_secret(head) {
-        out.push_str(SecretKind::Secret.mark());
+        out.push_str(mark(SecretKind::Secret));
     } else if is_document(value) {
         out.push_str(&redact_body(value, Framing::Json, is_cut));
     } else {

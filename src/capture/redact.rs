@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::json_texts::{JsonText, Notation, as_it_reads, inside, json_texts, json_texts_of_event};
-use super::rules::{Redaction, SecretKind, find_secrets, is_document, is_json, is_mark};
+use super::rules::{Redaction, find_secrets, is_document, is_json, is_mark, mark};
+use crate::policy::secrets::SecretKind;
 use crate::protocol::wire::framing::Framing;
 
 /// The largest number of passes over a body: adjacent secrets may hide each other.
@@ -169,7 +170,7 @@ fn rewrite(document: &str, found: &[JsonText], is_stream: bool, is_cut: bool, de
         let mut reading = Reading::of(document, leaf, is_cut, depth);
         reading.redactions = match leaf.is_secret && !reading.text.is_empty() && !is_mark(&reading.text) {
             true => {
-                vec![Redaction { range: 0..reading.text.len(), from: 0, mark: SecretKind::Secret.mark() }]
+                vec![Redaction { range: 0..reading.text.len(), from: 0, mark: mark(SecretKind::Secret) }]
             }
             false => find_secrets(&reading.text, is_cut),
         };
@@ -239,7 +240,7 @@ fn joined_redactions(whole: &str, is_cut: bool) -> Vec<Redaction> {
     }
     let secrets = found.into_iter().filter(|leaf| leaf.is_secret && !is_mark(&whole[leaf.range.clone()]));
     let secrets = secrets.map(|JsonText { range, notation, .. }| {
-        let mark = if notation == Notation::Number { NUMBER } else { SecretKind::Secret.mark() };
+        let mark = if notation == Notation::Number { NUMBER } else { mark(SecretKind::Secret) };
         Redaction { from: range.start, range, mark }
     });
     // If two start at the same position, the first placeholder wins: that of the document.

@@ -7,17 +7,16 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use super::redact::redact_body;
+use super::rules::key_starts;
 use crate::protocol::wire::framing::Framing;
 use crate::protocol::wire::parameters::percent_decoded;
 
 /// Matches a part of every secret. Almost no text matches, so that most texts cost one scan.
-#[expect(clippy::expect_used, reason = "the pattern is constant; a test compiles it")]
+#[expect(clippy::expect_used, reason = "the pattern is made of constants; a test compiles it")]
 static HINT: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(
-        "(?i-u:sk-|[sr]k_|aiza|a[ks]ia|gh[oprsu]_|github_pat_|xox|hf_|glpat-|gsk_|xai-|npm_|eyj|bearer|://|[=@%]\
-         |:[ \\t]|PRIVATE KEY|[0-9][0-9 -]{11})",
-    )
-    .expect("the pattern is well formed")
+    let keys: Vec<String> = key_starts().map(regex::escape).collect();
+    let others = r"eyj|bearer|://|[=@%]|:[ \t]|PRIVATE KEY|[0-9][0-9 .()-]{8}|[A-Z]{2}[0-9]{2}[ A-Z0-9]{9}";
+    Regex::new(&format!("(?i-u:{}|{others})", keys.join("|"))).expect("the pattern is well formed")
 });
 
 /// The texts of a thread that were last found not to match: paths and models repeat.

@@ -1,7 +1,7 @@
 //! Finds secrets and personal data in plain text.
 //!
-//! Key patterns are those that vendors publish for secret scanners (GitHub, "Supported secret scanning patterns"). When in
-//! doubt, the rules redact too much rather than too little.
+//! Keys of vendors and numbers of people are those of the table of policies ([`crate::policy::secrets`]); what a name or
+//! header calls secret is found here. When in doubt, the rules redact too much rather than too little.
 
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -10,53 +10,49 @@ use memchr::memmem;
 use regex::Regex;
 
 use super::card_numbers::card_numbers;
+use crate::policy::secrets::{DETECTORS, Detector, Follows, SecretKind};
 use crate::protocol::dialects::credentials::{secret_fields, secret_parameters};
 
-/// A kind of secret.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SecretKind {
-    ApiKey,
-    PrivateKey,
-    Token,
-    Secret,
-    Email,
-    Card,
-}
-
-impl SecretKind {
-    /// The placeholder that replaces it.
-    pub(super) fn mark(self) -> &'static str {
-        match self {
-            Self::ApiKey => "[redacted:api_key]",
-            Self::PrivateKey => "[redacted:private_key]",
-            Self::Token => "[redacted:token]",
-            Self::Secret => "[redacted:secret]",
-            Self::Email => "[redacted:email]",
-            Self::Card => "[redacted:card]",
-        }
+/// The placeholder that replaces a secret.
+pub(super) fn mark(kind: SecretKind) -> &'static str {
+    match kind {
+        SecretKind::ApiKey => "[redacted:api_key]",
+        SecretKind::PrivateKey => "[redacted:private_key]",
+        SecretKind::Token => "[redacted:token]",
+        SecretKind::Secret => "[redacted:secret]",
+        SecretKind::Email => "[redacted:email]",
+        SecretKind::Card => "[redacted:card]",
+        SecretKind::Iban => "[redacted:iban]",
+        SecretKind::Ssn => "[redacted:ssn]",
+        SecretKind::Phone => "[redacted:phone]",
     }
 }
 
 /// What may precede a key: anything but a word character, or an escape such as `\n` in a JSON string.
 const BEFORE: &str = r"(?:^|[^A-Za-z0-9_-]|\\[nrtbf])";
-/// The prefixes of vendors' keys, and patterns for the rest.
-const KEYS: [(&str, &str); 14] = [
-    ("sk-ant-", "[A-Za-z0-9_-]{16,}"),
-    ("sk-", "[A-Za-z0-9_-]{20,}"),
-    ("[sr]k_(?:live|test)_", "[A-Za-z0-9]{16,}"),
-    ("AIza", "[A-Za-z0-9_-]{35}"),
-    ("A(?:KI|SI)A", "[A-Z0-9]{16}"),
-    ("gh[oprsu]_", "[A-Za-z0-9]{36,}"),
-    ("github_pat_", "[A-Za-z0-9_]{22,}"),
-    ("xox[a-z]-", "[A-Za-z0-9-]{10,}"),
-    ("hf_", "[A-Za-z0-9]{30,}"),
-    ("glpat-", "[A-Za-z0-9_-]{20,}"),
-    ("gsk_", "[A-Za-z0-9]{32,}"),
-    ("xai-", "[A-Za-z0-9]{32,}"),
-    ("npm_", "[A-Za-z0-9]{36}"),
-    // Keys of this gateway.
-    ("elida_", "[A-Za-z0-9]{49}"),
-];
+/// Vendors' keys of the table, by what begins them. Tokens and headers have patterns of their own below.
+fn keys() -> impl Iterator<Item = &'static Detector> {
+    let is_own = |id: &str| matches!(id, "jwt" | "bearer-token");
+    DETECTORS.iter().filter(move |detector| {
+        matches!(detector.kind, SecretKind::ApiKey | SecretKind::Token)
+            && detector.follows == Follows::NoWord
+            && !is_own(detector.id)
+            || detector.id == "elida-key"
+    })
+}
+
+/// What the keys of vendors begin with.
+pub(super) fn key_starts() -> impl Iterator<Item = &'static str> {
+    keys().flat_map(|key| key.anchors).copied()
+}
+
+/// Numbers of people of the table; cards and e-mail addresses have patterns of their own.
+fn numbers() -> impl Iterator<Item = &'static Detector> {
+    DETECTORS
+        .iter()
+        .filter(|detector| matches!(detector.kind, SecretKind::Iban | SecretKind::Ssn | SecretKind::Phone))
+}
+
 /// Secret names besides those of header fields with a credential; a longer name is secret if it ends with one of them.
 const NAMES: &str = "password|passwd|passphrase|pwd|secret|token|api[_-]?key|access[_-]?key\
                      |secret[_-]?key|private[_-]?key|cookies";
@@ -71,6 +67,8 @@ struct Rules {
     /// Incomplete secrets at the end of a text that was cut.
     begun: Vec<(SecretKind, Regex)>,
     private_key: Regex,
+    /// Numbers of people, with what tells them from others.
+    numbers: Vec<(&'static Detector, Regex)>,
     /// A secret name in quotation marks, up to the opening quotation mark or bracket of its value.
     named: Regex,
     /// The same for a name that contains escapes (`pass\u0077ord`).
@@ -114,6 +112,9 @@ impl Rules {
             whole: compiled(whole(&names))?,
             begun: compiled(begun(&names))?,
             private_key: Regex::new("-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----")?,
+            numbers: numbers()
+                .map(|number| Ok((number, Regex::new(&format!("(?-u:{})", number.regex()))?)))
+                .collect::<Result<_, regex::Error>>()?,
             named: Regex::new(&format!("{named}{value}"))?,
             escaped: Regex::new(&format!(
                 r#"["'](?P<name>[A-Za-z0-9_.-]{{0,40}}(?:\\+u[0-9A-Fa-f]{{4}}[A-Za-z0-9_.-]{{0,40}}){{1,20}})\\*["']{value}"#
@@ -129,7 +130,7 @@ fn compiled(patterns: Vec<(SecretKind, String)>) -> Result<Vec<(SecretKind, Rege
 
 fn whole(names: &str) -> Vec<(SecretKind, String)> {
     let (header, parameters) = (header(), parameters());
-    let keys = KEYS.map(|(begin, rest)| format!("{begin}{rest}")).join("|");
+    let keys = keys().map(Detector::open_ended).collect::<Vec<_>>().join("|");
     vec![
         (SecretKind::ApiKey, format!("{BEFORE}({keys})")),
         (SecretKind::Token, r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*)?".into()),
@@ -167,7 +168,7 @@ fn whole(names: &str) -> Vec<(SecretKind, String)> {
 }
 
 fn begun(names: &str) -> Vec<(SecretKind, String)> {
-    let begun = KEYS.map(|(begin, _)| begin).join("|");
+    let begun = key_starts().map(regex::escape).collect::<Vec<_>>().join("|");
     vec![
         (SecretKind::ApiKey, format!(r"{BEFORE}((?:{begun})[A-Za-z0-9_-]*)\z")),
         (SecretKind::Token, r"eyJ[A-Za-z0-9_.-]*\z".into()),
@@ -205,7 +206,7 @@ pub(super) fn find_secrets(text: &str, is_cut: bool) -> Vec<Redaction> {
     let mut redactions = Vec::new();
     let mut take = |kind: SecretKind, from: usize, range: Range<usize>| {
         if !range.is_empty() {
-            redactions.push(Redaction { range, from, mark: kind.mark() });
+            redactions.push(Redaction { range, from, mark: mark(kind) });
         }
     };
     private_keys(text, &mut take);
@@ -222,6 +223,15 @@ pub(super) fn find_secrets(text: &str, is_cut: bool) -> Vec<Redaction> {
     named_values(text, &RULES.named, &mut take);
     if text.contains("\\u") {
         named_values(text, &RULES.escaped, &mut take);
+    }
+    for (number, rule) in &RULES.numbers {
+        for found in rule.find_iter(text) {
+            let is_one = number.may_follow(&text.as_bytes()[found.start().saturating_sub(2)..found.start()])
+                && (number.validate)(found.as_str().as_bytes());
+            if is_one {
+                take(number.kind, found.start(), found.range());
+            }
+        }
     }
     card_numbers(text, is_cut, &mut |range| take(SecretKind::Card, range.start, range));
     redactions
@@ -251,7 +261,12 @@ fn is_likely(kind: SecretKind, found: &str) -> bool {
         SecretKind::ApiKey => !(found.len() >= 20 && found.starts_with("sk-") && is_word()),
         SecretKind::Token => found.len() >= 20 || !is_word(),
         SecretKind::Secret => !NO_SECRET.iter().any(|word| found.eq_ignore_ascii_case(word)),
-        SecretKind::PrivateKey | SecretKind::Email | SecretKind::Card => true,
+        SecretKind::PrivateKey
+        | SecretKind::Email
+        | SecretKind::Card
+        | SecretKind::Iban
+        | SecretKind::Ssn
+        | SecretKind::Phone => true,
     }
 }
 

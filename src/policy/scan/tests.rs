@@ -374,9 +374,11 @@ proptest! {
         let expected = sorted(whole(&PATTERNS, text));
         let hits = sorted(pieces(&PATTERNS, text, cuts.into_iter()));
         prop_assert_eq!(&hits, &expected, "{}", String::from_utf8_lossy(text));
-        let mut once = expected.clone();
+        // Readings of readings may show the same twice.
+        let mut once: Vec<_> = expected.into_iter().filter(|hit| hit.3 <= Via::Folded).collect();
+        let all = once.len();
         once.dedup();
-        prop_assert_eq!(once.len(), expected.len(), "a hit twice: {:?}", expected);
+        prop_assert_eq!(once.len(), all, "a hit twice: {:?}", once);
     }
 
     #[test]

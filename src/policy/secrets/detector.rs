@@ -98,6 +98,20 @@ impl Detector {
         }
     }
 
+    /// The same for any text that is at least as long: what is stored loses too much rather than too little.
+    pub fn open_ended(&self) -> String {
+        let mut open = String::new();
+        let mut parts =
+            self.regex().replace(r"\b", "").split('{').map(str::to_owned).collect::<Vec<_>>().into_iter();
+        open.extend(parts.next());
+        for part in parts {
+            let (count, rest) = part.split_once('}').unwrap_or((&part, ""));
+            let least = count.split(',').next().unwrap_or(count);
+            open.push_str(&format!("{{{least},}}{rest}"));
+        }
+        open
+    }
+
     /// The automaton that reads a match from its start, and the state before the first byte.
     #[expect(clippy::expect_used, reason = "the expressions are constant; a test compiles them")]
     pub(in crate::policy) fn automaton(&self) -> &(dense::DFA<Vec<u32>>, StateID) {
@@ -120,7 +134,7 @@ impl Detector {
     }
 
     /// Whether a match may stand behind these bytes.
-    pub(in crate::policy) fn may_follow(&self, before: &[u8]) -> bool {
+    pub fn may_follow(&self, before: &[u8]) -> bool {
         let (Some(last), rest) = (before.last(), &before[..before.len().saturating_sub(1)]) else {
             return true;
         };

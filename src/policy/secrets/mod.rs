@@ -12,3 +12,4 @@ mod validate;
 
 pub use detector::{Detector, Follows, Lead, SecretKind};
 pub use table::{DETECTORS, detector};
+pub use validate::luhn;

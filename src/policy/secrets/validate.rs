@@ -22,7 +22,7 @@ pub(super) fn card(found: &[u8]) -> bool {
 }
 
 /// The Luhn check (ISO/IEC 7812-1, annex B) of digits.
-pub(in crate::policy) fn luhn(digits: &[u8]) -> bool {
+pub fn luhn(digits: &[u8]) -> bool {
     let sum: u32 = digits
         .iter()
         .rev()
@@ -153,8 +153,20 @@ pub(super) fn assigned(found: &[u8]) -> bool {
     ]
     .into_iter()
     .any(is_plain);
+    // Names in programs are made of words; what is random has no long ones.
+    let digits = value.iter().filter(|byte| byte.is_ascii_digit()).count();
+    let longest = value.split(|byte| !byte.is_ascii_lowercase()).map(<[u8]>::len).max().unwrap_or(0);
+    let has_words = longest >= 7 && digits * 5 < value.len() || value.windows(3).any(|part| part == b"://");
+    let is_quoted = found[..end].iter().any(|byte| quoted(byte));
+    let is_member = !is_quoted && value.contains(&b'.');
     let has_letter = value.iter().any(u8::is_ascii_alphabetic);
-    value.len() >= 12 && has_digit(value) && has_letter && !is_placeholder && entropy(value) >= 3.5
+    value.len() >= 12
+        && has_digit(value)
+        && has_letter
+        && !has_words
+        && !is_member
+        && !is_placeholder
+        && entropy(value) >= 3.5
 }
 
 /// The entropy of the bytes, in bits each.
