@@ -14,6 +14,7 @@ mod commands;
 mod doctor;
 mod health;
 mod key;
+mod kill;
 mod output;
 mod report;
 mod table;
@@ -91,8 +92,8 @@ enum Command {
     Stats(commands::PlainArgs),
     /// Sum tokens and cost of ended sessions by caller, tenant, group or model
     Usage(usage::UsageArgs),
-    /// Kill a session, or an agent in it: cut what is open and refuse what follows
-    Kill(commands::KillArgs),
+    /// Kill a session, an agent in it, or all sessions that fit: cut what is open and refuse what follows
+    Kill(kill::KillArgs),
     /// Lift the kill of a session or agent
     Resume(commands::ResumeArgs),
     /// List kill orders in force
@@ -199,7 +200,7 @@ pub fn main() -> ExitCode {
         Command::Session(arguments) => commands::session(&arguments).map_err(failed),
         Command::Stats(arguments) => commands::stats(&arguments).map_err(failed),
         Command::Usage(arguments) => usage::usage(&arguments).map_err(failed),
-        Command::Kill(arguments) => commands::kill(&arguments).map_err(failed),
+        Command::Kill(arguments) => kill::kill(&arguments).map_err(failed),
         Command::Resume(arguments) => commands::resume(&arguments).map_err(failed),
         Command::Budget(command) => budget::budget(command).map_err(failed),
         Command::Kills(arguments) => commands::kills(&arguments).map_err(failed),

@@ -2,7 +2,6 @@
 
 use std::num::NonZeroUsize;
 
-use anyhow::anyhow;
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IntoDeserializer};
@@ -10,10 +9,10 @@ use serde_json::{Value, json};
 
 use super::client::{Answer, Client, ControlArgs};
 use super::{print, report};
-use crate::control::api::kills::{BlockBody, KillBody, ResumeBody};
+use crate::control::api::kills::ResumeBody;
 use crate::control::api::params::SessionQuery;
 use crate::control::api::sessions::{SessionLimit, SessionPage, SessionsQuery};
-use crate::session::{BlockMode, NamedBy, SessionState};
+use crate::session::{NamedBy, SessionState};
 use crate::settings::units::DurationText;
 
 /// Sessions read per request.
@@ -63,18 +62,23 @@ struct NameArgs {
 
 /// What the name of a session is.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum NameKind {
+pub(super) enum NameKind {
     Uid,
     Id,
 }
 
+/// Returns the query that names a session.
+pub(super) fn named_by(kind: Option<NameKind>) -> SessionQuery {
+    let by = kind.map(|kind| match kind {
+        NameKind::Uid => NamedBy::Uid,
+        NameKind::Id => NamedBy::Id,
+    });
+    SessionQuery { by }
+}
+
 impl NameArgs {
     fn query(&self) -> SessionQuery {
-        let by = self.by.map(|kind| match kind {
-            NameKind::Uid => NamedBy::Uid,
-            NameKind::Id => NamedBy::Id,
-        });
-        SessionQuery { by }
+        named_by(self.by)
     }
 }
 
@@ -85,41 +89,6 @@ pub(super) struct SessionArgs {
     name: NameArgs,
     #[command(flatten)]
     plain: PlainArgs,
-}
-
-/// Arguments of `elida kill`.
-#[derive(Args, Debug)]
-pub(super) struct KillArgs {
-    #[command(flatten)]
-    name: NameArgs,
-    /// Kill only this agent of the session, and all agents below it
-    #[arg(long, value_name = "AGENT")]
-    agent: Option<String>,
-    /// Why; the client sees it
-    #[arg(long)]
-    reason: Option<String>,
-    #[command(flatten)]
-    block: BlockArgs,
-    /// Block the id even if the session has ended
-    #[arg(long)]
-    force: bool,
-    #[command(flatten)]
-    plain: PlainArgs,
-}
-
-/// How long the id stays refused; by default as `session.kill_block` says.
-#[derive(Args, Debug)]
-#[group(multiple = false)]
-struct BlockArgs {
-    /// Refuse the id for this long, such as 24h
-    #[arg(long = "for", value_name = "TIME", value_parser = read_span)]
-    duration: Option<DurationText>,
-    /// Refuse the id permanently
-    #[arg(long)]
-    permanent: bool,
-    /// Refuse the id until `elida resume`
-    #[arg(long)]
-    until_resumed: bool,
 }
 
 /// Arguments of `elida resume`.
@@ -212,34 +181,6 @@ pub(super) fn kills(arguments: &PlainArgs) -> anyhow::Result<()> {
     show(arguments, answer, report::kills)
 }
 
-/// `elida kill ID`
-pub(super) fn kill(arguments: &KillArgs) -> anyhow::Result<()> {
-    let client = Client::new(&arguments.plain.control)?;
-    let path = ["control", "sessions", &arguments.name.id, "kill"];
-    let answer = client
-        .post(&path, &arguments.name.query(), &kill_body(arguments))
-        // The API names a member of the body; here it is a flag.
-        .map_err(|error| anyhow!(error.to_string().replace("\"force\": true", "--force")))?;
-    show(&arguments.plain, answer, report::killed)
-}
-
-fn kill_body(arguments: &KillArgs) -> KillBody {
-    let block = &arguments.block;
-    let mode = |mode| Some(BlockBody { mode, duration: None });
-    KillBody {
-        reason: arguments.reason.clone(),
-        agent: arguments.agent.clone(),
-        force: arguments.force,
-        scope: None,
-        block: match block.duration {
-            Some(duration) => Some(BlockBody { mode: BlockMode::Duration, duration: Some(duration) }),
-            None if block.permanent => mode(BlockMode::Permanent),
-            None if block.until_resumed => mode(BlockMode::UntilResumed),
-            None => None,
-        },
-    }
-}
-
 /// `elida resume ID`
 pub(super) fn resume(arguments: &ResumeArgs) -> anyhow::Result<()> {
     let client = Client::new(&arguments.plain.control)?;
@@ -270,31 +211,9 @@ mod tests {
     use super::*;
 
     #[derive(Parser)]
-    struct Kill {
-        #[command(flatten)]
-        arguments: KillArgs,
-    }
-
-    #[derive(Parser)]
     struct Sessions {
         #[command(flatten)]
         arguments: SessionsArgs,
-    }
-
-    #[test]
-    fn a_kill_says_only_what_was_asked_for() {
-        let request = |flags: &[&str]| {
-            let words = ["kill", "id"].iter().chain(flags);
-            json!(kill_body(&Kill::try_parse_from(words).unwrap().arguments))
-        };
-        assert_eq!(request(&[]), json!({}));
-        assert_eq!(
-            request(&["--reason", "runaway", "--for", "90m", "--force"]),
-            json!({"reason": "runaway", "force": true, "block": {"mode": "duration", "duration": "1h 30m"}})
-        );
-        assert_eq!(request(&["--permanent"]), json!({"block": {"mode": "permanent"}}));
-        assert_eq!(request(&["--agent", "a1"]), json!({"agent": "a1"}));
-        assert_eq!(request(&["--until-resumed"]), json!({"block": {"mode": "until_resumed"}}));
     }
 
     #[test]

@@ -38,6 +38,7 @@ pub use views::finding::FindingEvent;
 pub use views::kill_order::{BY_BUDGET, BY_POLICY, BlockMode, KillOrder};
 pub use views::record::{Record, SCHEMA as RECORD_SCHEMA};
 pub use views::request_line::{LegKind, RequestLine};
+pub use views::session_facts::SessionFacts;
 pub use views::session_view::SessionView;
 pub use views::state::{EndReason, Identity, SessionKind, SessionState};
 pub use views::stats::Stats;

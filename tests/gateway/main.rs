@@ -28,6 +28,8 @@ mod kills {
     pub mod cut;
     /// Refusals that make real programs stop retrying.
     pub mod refusals;
+    /// Kills of all sessions that a selector fits.
+    pub mod selected;
     /// Kill orders of a single gateway survive a restart.
     pub mod survive;
     /// Operators talk to the new process; its kills reach requests of the old one.

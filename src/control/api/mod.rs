@@ -13,6 +13,7 @@ pub mod events;
 pub mod health;
 pub mod history;
 pub mod keys;
+pub mod kill_selector;
 pub mod kills;
 pub mod params;
 pub mod people;

@@ -96,7 +96,7 @@ async fn name_within(
 
 /// Waits until the history has written the order, where only the history carries orders over a restart. The legs are
 /// cut already, and the operator does not wait longer than [`WRITE_WAIT`].
-async fn wait_until_written(state: &ControlState) {
+pub(super) async fn wait_until_written(state: &ControlState) {
     let Some(history) = state.parts.history.clone().filter(|_| !state.parts.manager.is_shared()) else {
         return;
     };
@@ -112,11 +112,17 @@ pub(super) async fn list(State(state): State<Arc<ControlState>>) -> Json<KillLis
     Json(KillList { kills: state.parts.manager.kills() })
 }
 
-fn kill_request(body: KillBody, by: String) -> Result<KillRequest, Problem> {
-    let reason = body.reason.unwrap_or_else(|| NO_REASON.to_owned());
+/// Returns the reason of a kill.
+pub(super) fn read_reason(reason: Option<String>) -> Result<String, Problem> {
+    let reason = reason.unwrap_or_else(|| NO_REASON.to_owned());
     if reason.len() > REASON_MAX {
         return Err(Problem::bad_request(format!("reason is longer than {REASON_MAX} bytes")));
     }
+    Ok(reason)
+}
+
+fn kill_request(body: KillBody, by: String) -> Result<KillRequest, Problem> {
+    let reason = read_reason(body.reason)?;
     let agent = body.agent.map(AgentId::new);
     Ok(KillRequest { reason, by, block: body.block.map(Into::into), force: body.force, scope: None, agent })
 }

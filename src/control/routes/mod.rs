@@ -10,6 +10,8 @@ mod export;
 mod health;
 mod history;
 mod keys;
+mod kill_selected;
+mod kill_table;
 mod kills;
 mod login;
 mod metrics;

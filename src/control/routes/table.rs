@@ -12,20 +12,20 @@ use super::super::api::history::{
     SeriesQuery, UsageQuery, UsageReport,
 };
 use super::super::api::keys::{KeyList, MadeKey, NewKey, RevokedKey, RotateBody};
-use super::super::api::kills::{KillBody, KillList, KillReply, ResumeBody};
 use super::super::api::params::SessionQuery;
 use super::super::api::people::TicketQuery;
 use super::super::api::sessions::{SessionPage, SessionsQuery};
 use super::super::openapi::Operation;
 use super::endpoint::{Endpoint, on_delete, on_get, on_post};
+use super::kill_table::kill_endpoints;
 use super::people_table::{PEOPLE, change_endpoints, login_endpoints, own_endpoints, user_endpoints};
 use super::{
-    audit, budgets, config, events, export, health, history, keys, kills, metrics, schema, sessions, stats,
+    audit, budgets, config, events, export, health, history, keys, metrics, schema, sessions, stats,
 };
 use crate::history::read::legs::LegPage;
 use crate::history::read::reader::{RecordDetail, RecordPage};
 use crate::identity::roles::Right;
-use crate::session::{Resumed, SessionView, Stats};
+use crate::session::{SessionView, Stats};
 
 /// Groups of endpoints.
 pub(in crate::control) const TAGS: [(&str, &str); 8] = [
@@ -38,7 +38,7 @@ pub(in crate::control) const TAGS: [(&str, &str); 8] = [
     (INSTANCE, "Configuration, backends, totals and metrics of this instance."),
     (PROBES, "Probes for orchestrators; they need no token."),
 ];
-const SESSIONS: &str = "sessions";
+pub(super) const SESSIONS: &str = "sessions";
 const HISTORY: &str = "history";
 const ACCESS: &str = "access";
 const KEYS: &str = "keys";
@@ -94,50 +94,6 @@ fn session_endpoints() -> Vec<Endpoint> {
                 .query::<TicketQuery>()
                 .text(&["text/event-stream"], "The feed; x-events has the data of each event by its name.")
                 .errors(&[TooManyFeeds]),
-        ),
-    ]
-}
-
-fn kill_endpoints() -> Vec<Endpoint> {
-    let operation = |id, summary| Operation::new(SESSIONS, id, summary, Right::Operate);
-    vec![
-        on_post(
-            "/control/sessions/{id}/kill",
-            kills::kill,
-            operation(
-                "killSession",
-                "Cuts every open leg of a session, or of an agent, and refuses what follows",
-            )
-            .by_tenant()
-            .query::<SessionQuery>()
-            .body::<KillBody>()
-            .ok::<KillReply>("The kill order is in force and the legs are cut.")
-            .errors(&[
-                BadRequest,
-                SessionNotFound,
-                AgentNotFound,
-                SessionAmbiguous,
-                SessionEnded,
-                Internal,
-                StoreUnavailable,
-            ]),
-        ),
-        on_post(
-            "/control/sessions/{id}/resume",
-            kills::resume,
-            operation("resumeSession", "Lifts the kill order against a session or an agent")
-                .by_tenant()
-                .query::<SessionQuery>()
-                .body::<ResumeBody>()
-                .ok::<Resumed>("The order is lifted.")
-                .errors(&[BadRequest, NotKilled, SessionAmbiguous, BlockPermanent]),
-        ),
-        on_get(
-            "/control/kills",
-            kills::list,
-            operation("listKills", "Lists the kill orders in force, newest first")
-                .needs(Right::Read)
-                .ok::<KillList>("The orders."),
         ),
     ]
 }

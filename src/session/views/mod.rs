@@ -6,6 +6,7 @@ pub mod kill_order;
 pub mod latency;
 pub mod record;
 pub mod request_line;
+pub mod session_facts;
 pub mod session_view;
 pub mod state;
 pub mod stats;

@@ -46,7 +46,7 @@ async fn the_commands_of_the_documentation_do_what_it_says() {
         .into_iter()
         .filter(|command| command.starts_with("curl") && !command.contains("/control/events"))
         .collect();
-    assert_eq!(commands.len(), 25, "each is looked at below: {commands:#?}");
+    assert_eq!(commands.len(), 26, "each is looked at below: {commands:#?}");
     let run = async |end: &str| {
         let fits = |command: &&String| command.trim_end_matches('\'').ends_with(end);
         let command = commands.iter().find(fits).unwrap_or_else(|| panic!("{end} is not documented"));
@@ -60,7 +60,7 @@ async fn the_commands_of_the_documentation_do_what_it_says() {
     let session = read("/control/sessions/my-session").await;
     assert_eq!((&session["legs"], &session["requests"][0]["status"]), (&json!([]), &json!(200)), "{session}");
     let kills: Vec<_> = commands.iter().filter(|command| command.contains("/kill")).collect();
-    assert_eq!(kills.len(), 3, "plain, with a body, and the list");
+    assert_eq!(kills.len(), 4, "plain, with a body, by selector, and the list");
     let killed = crate::support::json(shell(kills[0], control).await.as_bytes());
     assert_eq!(
         (&killed["session_id"], &killed["state"]),
@@ -77,6 +77,9 @@ async fn the_commands_of_the_documentation_do_what_it_says() {
     let killed = crate::support::json(shell(kills[1], control).await.as_bytes());
     assert_eq!((&killed["reason"], &killed["state"]), (&json!("runaway"), &json!("killed")), "{killed}");
     assert!(killed["blocked_until"].is_string(), "{killed}");
+
+    let selected = crate::support::json(shell(kills[2], control).await.as_bytes());
+    assert_eq!((&selected["matched"], &selected["dry_run"]), (&json!(0), &json!(true)), "{selected}");
 
     assert_eq!(
         read("/control/whoami").await,

@@ -1,0 +1,53 @@
+//! What expressions may ask of a session that is not being used: in `when` of a kill and of webhooks.
+
+use std::borrow::Cow;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use super::session_view::SessionView;
+use crate::policy::facts::{Fact, Facts, Value};
+
+/// The facts of a session, those of the phase `session`.
+pub struct SessionFacts<'a> {
+    /// The session.
+    pub session: &'a SessionView,
+    /// The time.
+    pub now: Timestamp,
+}
+
+impl Facts for SessionFacts<'_> {
+    fn get(&self, fact: Fact) -> Value<'_> {
+        let SessionView { principal, identity, .. } = self.session;
+        let utc = || self.now.to_zoned(TimeZone::UTC);
+        match fact {
+            Fact::PrincipalId => Value::text(Some(principal.id.as_str())),
+            Fact::PrincipalKind => Value::text(principal.id.as_str().split(':').next()),
+            Fact::PrincipalTenant => Value::text(principal.tenant.as_deref()),
+            Fact::ClientName => Value::text(identity.client.as_deref()),
+            Fact::ClientVersion => Value::text(identity.client_version.as_deref()),
+            Fact::ClientAddr => Value::Text(Cow::Owned(self.session.client_addr.to_canonical().to_string())),
+            Fact::SessionId => Value::text(Some(self.session.id.as_str())),
+            Fact::SessionAge => {
+                let age = self.now.duration_since(self.session.started_at).as_secs();
+                Value::Int(age.max(0))
+            }
+            Fact::SessionRequests => Value::count(self.session.request_count),
+            Fact::TimeHour => Value::Int(utc().hour().into()),
+            Fact::TimeWeekday => Value::Int(utc().weekday().to_sunday_zero_offset().into()),
+            _ => Value::Unknown,
+        }
+    }
+
+    fn entry(&self, _: Fact, _: &str) -> Value<'_> {
+        Value::Unknown
+    }
+
+    fn has(&self, _: Fact, text: &str) -> bool {
+        self.session.principal.groups.iter().any(|group| **group == *text)
+    }
+
+    fn count(&self, _: Fact) -> usize {
+        self.session.principal.groups.len()
+    }
+}
