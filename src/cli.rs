@@ -5,6 +5,7 @@
 //! HTTP (`cli/client.rs`) with the types of `control::api`.
 
 mod admin;
+mod approval;
 mod audit;
 mod budget;
 mod cdr;
@@ -36,6 +37,7 @@ use crate::app;
 use crate::config::{Environment, Flags, Sources, schema};
 use crate::control::openapi;
 use crate::history::read::record_schema;
+use crate::policy::approval::Answer;
 use crate::settings::fault::Faults;
 
 /// Exit code of a failure.
@@ -98,6 +100,12 @@ enum Command {
     Resume(commands::ResumeArgs),
     /// List kill orders in force
     Kills(commands::PlainArgs),
+    /// List calls that are held until an operator answers
+    Approvals(approval::ApprovalsArgs),
+    /// Let a held call go on, once
+    Approve(approval::DecisionArgs),
+    /// Refuse a held call
+    Deny(approval::DecisionArgs),
     /// What was spent of the budgets, and what is added to their limits
     #[command(subcommand)]
     Budget(budget::BudgetCommand),
@@ -202,6 +210,9 @@ pub fn main() -> ExitCode {
         Command::Usage(arguments) => usage::usage(&arguments).map_err(failed),
         Command::Kill(arguments) => kill::kill(&arguments).map_err(failed),
         Command::Resume(arguments) => commands::resume(&arguments).map_err(failed),
+        Command::Approvals(arguments) => approval::approvals(&arguments).map_err(failed),
+        Command::Approve(arguments) => approval::decide(Answer::Approve, arguments).map_err(failed),
+        Command::Deny(arguments) => approval::decide(Answer::Deny, arguments).map_err(failed),
         Command::Budget(command) => budget::budget(command).map_err(failed),
         Command::Kills(arguments) => commands::kills(&arguments).map_err(failed),
         Command::Cdr(command) => cdr::cdr(command).map_err(failed),

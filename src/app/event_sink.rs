@@ -100,6 +100,22 @@ fn tell(log: &Log, metrics: &Metrics, event: &Event) {
             }
         }
         Event::Finding(finding) => log.log_event(Level::Info, FINDING, finding.as_ref()),
+        Event::ApprovalRequested(asked) => {
+            let (id, tool) = (&asked.id, asked.call.tool.as_deref());
+            info!(session_id = asked.call.session_id().map(tracing::field::display), approval = id, rule = %asked.call.rule, tool, "a call is held");
+        }
+        Event::ApprovalDecided(decided) => {
+            if let Some(last) = decided.decisions.last() {
+                let (id, decision) = (&decided.id, last.decision);
+                info!(
+                    session_id = decided.call.session_id().map(tracing::field::display),
+                    approval = id,
+                    decision = decision.name(),
+                    by = last.by,
+                    "a held call is decided"
+                );
+            }
+        }
         Event::StoreLost { why } => {
             metrics.store_lost();
             error!(why, "redis does not answer: this instance goes on by itself, known kills stay refused");

@@ -10,13 +10,14 @@ use pingora_core::services::background::BackgroundService;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
-use super::budget_overrides;
 use super::people::PeopleInState;
+use super::{approvals, budget_overrides};
 use crate::config::Config;
 use crate::history::state::State;
 use crate::identity::{AuthConfig, ClientKeys, KeyStorage, Made, People};
 use crate::ids::SharedDocument;
 use crate::limits::overrides::Overrides;
+use crate::policy::approvals::Approvals;
 use crate::proxy::runtime_settings::SharedSettings;
 use crate::session::{ClientKeyStore, Manager};
 use crate::settings::fault::Faults;
@@ -89,11 +90,13 @@ pub(super) fn written(config: &Config) -> String {
     serde_json::to_string(&config.auth.written()).unwrap_or_default()
 }
 
-/// Applies what other processes say of keys, and of overrides of budgets, which are shared in the same way: the instances of a fleet, and the other process of an upgrade.
+/// Applies what other processes say of keys, and of overrides of budgets and approvals, which are shared in the same way: the
+/// instances of a fleet, and the other process of an upgrade.
 pub(super) struct SharedKeys {
     keys: Arc<ClientKeys>,
     people: Arc<People>,
     overrides: Arc<Overrides>,
+    approvals: Arc<Approvals>,
     live: SharedSettings,
     /// Weak, because the sessions hold this.
     sessions: Weak<Manager>,
@@ -103,13 +106,15 @@ impl SharedKeys {
     /// Makes the sessions apply to these keys and people what other processes say.
     pub(super) fn follow(
         sessions: &Arc<Manager>,
-        (keys, people, overrides): (&Arc<ClientKeys>, &Arc<People>, &Arc<Overrides>),
+        (keys, people): (&Arc<ClientKeys>, &Arc<People>),
+        (overrides, approvals): (&Arc<Overrides>, &Arc<Approvals>),
         live: &SharedSettings,
     ) {
         sessions.set_client_keys(Arc::new(Self {
             keys: Arc::clone(keys),
             people: Arc::clone(people),
             overrides: Arc::clone(overrides),
+            approvals: Arc::clone(approvals),
             live: Arc::clone(live),
             sessions: Arc::downgrade(sessions),
         }));
@@ -125,14 +130,21 @@ impl ClientKeyStore for SharedKeys {
         let mut held = self.keys.documents();
         held.extend(self.people.documents());
         held.extend(self.overrides.documents());
+        held.extend(self.approvals.documents());
         held
     }
 
     fn is_over(&self, document: &str) -> bool {
-        ClientKeys::is_over(document) || People::is_over(document) || Overrides::is_over(document)
+        ClientKeys::is_over(document)
+            || People::is_over(document)
+            || Overrides::is_over(document)
+            || Approvals::is_over(document)
     }
 
     fn learn(&self, documents: Vec<String>) {
+        let (held, documents): (Vec<_>, Vec<_>) =
+            documents.into_iter().partition(|document| Approvals::is_one(document));
+        approvals::learn(&self.approvals, &held);
         let (overrides, documents): (Vec<_>, Vec<_>) =
             documents.into_iter().partition(|document| Overrides::is_one(document));
         budget_overrides::learn(&self.overrides, &overrides);

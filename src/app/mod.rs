@@ -11,6 +11,7 @@
 //! Invariant: it decides nothing that one of the parts could decide.
 
 mod admin;
+mod approvals;
 mod backend_check;
 mod budget_overrides;
 pub(crate) mod components;

@@ -252,17 +252,17 @@ pub(super) fn resumed(resumed: &Resumed) -> String {
 }
 
 /// Returns a text, or `-` for an empty one.
-fn word(text: &str) -> String {
+pub(super) fn word(text: &str) -> String {
     if text.is_empty() { "-".into() } else { plain(text) }
 }
 
 /// Returns a value as text, or `-` for none.
-fn optional(value: Option<impl Display>) -> String {
+pub(super) fn optional(value: Option<impl Display>) -> String {
     value.map_or_else(|| word(""), |value| word(&value.to_string()))
 }
 
 /// Returns a time to the second: `2026-11-20T08:00:00Z`.
-fn time(at: Timestamp) -> String {
+pub(super) fn time(at: Timestamp) -> String {
     let text = at.to_string();
     match text.split_once('.') {
         Some((seconds, _)) => format!("{seconds}Z"),

@@ -57,6 +57,8 @@ pub struct Config {
     pub budgets: limits::budgets::Budgets,
     /// Rules for requests, answers and tool calls.
     pub rules: Arc<policy::ruleset::RuleSet>,
+    /// How calls that rules hold are approved.
+    pub approvals: policy::approvals::ApprovalRules,
     /// The history of ended sessions.
     pub history: history::Settings,
     /// Which bodies are captured into the history.
@@ -130,7 +132,7 @@ pub(super) fn compile(
     let routing = compile_routing(written.routing, &rules, shorthand, faults);
     let (caller_limits, admission, budgets) =
         limits::settings::compile_all(written.limits, written.admission, written.budgets, faults);
-    let policy = written.policy.compile(faults);
+    let (policy, approvals) = (written.policy.compile(faults), written.approvals.compile(faults));
     let (history, telemetry) = (written.history.compile(faults), written.telemetry.compile(faults));
     let capture = compile_capture(written.capture, history.as_ref(), faults);
     let (prices, logging) = (written.usage.compile(faults), written.logging.compile(faults));
@@ -138,9 +140,7 @@ pub(super) fn compile(
         if let (Some(listen), false) = (listen, knows_clients(server.as_ref(), auth.as_deref())) {
             guard(written.startup_guard, listen, backends, faults);
         }
-        warnings::of_passthrough(auth.as_deref(), backends, shorthand, faults);
-        warnings::of_realms(&rules, backends, faults);
-        warnings::of_own_paths(routing.as_ref(), backends, faults);
+        warnings::of_backends((auth.as_deref(), routing.as_ref()), &rules, backends, shorthand, faults);
     }
     warnings::of_roles(auth.as_deref(), control.as_ref(), faults);
     check_places(listen, control.as_ref(), &written.data_dir, history.as_ref(), faults);
@@ -159,6 +159,7 @@ pub(super) fn compile(
         admission: admission?,
         budgets: budgets?,
         rules: policy?,
+        approvals: approvals?,
         history: history?,
         capture: capture?,
         unpriced: unpriced(&rules, prices.as_ref()?),

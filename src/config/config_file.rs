@@ -45,6 +45,8 @@ pub(super) struct ConfigFile {
     pub(super) budgets: Vec<limits::BudgetConfig>,
     /// Rules for requests, answers and tool calls.
     pub(super) policy: policy::settings::PolicyConfig,
+    /// How calls that rules hold are approved.
+    pub(super) approvals: policy::approvals::ApprovalsConfig,
     /// The list of models.
     pub(super) models: proxy::settings::ModelsConfig,
     /// Storage of ended sessions.
@@ -90,6 +92,7 @@ impl Default for ConfigFile {
             admission: limits::AdmissionConfig::default(),
             budgets: Vec::new(),
             policy: Default::default(),
+            approvals: Default::default(),
             models: Default::default(),
             history: Default::default(),
             capture: Default::default(),

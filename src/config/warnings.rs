@@ -24,8 +24,21 @@ pub(super) fn of_roles(
     }
 }
 
+/// Warns about backends: what they get of callers, and what never reaches them.
+pub(super) fn of_backends(
+    (auth, routing): (Option<&identity::Auth>, Option<&Table>),
+    rules: &[BackendRule],
+    backends: &[upstream::settings::Settings],
+    shorthand: bool,
+    faults: &mut Faults,
+) {
+    of_passthrough(auth, backends, shorthand, faults);
+    of_realms(rules, backends, faults);
+    of_own_paths(routing, backends, faults);
+}
+
 /// Warns about backends that get the caller's own credential, which it then has to send beside its key of this gateway.
-pub(super) fn of_passthrough(
+fn of_passthrough(
     auth: Option<&identity::Auth>,
     backends: &[upstream::settings::Settings],
     shorthand: bool,
@@ -44,11 +57,7 @@ pub(super) fn of_passthrough(
 }
 
 /// Warns about fallbacks and equals of another realm, which are skipped for requests with a client's credential.
-pub(super) fn of_realms(
-    rules: &[BackendRule],
-    backends: &[upstream::settings::Settings],
-    faults: &mut Faults,
-) {
+fn of_realms(rules: &[BackendRule], backends: &[upstream::settings::Settings], faults: &mut Faults) {
     let says =
         |rule: &BackendRule, text: &String| rule.models.iter().any(|own| own.eq_ignore_ascii_case(text));
     for (at, first) in rules.iter().enumerate() {
@@ -73,11 +82,7 @@ pub(super) fn of_realms(
 
 /// Warns about a backend whose name is the first segment of another service's own paths (or of its own): path routing takes
 /// such a path to it, and removes the segment.
-pub(super) fn of_own_paths(
-    routing: Option<&Table>,
-    backends: &[upstream::settings::Settings],
-    faults: &mut Faults,
-) {
+fn of_own_paths(routing: Option<&Table>, backends: &[upstream::settings::Settings], faults: &mut Faults) {
     if !routing.is_some_and(Table::reads_paths) {
         return;
     }

@@ -32,6 +32,7 @@ use crate::identity::{Auth, ClientKeys, People};
 use crate::limits::amount::CostUnit;
 use crate::limits::budgets::BudgetAccount;
 use crate::limits::overrides::Overrides;
+use crate::policy::approvals::Approvals;
 use crate::session::Manager;
 use crate::settings::fault::Faults;
 use crate::telemetry::metrics::Metrics;
@@ -90,6 +91,8 @@ pub struct Parts {
     pub keys: Arc<ClientKeys>,
     /// What operators add to the limits of budgets.
     pub overrides: Arc<Overrides>,
+    /// What operators answer to calls that are held.
+    pub approvals: Arc<Approvals>,
     /// The people who log in.
     pub people: Arc<People>,
     /// The history; `None` when it is disabled or cannot be used.

@@ -74,6 +74,21 @@ impl State {
         self.with(|connection| connection.execute(sql, params![kind, id, revision, body]).map(drop))
     }
 
+    /// Stores a document, unless this or a newer revision of it is stored. Returns, after it is on disk, whether it was stored: of
+    /// several processes with the same file one is the first.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn put_first(&self, kind: &str, id: &str, revision: u64, body: &str) -> anyhow::Result<bool> {
+        let revision = i64::try_from(revision).unwrap_or(i64::MAX);
+        let sql = "INSERT INTO documents (kind, id, revision, body) VALUES (?1, ?2, ?3, ?4)
+            ON CONFLICT (kind, id) DO UPDATE SET revision = excluded.revision, body = excluded.body
+            WHERE excluded.revision > documents.revision";
+        self.with(|connection| {
+            connection.execute(sql, params![kind, id, revision, body]).map(|rows| rows == 1)
+        })
+    }
+
     /// Removes documents of a kind.
     ///
     /// # Errors
@@ -126,6 +141,12 @@ mod tests {
             state.put("key", id, revision, body).unwrap();
         }
         state.put("other", "a", 9, "x").unwrap();
+        assert!(state.put_first("other", "a", 10, "y").unwrap());
+        assert!(
+            !state.put_first("other", "a", 10, "z").unwrap()
+                && !state.put_first("other", "a", 9, "z").unwrap()
+        );
+        assert_eq!(state.documents("other").unwrap(), ["y"]);
         drop(state);
         let again = State::new(folder.path());
         assert_eq!(again.documents("key").unwrap(), ["two", "three"]);

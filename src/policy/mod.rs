@@ -1,4 +1,5 @@
-//! Rules over the facts of a request and the texts in it, and the expressions that they, limits and budgets are written in.
+//! Rules over the facts of a request and the texts in it, and the expressions that they, limits and budgets are written in;
+//! approvals of the calls that they hold, and loops of agents.
 //!
 //! - [`settings`]: the section `policy` of the configuration, and [`presets`] that come with the program; [`compile`] makes
 //!   a [`ruleset`] of them, whose [`rule`]s give a [`verdict`].
@@ -7,13 +8,20 @@
 //! - [`facts`]: what an expression may ask for, and in which [`phase`] it is known; [`json`]: arguments of tools.
 //! - [`scan`]: finds phrases, regular expressions and secrets in text, also in text that comes in pieces.
 //! - [`secrets`]: what secrets and personal data look like, with the checks that tell them from look-alikes.
+//! - [`approval`], [`approvals`]: the question whether a held call may go on, its answers, and its single use.
+//! - [`arguments`]: the digest of a call's arguments.
+//! - [`loops`]: agents that make the same calls again and again.
 //!
-//! Pure: no I/O, no clock, nothing of a request but what the caller supplies.
+//! Pure: no I/O, nothing of a request but what the caller supplies.
 
+pub mod approval;
+pub mod approvals;
+pub mod arguments;
 mod compile;
 pub mod expr;
 pub mod facts;
 pub mod json;
+pub mod loops;
 mod phase;
 pub mod presets;
 pub mod rule;

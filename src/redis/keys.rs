@@ -116,6 +116,11 @@ impl Keys {
         format!("{}people", self.root)
     }
 
+    /// The hash of approvals of held calls.
+    pub fn approvals(&self) -> String {
+        format!("{}approvals", self.root)
+    }
+
     /// Since when the fleet has agreed on [`Keys::principals`]; in the same slot.
     pub fn agreed(&self) -> String {
         format!("{}agreed:{{{}}}", self.root, self.principals())

@@ -103,6 +103,8 @@ mod governance {
     pub mod actions;
     /// Requests that wait for room, and those that are shed.
     pub mod admission;
+    /// Calls that rules hold: who answers, and what survives.
+    pub mod approvals;
     /// What requests may cost.
     pub mod budgets;
     /// Budgets of several instances: one is killed, Redis is away or wiped.

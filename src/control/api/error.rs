@@ -47,6 +47,8 @@ error_codes! {
     OriginNotAllowed = 403 "origin_not_allowed",
     /// No role of the caller permits this; `detail` names those that do.
     RoleRequired = 403 "role_required",
+    /// The caller cannot decide on its own call.
+    OwnApproval = 403 "own_approval",
     /// Accounts are made by admins (`auth.people.registration`), or the invitation is not valid.
     RegistrationClosed = 403 "registration_closed",
     /// No endpoint has this path.
@@ -59,6 +61,8 @@ error_codes! {
     BudgetNotFound = 404 "budget_not_found",
     /// The budget has no override in force with this id.
     OverrideNotFound = 404 "override_not_found",
+    /// No approval has this id.
+    ApprovalNotFound = 404 "approval_not_found",
     /// No account has this name.
     UserNotFound = 404 "user_not_found",
     /// People do not log in here (`auth.people.login`).
@@ -83,6 +87,8 @@ error_codes! {
     KeyExists = 409 "key_exists",
     /// An account with this name exists.
     UserExists = 409 "user_exists",
+    /// The approval is decided, used or expired, or the caller has approved it already.
+    ApprovalOver = 409 "approval_over",
     /// The configuration declares the key; it is changed there.
     ManagedByFile = 409 "managed_by_file",
     /// The kill order is permanent.

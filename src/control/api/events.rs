@@ -5,6 +5,7 @@ use std::sync::Arc;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
+use super::approvals::ApprovalView;
 use crate::ids::{SessionId, Uid};
 use crate::session::{Event, FindingEvent, KillOrder, Record, SessionView};
 
@@ -22,6 +23,10 @@ pub enum FeedEvent<'a> {
     Resumed(ResumedEvent),
     /// A rule holds.
     Finding(&'a FindingEvent),
+    /// A held call asks for an approval.
+    ApprovalRequested(Box<ApprovalView>),
+    /// An operator has answered.
+    ApprovalDecided(Box<ApprovalView>),
     /// The reader was too slow and missed events.
     Lagged(LaggedEvent),
     /// This instance lost Redis.
@@ -83,6 +88,8 @@ pub(in crate::control) const EVENTS: &[(&str, SchemaOf)] = &[
     ("agent.killed", SchemaGenerator::subschema_for::<KilledEvent>),
     ("agent.resumed", SchemaGenerator::subschema_for::<ResumedEvent>),
     ("policy.finding", SchemaGenerator::subschema_for::<FindingEvent>),
+    ("approval.requested", SchemaGenerator::subschema_for::<ApprovalView>),
+    ("approval.decided", SchemaGenerator::subschema_for::<ApprovalView>),
     ("lagged", SchemaGenerator::subschema_for::<LaggedEvent>),
     ("store.lost", SchemaGenerator::subschema_for::<StoreLostEvent>),
     ("store.back", SchemaGenerator::subschema_for::<StoreBackEvent>),
@@ -103,6 +110,12 @@ impl<'a> From<&'a Event> for FeedEvent<'a> {
                 order: Arc::clone(order),
             }),
             Event::Finding(finding) => Self::Finding(finding),
+            Event::ApprovalRequested(asked) => {
+                Self::ApprovalRequested(Box::new(ApprovalView::from(&**asked).without_arguments()))
+            }
+            Event::ApprovalDecided(decided) => {
+                Self::ApprovalDecided(Box::new(ApprovalView::from(&**decided).without_arguments()))
+            }
             Event::StoreLost { why } => Self::StoreLost(StoreLostEvent { why: why.clone() }),
             Event::StoreBack => Self::StoreBack(StoreBackEvent {}),
         }
@@ -120,6 +133,8 @@ impl FeedEvent<'_> {
             Self::Resumed(resumed) if resumed.order.agent.is_some() => "agent.resumed",
             Self::Resumed(_) => "session.resumed",
             Self::Finding(_) => "policy.finding",
+            Self::ApprovalRequested(_) => "approval.requested",
+            Self::ApprovalDecided(_) => "approval.decided",
             Self::Lagged(_) => "lagged",
             Self::StoreLost(_) => "store.lost",
             Self::StoreBack(_) => "store.back",

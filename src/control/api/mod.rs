@@ -5,6 +5,7 @@
 //! query and their descriptions, which become `docs/openapi.json`. Neighbours: `control/routes` answers with these
 //! types, `cli` reads them, `control/openapi` describes them. Invariant: no logic beyond reading a parameter.
 
+pub mod approvals;
 pub mod audit;
 pub mod budgets;
 pub mod config;

@@ -1,12 +1,14 @@
 //! The endpoints, one file per noun; `table` and
 //! `people_table` list them. `docs/control-api.md` and `docs/openapi.json` describe them.
 
+mod approvals;
 mod audit;
 mod budgets;
 mod config;
 mod endpoint;
 mod events;
 mod export;
+mod governance_table;
 mod health;
 mod history;
 mod keys;

@@ -3,7 +3,6 @@
 use serde_json::{Map, Value};
 
 use super::super::api::audit::{AuditList, AuditQuery, Whoami};
-use super::super::api::budgets::{BudgetList, NewOverride, OverrideList, OverrideView};
 use super::super::api::config::ReloadReply;
 use super::super::api::error::ErrorCode::*;
 use super::super::api::health::{BackendList, ControlHealth, Liveness, ReadinessReport, Startup};
@@ -17,19 +16,19 @@ use super::super::api::people::TicketQuery;
 use super::super::api::sessions::{SessionPage, SessionsQuery};
 use super::super::openapi::Operation;
 use super::endpoint::{Endpoint, on_delete, on_get, on_post};
+use super::governance_table::{APPROVALS, BUDGETS, approval_endpoints, budget_endpoints};
 use super::kill_table::kill_endpoints;
 use super::people_table::{PEOPLE, change_endpoints, login_endpoints, own_endpoints, user_endpoints};
-use super::{
-    audit, budgets, config, events, export, health, history, keys, metrics, schema, sessions, stats,
-};
+use super::{audit, config, events, export, health, history, keys, metrics, schema, sessions, stats};
 use crate::history::read::legs::LegPage;
 use crate::history::read::reader::{RecordDetail, RecordPage};
 use crate::identity::roles::Right;
 use crate::session::{SessionView, Stats};
 
 /// Groups of endpoints.
-pub(in crate::control) const TAGS: [(&str, &str); 8] = [
+pub(in crate::control) const TAGS: [(&str, &str); 9] = [
     (SESSIONS, "Active and ended sessions, kills and the live feed."),
+    (APPROVALS, "Calls that rules hold until operators answer."),
     (HISTORY, "Records of ended sessions, their requests and sums."),
     (ACCESS, "Who may call, and who changed what."),
     (KEYS, "Keys for callers of the proxy."),
@@ -42,7 +41,6 @@ pub(super) const SESSIONS: &str = "sessions";
 const HISTORY: &str = "history";
 const ACCESS: &str = "access";
 const KEYS: &str = "keys";
-const BUDGETS: &str = "budgets";
 const INSTANCE: &str = "instance";
 const PROBES: &str = "probes";
 
@@ -51,6 +49,7 @@ pub(in crate::control) fn endpoints() -> impl Iterator<Item = Endpoint> {
     let groups = [
         session_endpoints(),
         kill_endpoints(),
+        approval_endpoints(),
         history_endpoints(),
         record_endpoints(),
         access_endpoints(),
@@ -238,43 +237,6 @@ fn key_endpoints() -> Vec<Endpoint> {
             operation("revokeKey", "Revokes a key, and cuts its open requests")
                 .ok::<RevokedKey>("The key is refused from now on.")
                 .errors(&[KeyNotFound, ManagedByFile, StateUnavailable, Internal]),
-        ),
-    ]
-}
-
-fn budget_endpoints() -> Vec<Endpoint> {
-    let operation = |id, summary| Operation::new(BUDGETS, id, summary, Right::Budgets);
-    vec![
-        on_get(
-            "/control/budgets",
-            budgets::list,
-            operation("listBudgets", "Returns what was spent of the budgets on this instance")
-                .needs(Right::Usage)
-                .ok::<BudgetList>("The accounts."),
-        ),
-        on_get(
-            "/control/budgets/{name}/override",
-            budgets::overrides,
-            operation("listOverrides", "Lists what is added to the limit of a budget, and until when")
-                .needs(Right::Usage)
-                .ok::<OverrideList>("The overrides in force.")
-                .errors(&[BudgetNotFound]),
-        ),
-        on_post(
-            "/control/budgets/{name}/override",
-            budgets::add,
-            operation("addOverride", "Adds to the limit of a budget until some time")
-                .body::<NewOverride>()
-                .answer::<OverrideView>(201, "The limit is raised.")
-                .errors(&[BadRequest, BudgetNotFound, StateUnavailable, Internal]),
-        ),
-        on_delete(
-            "/control/budgets/{name}/override/{id}",
-            budgets::take_back,
-            operation("removeOverride", "Takes back what was added to the limit of a budget")
-                .names_override()
-                .ok::<OverrideView>("It adds nothing from now on.")
-                .errors(&[OverrideNotFound, StateUnavailable, Internal]),
         ),
     ]
 }

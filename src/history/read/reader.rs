@@ -78,7 +78,7 @@ pub struct RecordDetail {
 pub struct EventLine {
     /// When it happened.
     pub at: Timestamp,
-    /// `session_started`, `session_ended`, `session_killed` or `session_resumed`.
+    /// `session_started`, `session_ended`, `session_killed`, `session_resumed`, `approval_requested` or `approval_decided`.
     pub r#type: String,
     /// The id of the session.
     pub session_id: String,

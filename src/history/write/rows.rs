@@ -11,6 +11,7 @@ use crate::history::proof::hash_chain::{self, Tip};
 use crate::history::proof::signature::Signer;
 use crate::history::read::record_schema::StoredRequest;
 use crate::ids::{AgentId, SessionId, Uid};
+use crate::policy::approval::Approval;
 use crate::protocol::facts::usage::{Cost, Usage};
 use crate::session::{Event, KillOrder, Record, RequestLine, ServedLeg};
 use crate::telemetry::metrics::Item;
@@ -30,6 +31,10 @@ pub(in crate::history) enum Entry {
     LiftedElsewhere { at: Timestamp, order: Arc<KillOrder> },
     /// A kill order, given on another instance, replaced a known one.
     ReplacedElsewhere(Arc<KillOrder>),
+    /// A held call asked for an approval.
+    ApprovalRequested(Arc<Approval>),
+    /// An operator answered.
+    ApprovalDecided(Arc<Approval>),
     /// The bodies of a request were captured.
     Captured(Box<CaptureRow>),
 }
@@ -46,6 +51,8 @@ impl Entry {
             Event::Resumed { order, by } => {
                 Self::Resumed { at: Timestamp::now(), order: Arc::clone(order), by: by.clone() }
             }
+            Event::ApprovalRequested(approval) => Self::ApprovalRequested(Arc::clone(approval)),
+            Event::ApprovalDecided(approval) => Self::ApprovalDecided(Arc::clone(approval)),
             Event::Finding(_) | Event::StoreLost { .. } | Event::StoreBack => return None,
         })
     }
@@ -62,6 +69,8 @@ impl Entry {
             Self::Killed(_)
             | Self::Resumed { .. }
             | Self::LiftedElsewhere { .. }
+            | Self::ApprovalRequested(_)
+            | Self::ApprovalDecided(_)
             | Self::ReplacedElsewhere(_) => false,
         }
     }
@@ -75,6 +84,8 @@ impl Entry {
             | Self::Killed(_)
             | Self::Resumed { .. }
             | Self::LiftedElsewhere { .. }
+            | Self::ApprovalRequested(_)
+            | Self::ApprovalDecided(_)
             | Self::ReplacedElsewhere(_) => 1 << 10,
         }
     }
@@ -110,6 +121,19 @@ impl Entry {
                 let body = json!({"by": by, "agent": order.agent});
                 event(rows, *at, kind, &order.session_id, order.uid, &body)?;
                 lift_kill(rows, order, *at, Some(by))
+            }
+            Self::ApprovalRequested(asked) => {
+                let Some((session, uid)) = asked.call.session_id().zip(asked.uid) else { return Ok(()) };
+                let body = json!({"approval_id": asked.id, "rule": asked.call.rule, "tool": asked.call.tool,
+                    "args_sha256": asked.call.args_sha256, "agent": asked.call.agent});
+                event(rows, asked.asked, "approval_requested", session, uid, &body)
+            }
+            Self::ApprovalDecided(decided) => {
+                let Some(last) = decided.decisions.last() else { return Ok(()) };
+                let Some((session, uid)) = decided.call.session_id().zip(decided.uid) else { return Ok(()) };
+                let body = json!({"approval_id": decided.id, "decision": last.decision, "by": last.by,
+                    "reason": last.reason});
+                event(rows, last.at, "approval_decided", session, uid, &body)
             }
             Self::LiftedElsewhere { at, order } => lift_kill(rows, order, *at, None),
             Self::ReplacedElsewhere(order) if has_kill(rows, order)? => Ok(()),

@@ -1,5 +1,5 @@
 //! Client keys between processes: what operators make, rotate and revoke on one instance holds on all. Overrides of budgets
-//! are documents of the same kind, and take the same way.
+//! and approvals are documents of the same kind, and take the same way.
 //!
 //! The keys themselves belong to `identity`; here they are documents with revisions, of which the higher one counts. A document
 //! that is *missing* elsewhere was therefore lost, and whoever knows it writes it again (docs/adr/0014).
@@ -43,6 +43,16 @@ impl Manager {
     pub async fn share_client_key(&self, document: SharedDocument) -> bool {
         self.tell_peers(PeerNews::Documents(vec![document.text.clone()]));
         self.replication.share_client_key(self, document).await
+    }
+
+    /// Sends a document of which only one process may be the writer to the other processes. Returns whether it was this one; `None`
+    /// if Redis does not say. Without Redis the caller finds out on disk.
+    pub async fn claim_document(&self, document: &SharedDocument) -> Option<bool> {
+        let claimed = self.replication.claim_document(self, document).await;
+        if claimed == Some(true) {
+            self.tell_peers(PeerNews::Documents(vec![document.text.clone()]));
+        }
+        claimed
     }
 
     /// Tells the other process of an upgrade what the configuration says of keys.

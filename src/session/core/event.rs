@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::packed_requests::PackedRequest;
 use crate::ids::Uid;
+use crate::policy::approval::Approval;
 use crate::protocol::facts::usage::Usage;
 use crate::session::views::finding::FindingEvent;
 use crate::session::views::kill_order::KillOrder;
@@ -70,6 +71,10 @@ pub enum Event {
     },
     /// A rule holds.
     Finding(Arc<FindingEvent>),
+    /// A held call asks for an approval.
+    ApprovalRequested(Arc<Approval>),
+    /// An operator has answered; the last decision is the new one.
+    ApprovalDecided(Arc<Approval>),
     /// The shared store does not answer: this instance continues alone.
     StoreLost {
         /// The error.
@@ -90,6 +95,8 @@ impl Event {
             Self::Resumed { order, .. } if order.agent.is_some() => "agent_resumed",
             Self::Resumed { .. } => "session_resumed",
             Self::Finding(_) => "policy_finding",
+            Self::ApprovalRequested(_) => "approval_requested",
+            Self::ApprovalDecided(_) => "approval_decided",
             Self::StoreLost { .. } => "store_lost",
             Self::StoreBack => "store_back",
         }

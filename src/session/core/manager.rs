@@ -170,7 +170,8 @@ impl Manager {
         self.publish(Event::Finding(Arc::new(finding)));
     }
 
-    pub(in crate::session) fn publish(&self, event: Event) {
+    /// Tells the listener and the feeds, also those of other instances, of an event.
+    pub fn publish(&self, event: Event) {
         self.listener.on_event(&event);
         if self.feed.receiver_count() > 0 || self.replication.is_shared() {
             let event = Arc::new(event);

@@ -64,6 +64,9 @@ pub(in crate::session) trait Replication: Send + Sync {
     /// Sends the document of a client key that was changed here. Returns false if Redis does not have it yet.
     async fn share_client_key(&self, core: &Manager, document: SharedDocument) -> bool;
 
+    /// Writes a document that only one instance may write first. Returns whether it was this one; `None` if Redis does not say.
+    async fn claim_document(&self, core: &Manager, document: &SharedDocument) -> Option<bool>;
+
     /// Publishes an event to the other instances.
     fn on_event(&self, event: &Arc<Event>);
 
@@ -145,6 +148,10 @@ impl Replication for Local {
 
     async fn share_client_key(&self, _: &Manager, _: SharedDocument) -> bool {
         true
+    }
+
+    async fn claim_document(&self, _: &Manager, _: &SharedDocument) -> Option<bool> {
+        Some(true)
     }
 
     fn on_event(&self, _: &Arc<Event>) {}

@@ -1,4 +1,4 @@
-//! Client keys and people of all instances: a change is published at once, and each sync looks whether Redis has changes that this
+//! Client keys, people and approvals of all instances: a change is published at once, and each sync looks whether Redis has changes that this
 //! instance missed. What Redis has lost is written again, so that a wiped Redis loses no key and revives none.
 
 use std::collections::HashMap;
@@ -31,6 +31,33 @@ impl Replicator {
             Err(fault) => {
                 self.store_lost(core, &fault);
                 false
+            }
+        }
+    }
+
+    /// Writes a document if this instance is the first to do so, and publishes it then. Returns `None` if Redis does not say.
+    pub(super) async fn claim_document_in_store(
+        &self,
+        core: &Manager,
+        document: &SharedDocument,
+    ) -> Option<bool> {
+        if !self.is_up() {
+            return None;
+        }
+        let set = DocumentSet::of(&document.id);
+        self.client_keys_seen.lock()[set as usize] = None;
+        match self.store.put_first(set, document).await {
+            Ok(is_first) => {
+                if is_first {
+                    // The others read it with the next sync otherwise.
+                    let announcement = format!("{PREFIX}{}", document.text);
+                    let _ = self.store.publish_announcements(&[announcement]).await;
+                }
+                Some(is_first)
+            }
+            Err(fault) => {
+                self.store_lost(core, &fault);
+                None
             }
         }
     }

@@ -53,6 +53,10 @@ impl Replication for Replicator {
         self.send_client_key(core, document).await
     }
 
+    async fn claim_document(&self, core: &Manager, document: &SharedDocument) -> Option<bool> {
+        self.claim_document_in_store(core, document).await
+    }
+
     fn on_event(&self, event: &Arc<Event>) {
         let is_local = matches!(**event, Event::StoreLost { .. } | Event::StoreBack);
         if !is_local {

@@ -56,7 +56,7 @@ pub struct Replicator {
     pub(super) feed: EventQueue,
     pub(super) announcements: Announcements,
     /// The stamps of the documents in Redis that this instance has, by `DocumentSet`; `None` if they must be compared.
-    pub(super) client_keys_seen: Mutex<[Option<String>; 2]>,
+    pub(super) client_keys_seen: Mutex<[Option<String>; 3]>,
     /// The last write of each share.
     pub(super) flushed: tokio::sync::Mutex<HashMap<u32, Flushed>>,
     /// Shares that are being closed.

@@ -46,7 +46,7 @@ async fn the_commands_of_the_documentation_do_what_it_says() {
         .into_iter()
         .filter(|command| command.starts_with("curl") && !command.contains("/control/events"))
         .collect();
-    assert_eq!(commands.len(), 26, "each is looked at below: {commands:#?}");
+    assert_eq!(commands.len(), 29, "each is looked at below: {commands:#?}");
     let run = async |end: &str| {
         let fits = |command: &&String| command.trim_end_matches('\'').ends_with(end);
         let command = commands.iter().find(fits).unwrap_or_else(|| panic!("{end} is not documented"));
@@ -107,6 +107,12 @@ async fn the_commands_of_the_documentation_do_what_it_says() {
     let id = made["id"].as_str().expect("an id");
     let gone = crate::support::json(shell(&format!("{path}/{id}"), control).await.as_bytes());
     assert_eq!(gone, made);
+    // `governance::approvals` has held calls.
+    assert_eq!(read("/control/approvals").await, json!({"approvals": []}));
+    for command in commands.iter().filter(|command| command.contains("/approvals/appr_")) {
+        let answer = crate::support::json(shell(command, control).await.as_bytes());
+        assert_eq!(answer["code"], "approval_not_found", "{command}");
+    }
     let stats = read("/control/stats").await;
     assert_eq!((&stats["active"], &stats["by_state"]["killed"]), (&json!(0), &json!(2)), "{stats}");
     assert_eq!((&stats["kills"], &stats["kills_in_force"]), (&json!(2), &json!(1)), "{stats}");

@@ -1,5 +1,4 @@
-//! Client keys and people in Redis: for each a hash with a document for each key, account or log-in, and the stamp of the last
-//! change.
+//! Client keys, people and approvals in Redis: for each a hash with a document for each, and the stamp of the last change.
 
 use super::pairs;
 use crate::ids::{SharedDocument, Uid};
@@ -16,15 +15,18 @@ pub(in crate::session) enum DocumentSet {
     Keys,
     /// Accounts and log-ins of people. They change more often, and are apart so that keys need not be read then.
     People,
+    /// Approvals of held calls, which come and go.
+    Approvals,
 }
 
 impl DocumentSet {
-    pub(in crate::session) const ALL: [Self; 2] = [Self::Keys, Self::People];
+    pub(in crate::session) const ALL: [Self; 3] = [Self::Keys, Self::People, Self::Approvals];
 
     /// Returns where a document with this id belongs: no id of a key contains a colon.
     pub(in crate::session) fn of(id: &str) -> Self {
         match id.split_once(':') {
             None | Some(("override", _)) => Self::Keys,
+            Some(("approval", _)) => Self::Approvals,
             Some(_) => Self::People,
         }
     }
@@ -44,6 +46,7 @@ impl RedisStore {
         match set {
             DocumentSet::Keys => self.keys.client_keys(),
             DocumentSet::People => self.keys.people(),
+            DocumentSet::Approvals => self.keys.approvals(),
         }
     }
 
@@ -90,6 +93,19 @@ impl RedisStore {
         }
         let keys = vec![self.documents(set)];
         self.link.run(&self.scripts.put_client_keys, keys, arguments).await
+    }
+
+    /// Writes a document, unless this or a newer revision of it is stored. Returns whether it was written: of several instances
+    /// one is the first.
+    pub(in crate::session) async fn put_first(
+        &self,
+        set: DocumentSet,
+        SharedDocument { id, revision, text }: &SharedDocument,
+    ) -> Result<bool, LinkError> {
+        let arguments = vec![Uid::fresh().to_string(), id.clone(), revision.to_string(), text.clone()];
+        let written: u8 =
+            self.link.run(&self.scripts.put_first, vec![self.documents(set)], arguments).await?;
+        Ok(written == 1)
     }
 
     /// Removes documents that no instance needs any more.

@@ -1,0 +1,121 @@
+//! `elida approvals`, `elida approve` and `elida deny`: calls that rules hold until an operator answers.
+
+use clap::{Args, ValueEnum};
+
+use super::client::Client;
+use super::commands::{PlainArgs, show};
+use super::report::{optional, time, word};
+use super::table::{plain as plain_text, table};
+use crate::control::api::approvals::{ApprovalList, ApprovalView, ApprovalsQuery, DecisionBody, StateFilter};
+use crate::policy::approval::{Answer, ApprovalState};
+
+/// The longest part of the arguments in a table, in characters.
+const SHOWN: usize = 60;
+
+/// Arguments of `elida approvals`.
+#[derive(Args, Debug)]
+pub(super) struct ApprovalsArgs {
+    /// Those in this state
+    #[arg(long, value_name = "STATE", default_value = "pending")]
+    state: StateArg,
+    #[command(flatten)]
+    plain: PlainArgs,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum StateArg {
+    Pending,
+    Approved,
+    Denied,
+    Used,
+    Expired,
+    All,
+}
+
+/// Arguments of `elida approve` and `elida deny`.
+#[derive(Args, Debug)]
+pub(super) struct DecisionArgs {
+    /// Id of the approval, as `elida approvals` prints it
+    id: String,
+    /// Why; the client sees it when the call is denied
+    #[arg(long)]
+    reason: Option<String>,
+    #[command(flatten)]
+    plain: PlainArgs,
+}
+
+/// Lists approvals.
+///
+/// # Errors
+/// The gateway refuses or cannot be reached.
+pub(super) fn approvals(ApprovalsArgs { state, plain }: &ApprovalsArgs) -> anyhow::Result<()> {
+    let state = Some(match state {
+        StateArg::Pending => StateFilter::Pending,
+        StateArg::Approved => StateFilter::Approved,
+        StateArg::Denied => StateFilter::Denied,
+        StateArg::Used => StateFilter::Used,
+        StateArg::Expired => StateFilter::Expired,
+        StateArg::All => StateFilter::All,
+    });
+    let answer = Client::new(&plain.control)?.get(&["control", "approvals"], &ApprovalsQuery { state })?;
+    show(plain, answer, list)
+}
+
+/// Approves or denies a held call.
+///
+/// # Errors
+/// The gateway refuses or cannot be reached.
+pub(super) fn decide(decision: Answer, arguments: DecisionArgs) -> anyhow::Result<()> {
+    let DecisionArgs { id, reason, plain } = arguments;
+    let body = DecisionBody { decision: Some(decision), reason };
+    let answer = Client::new(&plain.control)?.post(&["control", "approvals", &id], &(), &body)?;
+    show(&plain, answer, outcome)
+}
+
+/// Formats approvals (`GET /control/approvals`).
+fn list(list: &ApprovalList) -> String {
+    if list.approvals.is_empty() {
+        return "no such call is held\n".into();
+    }
+    let heading = ["ID", "STATE", "SESSION", "PRINCIPAL", "RULE", "TOOL", "ARGUMENTS", "ASKED", "EXPIRES"];
+    let mut rows = vec![heading.map(String::from).to_vec()];
+    for one in &list.approvals {
+        let arguments = one.arguments.as_deref().map(|text| match text.char_indices().nth(SHOWN) {
+            Some((end, _)) => format!("{}…", &text[..end]),
+            None => text.to_owned(),
+        });
+        rows.push(vec![
+            word(&one.id),
+            one.state.name().to_owned(),
+            optional(one.session_id.as_ref()),
+            word(one.principal.as_str()),
+            word(&one.rule),
+            optional(one.tool.as_ref()),
+            optional(arguments),
+            time(one.asked),
+            time(one.expires),
+        ]);
+    }
+    table(&rows, &[])
+}
+
+/// Says what has become of a held call.
+fn outcome(view: &ApprovalView) -> String {
+    let what = match &view.session_id {
+        Some(session) => format!("{} of session {}", call(view), plain_text(session.as_str())),
+        None => format!("{} of {}", call(view), plain_text(view.principal.as_str())),
+    };
+    match view.state {
+        ApprovalState::Pending => {
+            let approved = view.decisions.len();
+            format!("{what}: {approved} of {} operators have approved\n", view.need)
+        }
+        state => format!("{what}: {}\n", state.name()),
+    }
+}
+
+fn call(view: &ApprovalView) -> String {
+    view.tool
+        .as_deref()
+        .map_or_else(|| format!("the {} ", plain_text(&view.phase)).trim_end().to_owned(), plain_text)
+}
