@@ -23,6 +23,7 @@ use crate::limits::fleet::FleetBudgets;
 use crate::limits::fleet_rates::FleetRates;
 use crate::limits::ledger::Ledger;
 use crate::limits::overrides::{Additions, Overrides};
+use crate::policy::suppressions::Suppressions;
 use crate::protocol::dialects::output_limit;
 use crate::protocol::request::RequestPaths;
 use crate::proxy::awaited::AwaitedAnswers;
@@ -70,6 +71,8 @@ pub(super) struct Components {
     pub(super) keys: Arc<ClientKeys>,
     /// What operators add to the limits of budgets.
     pub(super) overrides: Arc<Overrides>,
+    /// Findings that count for nothing.
+    pub(super) suppressions: Arc<Suppressions>,
     /// People who log in.
     pub(super) people: Arc<People>,
     /// What was spent of budgets.
@@ -96,6 +99,7 @@ impl Components {
         let state = Arc::new(State::new(&config.data_dir));
         let (keys, people) = super::made_keys::open(config, &state);
         let overrides = super::budget_overrides::open(&state);
+        let suppressions = super::suppressions::open(&state);
         let made = made(&keys, &people);
         let settings = runtime_settings(config, &metrics, None, &made, overrides.additions())?;
         let live: SharedSettings = Arc::new(ArcSwap::from_pointee(settings));
@@ -108,7 +112,7 @@ impl Components {
         let shared = Sharing::of(config, names.shared, Arc::clone(&state), &clock)?;
         let Sharing { replicator, ledger, spending, fleet_budgets, fleet_rates } = shared;
         let sessions = sessions(config, replicator.as_ref(), &clock, listener);
-        SharedKeys::follow(&sessions, (&keys, &people, &overrides), &live);
+        SharedKeys::follow(&sessions, (&keys, &people, &overrides, &suppressions), &live);
         sessions.set_principals_key(names.key.id());
         sessions.set_backend_urls(addresses(config));
         let kills = KillRecovery::restore(history.as_ref(), &sessions);
@@ -132,6 +136,7 @@ impl Components {
                 state,
                 keys,
                 overrides,
+                suppressions,
                 people,
                 ledger,
                 spending,
@@ -166,6 +171,7 @@ impl Components {
             exporter: self.exporter.clone(),
             history: self.history.clone(),
             endpoints,
+            suppressions: Arc::clone(&self.suppressions),
             ledger: Arc::clone(&self.ledger),
             fleet_budgets: self.fleet_budgets.clone(),
             fleet_rates: self.fleet_rates.clone(),

@@ -10,13 +10,14 @@ use pingora_core::services::background::BackgroundService;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
-use super::budget_overrides;
 use super::people::PeopleInState;
+use super::{budget_overrides, suppressions};
 use crate::config::Config;
 use crate::history::state::State;
 use crate::identity::{AuthConfig, ClientKeys, KeyStorage, Made, People};
 use crate::ids::SharedDocument;
 use crate::limits::overrides::Overrides;
+use crate::policy::suppressions::Suppressions;
 use crate::proxy::runtime_settings::SharedSettings;
 use crate::session::{ClientKeyStore, Manager};
 use crate::settings::fault::Faults;
@@ -94,6 +95,7 @@ pub(super) struct SharedKeys {
     keys: Arc<ClientKeys>,
     people: Arc<People>,
     overrides: Arc<Overrides>,
+    suppressions: Arc<Suppressions>,
     live: SharedSettings,
     /// Weak, because the sessions hold this.
     sessions: Weak<Manager>,
@@ -103,13 +105,19 @@ impl SharedKeys {
     /// Makes the sessions apply to these keys and people what other processes say.
     pub(super) fn follow(
         sessions: &Arc<Manager>,
-        (keys, people, overrides): (&Arc<ClientKeys>, &Arc<People>, &Arc<Overrides>),
+        (keys, people, overrides, suppressions): (
+            &Arc<ClientKeys>,
+            &Arc<People>,
+            &Arc<Overrides>,
+            &Arc<Suppressions>,
+        ),
         live: &SharedSettings,
     ) {
         sessions.set_client_keys(Arc::new(Self {
             keys: Arc::clone(keys),
             people: Arc::clone(people),
             overrides: Arc::clone(overrides),
+            suppressions: Arc::clone(suppressions),
             live: Arc::clone(live),
             sessions: Arc::downgrade(sessions),
         }));
@@ -125,14 +133,21 @@ impl ClientKeyStore for SharedKeys {
         let mut held = self.keys.documents();
         held.extend(self.people.documents());
         held.extend(self.overrides.documents());
+        held.extend(self.suppressions.documents());
         held
     }
 
     fn is_over(&self, document: &str) -> bool {
-        ClientKeys::is_over(document) || People::is_over(document) || Overrides::is_over(document)
+        ClientKeys::is_over(document)
+            || People::is_over(document)
+            || Overrides::is_over(document)
+            || Suppressions::is_over(document)
     }
 
     fn learn(&self, documents: Vec<String>) {
+        let (suppressed, documents): (Vec<_>, Vec<_>) =
+            documents.into_iter().partition(|document| Suppressions::is_one(document));
+        suppressions::learn(&self.suppressions, &suppressed);
         let (overrides, documents): (Vec<_>, Vec<_>) =
             documents.into_iter().partition(|document| Overrides::is_one(document));
         budget_overrides::learn(&self.overrides, &overrides);

@@ -196,6 +196,7 @@ fn control_service(
         runtime,
         keys: Arc::clone(&shared.keys),
         overrides: Arc::clone(&shared.overrides),
+        suppressions: Arc::clone(&shared.suppressions),
         people: Arc::clone(&shared.people),
         history: shared.history.clone(),
         audit: Arc::new(AuditLog::new(

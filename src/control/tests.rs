@@ -24,6 +24,8 @@ use crate::ids::{PrincipalId, RequestId, Scope, SessionId, SessionKey, SharedDoc
 use crate::limits::amount::CostUnit;
 use crate::limits::budgets::BudgetAccount;
 use crate::limits::overrides::{OverrideStorage, Overrides};
+use crate::policy::ruleset::RuleSet;
+use crate::policy::suppressions::Suppressions;
 use crate::session::store::MemoryStore;
 use crate::session::{
     self, Cut, CutReason, Event, Identity, Leg, LegKind, LegStart, Manager, SessionRequest,
@@ -58,6 +60,10 @@ impl Runtime for Program {
 
     fn budgets(&self) -> Vec<BudgetAccount> {
         Vec::new()
+    }
+
+    fn rules(&self) -> Arc<RuleSet> {
+        Arc::default()
     }
 
     fn budget_unit(&self, _: &str) -> Option<CostUnit> {
@@ -181,6 +187,7 @@ impl TestServer {
             runtime: Arc::new(Program { faults: None }),
             keys: no_keys(),
             overrides: no_overrides(),
+            suppressions: Arc::new(Suppressions::none()),
             people: Arc::default(),
             history: None,
             audit: no_audit(),
@@ -527,6 +534,7 @@ fn control_config_reload_tells_every_fault() {
         runtime: Arc::new(Program { faults: Some(faults) }),
         keys: no_keys(),
         overrides: no_overrides(),
+        suppressions: Arc::new(Suppressions::none()),
         people: Arc::default(),
         history: None,
         audit: no_audit(),

@@ -59,6 +59,8 @@ error_codes! {
     BudgetNotFound = 404 "budget_not_found",
     /// The budget has no override in force with this id.
     OverrideNotFound = 404 "override_not_found",
+    /// No suppression in force has this id.
+    SuppressionNotFound = 404 "suppression_not_found",
     /// No account has this name.
     UserNotFound = 404 "user_not_found",
     /// People do not log in here (`auth.people.login`).

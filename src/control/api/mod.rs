@@ -16,4 +16,5 @@ pub mod keys;
 pub mod kills;
 pub mod params;
 pub mod people;
+pub mod policy;
 pub mod sessions;

@@ -19,6 +19,7 @@ use super::super::api::sessions::{SessionPage, SessionsQuery};
 use super::super::openapi::Operation;
 use super::endpoint::{Endpoint, on_delete, on_get, on_post};
 use super::people_table::{PEOPLE, change_endpoints, login_endpoints, own_endpoints, user_endpoints};
+use super::policy_table::{POLICY, policy_endpoints};
 use super::{
     audit, budgets, config, events, export, health, history, keys, kills, metrics, schema, sessions, stats,
 };
@@ -28,12 +29,13 @@ use crate::identity::roles::Right;
 use crate::session::{Resumed, SessionView, Stats};
 
 /// Groups of endpoints.
-pub(in crate::control) const TAGS: [(&str, &str); 8] = [
+pub(in crate::control) const TAGS: [(&str, &str); 9] = [
     (SESSIONS, "Active and ended sessions, kills and the live feed."),
     (HISTORY, "Records of ended sessions, their requests and sums."),
     (ACCESS, "Who may call, and who changed what."),
     (KEYS, "Keys for callers of the proxy."),
     (BUDGETS, "What was spent of budgets, and what is added to their limits."),
+    (POLICY, "Rules for requests, answers and tool calls: what they found, and what is suppressed."),
     (PEOPLE, "People who log in, and their accounts."),
     (INSTANCE, "Configuration, backends, totals and metrics of this instance."),
     (PROBES, "Probes for orchestrators; they need no token."),
@@ -56,6 +58,7 @@ pub(in crate::control) fn endpoints() -> impl Iterator<Item = Endpoint> {
         access_endpoints(),
         key_endpoints(),
         budget_endpoints(),
+        policy_endpoints(),
         login_endpoints(),
         own_endpoints(),
         user_endpoints(),
