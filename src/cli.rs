@@ -17,6 +17,7 @@ mod health;
 mod key;
 mod kill;
 mod output;
+mod policy;
 mod report;
 mod table;
 #[cfg(test)]
@@ -109,6 +110,9 @@ enum Command {
     /// What was spent of the budgets, and what is added to their limits
     #[command(subcommand)]
     Budget(budget::BudgetCommand),
+    /// Rules for requests, answers and tool calls: show them, or test them
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     /// Records of ended sessions: export them, or verify an exported file
     #[command(subcommand)]
     Cdr(cdr::CdrCommand),
@@ -215,6 +219,10 @@ pub fn main() -> ExitCode {
         Command::Deny(arguments) => approval::decide(Answer::Deny, arguments).map_err(failed),
         Command::Budget(command) => budget::budget(command).map_err(failed),
         Command::Kills(arguments) => commands::kills(&arguments).map_err(failed),
+        Command::Policy(command) => match policy::policy(command) {
+            Ok(code) => return code,
+            Err(error) => Err(explain(error)),
+        },
         Command::Cdr(command) => cdr::cdr(command).map_err(failed),
         Command::Key(command) => key::key(command).map_err(failed),
         Command::Admin(command) => admin::admin(command),

@@ -24,6 +24,7 @@ use crate::limits::fleet_rates::FleetRates;
 use crate::limits::ledger::Ledger;
 use crate::limits::overrides::{Additions, Overrides};
 use crate::policy::approvals::Approvals;
+use crate::policy::suppressions::Suppressions;
 use crate::protocol::dialects::output_limit;
 use crate::protocol::request::RequestPaths;
 use crate::proxy::awaited::AwaitedAnswers;
@@ -73,6 +74,8 @@ pub(super) struct Components {
     pub(super) overrides: Arc<Overrides>,
     /// What operators answer to calls that are held.
     pub(super) approvals: Arc<Approvals>,
+    /// Findings that count for nothing.
+    pub(super) suppressions: Arc<Suppressions>,
     /// People who log in.
     pub(super) people: Arc<People>,
     /// What was spent of budgets.
@@ -100,6 +103,7 @@ impl Components {
         let (keys, people) = super::made_keys::open(config, &state);
         let overrides = super::budget_overrides::open(&state);
         let approvals = super::approvals::open(&state);
+        let suppressions = super::suppressions::open(&state);
         let made = made(&keys, &people);
         let settings = runtime_settings(config, &metrics, None, &made, overrides.additions())?;
         let live: SharedSettings = Arc::new(ArcSwap::from_pointee(settings));
@@ -112,7 +116,7 @@ impl Components {
         let shared = Sharing::of(config, names.shared, Arc::clone(&state), &clock)?;
         let Sharing { replicator, ledger, spending, fleet_budgets, fleet_rates } = shared;
         let sessions = sessions(config, replicator.as_ref(), &clock, listener);
-        SharedKeys::follow(&sessions, (&keys, &people), (&overrides, &approvals), &live);
+        SharedKeys::follow(&sessions, (&keys, &people), (&overrides, &approvals, &suppressions), &live);
         sessions.set_principals_key(names.key.id());
         sessions.set_backend_urls(addresses(config));
         let kills = KillRecovery::restore(history.as_ref(), &sessions);
@@ -137,6 +141,7 @@ impl Components {
                 keys,
                 overrides,
                 approvals,
+                suppressions,
                 people,
                 ledger,
                 spending,
@@ -171,6 +176,7 @@ impl Components {
             exporter: self.exporter.clone(),
             history: self.history.clone(),
             endpoints,
+            suppressions: Arc::clone(&self.suppressions),
             ledger: Arc::clone(&self.ledger),
             fleet_budgets: self.fleet_budgets.clone(),
             fleet_rates: self.fleet_rates.clone(),

@@ -11,13 +11,14 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
 use super::people::PeopleInState;
-use super::{approvals, budget_overrides};
+use super::{approvals, budget_overrides, suppressions};
 use crate::config::Config;
 use crate::history::state::State;
 use crate::identity::{AuthConfig, ClientKeys, KeyStorage, Made, People};
 use crate::ids::SharedDocument;
 use crate::limits::overrides::Overrides;
 use crate::policy::approvals::Approvals;
+use crate::policy::suppressions::Suppressions;
 use crate::proxy::runtime_settings::SharedSettings;
 use crate::session::{ClientKeyStore, Manager};
 use crate::settings::fault::Faults;
@@ -97,6 +98,7 @@ pub(super) struct SharedKeys {
     people: Arc<People>,
     overrides: Arc<Overrides>,
     approvals: Arc<Approvals>,
+    suppressions: Arc<Suppressions>,
     live: SharedSettings,
     /// Weak, because the sessions hold this.
     sessions: Weak<Manager>,
@@ -107,7 +109,7 @@ impl SharedKeys {
     pub(super) fn follow(
         sessions: &Arc<Manager>,
         (keys, people): (&Arc<ClientKeys>, &Arc<People>),
-        (overrides, approvals): (&Arc<Overrides>, &Arc<Approvals>),
+        (overrides, approvals, suppressions): (&Arc<Overrides>, &Arc<Approvals>, &Arc<Suppressions>),
         live: &SharedSettings,
     ) {
         sessions.set_client_keys(Arc::new(Self {
@@ -115,6 +117,7 @@ impl SharedKeys {
             people: Arc::clone(people),
             overrides: Arc::clone(overrides),
             approvals: Arc::clone(approvals),
+            suppressions: Arc::clone(suppressions),
             live: Arc::clone(live),
             sessions: Arc::downgrade(sessions),
         }));
@@ -131,6 +134,7 @@ impl ClientKeyStore for SharedKeys {
         held.extend(self.people.documents());
         held.extend(self.overrides.documents());
         held.extend(self.approvals.documents());
+        held.extend(self.suppressions.documents());
         held
     }
 
@@ -139,12 +143,16 @@ impl ClientKeyStore for SharedKeys {
             || People::is_over(document)
             || Overrides::is_over(document)
             || Approvals::is_over(document)
+            || Suppressions::is_over(document)
     }
 
     fn learn(&self, documents: Vec<String>) {
         let (held, documents): (Vec<_>, Vec<_>) =
             documents.into_iter().partition(|document| Approvals::is_one(document));
         approvals::learn(&self.approvals, &held);
+        let (suppressed, documents): (Vec<_>, Vec<_>) =
+            documents.into_iter().partition(|document| Suppressions::is_one(document));
+        suppressions::learn(&self.suppressions, &suppressed);
         let (overrides, documents): (Vec<_>, Vec<_>) =
             documents.into_iter().partition(|document| Overrides::is_one(document));
         budget_overrides::learn(&self.overrides, &overrides);

@@ -33,6 +33,7 @@ mod sd_notify;
 mod services;
 mod signals;
 mod spending;
+mod suppressions;
 mod upgrade;
 
 pub use admin::make_admin;

@@ -19,6 +19,7 @@ use crate::control::service::{ReloadReport, Runtime};
 use crate::identity::Auth;
 use crate::limits::amount::CostUnit;
 use crate::limits::budgets::BudgetAccount;
+use crate::policy::ruleset::RuleSet;
 use crate::settings::fault::Faults;
 use crate::upstream::backend::Backend;
 
@@ -142,6 +143,10 @@ impl Runtime for Reload {
 
     fn budget_unit(&self, budget: &str) -> Option<CostUnit> {
         self.shared.live.load().budgets.unit_of(budget)
+    }
+
+    fn rules(&self) -> Arc<RuleSet> {
+        Arc::clone(&self.shared.live.load().rules)
     }
 
     fn backends(&self) -> BTreeMap<String, BackendStatus> {

@@ -197,6 +197,7 @@ fn control_service(
         keys: Arc::clone(&shared.keys),
         overrides: Arc::clone(&shared.overrides),
         approvals: Arc::clone(&shared.approvals),
+        suppressions: Arc::clone(&shared.suppressions),
         people: Arc::clone(&shared.people),
         history: shared.history.clone(),
         audit: Arc::new(AuditLog::new(

@@ -33,6 +33,8 @@ use crate::limits::amount::CostUnit;
 use crate::limits::budgets::BudgetAccount;
 use crate::limits::overrides::Overrides;
 use crate::policy::approvals::Approvals;
+use crate::policy::ruleset::RuleSet;
+use crate::policy::suppressions::Suppressions;
 use crate::session::Manager;
 use crate::settings::fault::Faults;
 use crate::telemetry::metrics::Metrics;
@@ -71,6 +73,9 @@ pub trait Runtime: Send + Sync {
     /// Returns what a budget counts; `None` if no budget has this name.
     fn budget_unit(&self, budget: &str) -> Option<CostUnit>;
 
+    /// Returns the rules in force.
+    fn rules(&self) -> Arc<RuleSet>;
+
     /// Returns the backends by name.
     fn backends(&self) -> BTreeMap<String, BackendStatus>;
 }
@@ -93,6 +98,8 @@ pub struct Parts {
     pub overrides: Arc<Overrides>,
     /// What operators answer to calls that are held.
     pub approvals: Arc<Approvals>,
+    /// Findings that count for nothing.
+    pub suppressions: Arc<Suppressions>,
     /// The people who log in.
     pub people: Arc<People>,
     /// The history; `None` when it is disabled or cannot be used.

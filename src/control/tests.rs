@@ -25,6 +25,8 @@ use crate::limits::amount::CostUnit;
 use crate::limits::budgets::BudgetAccount;
 use crate::limits::overrides::{OverrideStorage, Overrides};
 use crate::policy::approvals::{ApprovalStorage, Approvals};
+use crate::policy::ruleset::RuleSet;
+use crate::policy::suppressions::Suppressions;
 use crate::session::store::MemoryStore;
 use crate::session::{
     self, Cut, CutReason, Event, Identity, Leg, LegKind, LegStart, Manager, SessionRequest,
@@ -59,6 +61,10 @@ impl Runtime for Program {
 
     fn budgets(&self) -> Vec<BudgetAccount> {
         Vec::new()
+    }
+
+    fn rules(&self) -> Arc<RuleSet> {
+        Arc::default()
     }
 
     fn budget_unit(&self, _: &str) -> Option<CostUnit> {
@@ -198,6 +204,7 @@ impl TestServer {
             keys: no_keys(),
             overrides: no_overrides(),
             approvals: no_approvals(),
+            suppressions: Arc::new(Suppressions::none()),
             people: Arc::default(),
             history: None,
             audit: no_audit(),
@@ -545,6 +552,7 @@ fn control_config_reload_tells_every_fault() {
         keys: no_keys(),
         overrides: no_overrides(),
         approvals: no_approvals(),
+        suppressions: Arc::new(Suppressions::none()),
         people: Arc::default(),
         history: None,
         audit: no_audit(),

@@ -6,6 +6,8 @@
 //! - [`expr`]: the language of conditions (`when`) and names of counters (`by`), a subset of CEL, compiled when the
 //!   configuration is loaded.
 //! - [`facts`]: what an expression may ask for, and in which [`phase`] it is known; [`json`]: arguments of tools.
+//! - [`trial`]: tries rules on facts and texts that are given; [`suppressions`]: findings that count for nothing;
+//!   [`session_state`]: what rules know of a session.
 //! - [`scan`]: finds phrases, regular expressions and secrets in text, also in text that comes in pieces.
 //! - [`secrets`]: what secrets and personal data look like, with the checks that tell them from look-alikes.
 //! - [`approval`], [`approvals`]: the question whether a held call may go on, its answers, and its single use.
@@ -30,6 +32,8 @@ pub mod scan;
 pub mod secrets;
 pub mod session_state;
 pub mod settings;
+pub mod suppressions;
+pub mod trial;
 pub mod verdict;
 
 #[cfg(test)]

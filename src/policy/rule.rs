@@ -299,6 +299,17 @@ impl Rule {
         self.when.as_ref().map(Condition::source).unwrap_or_default()
     }
 
+    /// The facts that its condition asks for.
+    pub(super) fn asks_for(&self) -> Vec<Fact> {
+        match &self.when {
+            None => Vec::new(),
+            Some(Condition::When(when)) => {
+                Fact::ALL.iter().copied().filter(|fact| when.asks_for(*fact)).collect()
+            }
+            Some(Condition::IsTool(_) | Condition::IsOtherTool(_)) => vec![Fact::ToolName, Fact::ToolServer],
+        }
+    }
+
     pub(super) fn truth(&self, facts: &dyn Facts) -> Truth {
         self.when.as_ref().map_or(Truth::Yes, |when| when.truth(facts))
     }

@@ -49,8 +49,7 @@ impl Verdict {
 
     /// The finding with the strongest action; of several, the first.
     pub fn deciding(&self) -> Option<&Finding> {
-        let acting = self.findings.iter().filter(|finding| finding.mode == Mode::Enforce);
-        acting.reduce(|most, one| if one.rule.action > most.rule.action { one } else { most })
+        strongest(&self.findings)
     }
 
     /// Adds a finding. The same one in the same element is counted.
@@ -72,6 +71,12 @@ impl Verdict {
             }
         }
     }
+}
+
+/// Returns the finding with the strongest action that acts; of several, the first.
+pub fn strongest<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> Option<&'a Finding> {
+    let acting = findings.into_iter().filter(|finding| finding.mode == Mode::Enforce);
+    acting.reduce(|most, one| if one.rule.action > most.rule.action { one } else { most })
 }
 
 fn strength(finding: &Finding) -> Option<Action> {

@@ -19,7 +19,8 @@ use crate::ids::AgentId;
 use crate::policy::facts::{Phase, ToolFacts};
 use crate::policy::rule::{Action, Mode, Rule, RuleKind};
 use crate::policy::session_state::{Refused, SessionState};
-use crate::policy::verdict::{Finding, Verdict};
+use crate::policy::suppressions::{About, shown};
+use crate::policy::verdict::{Finding, Verdict, strongest};
 use crate::session::{BY_POLICY, FindingEvent, Leg};
 
 /// What happens to what was judged.
@@ -80,10 +81,14 @@ pub(crate) fn decide(
     for rule in &verdict.undecided {
         app.metrics.rule_undecided(&rule.id);
     }
-    for finding in &verdict.findings {
+    let mut counted: Vec<&Finding> = verdict.findings.iter().collect();
+    if !app.suppressions.is_empty() {
+        counted.retain(|finding| !judging.is_suppressed(finding));
+    }
+    for finding in &counted {
         judging.note(finding);
     }
-    let of_rules = verdict.deciding().map(|finding| &finding.rule);
+    let of_rules = strongest(counted).map(|finding| &finding.rule);
     let score = leg.and_then(|leg| leg.session().policy()).map(|state| state.score(judging.now.as_millis()));
     // An answer that has begun is not worth less because of what was found before.
     let of_score = score.filter(|_| phase == Phase::Request).and_then(|score| rules.of_score(score));
@@ -141,6 +146,16 @@ impl Judging<'_> {
         self.leg.map(|leg| leg.session().policy_state())
     }
 
+    fn is_suppressed(&self, finding: &Finding) -> bool {
+        let about = About {
+            principal: self.who.caller.principal.as_str(),
+            tenant: self.who.caller.membership().and_then(|found| found.tenant.as_deref()),
+            session: self.leg.map(|leg| leg.session().key().id.as_str()),
+        };
+        let now = self.app.clock.wall(self.now);
+        self.app.suppressions.suppress(&finding.rule.id, finding.digest, about, now)
+    }
+
     /// Counts a finding, once for each text.
     fn note(&self, finding: &Finding) {
         let Finding { rule, mode, .. } = finding;
@@ -174,7 +189,7 @@ impl Judging<'_> {
             role: *role,
             via: via.map(|via| via.name().to_owned()),
             tool: self.unit.tool.and_then(|tool| tool.name).map(str::to_owned),
-            digest: (*digest != 0).then(|| format!("{digest:016x}")),
+            digest: (*digest != 0).then(|| shown(*digest)),
             count: *count,
             unknown: *unknown,
         }

@@ -13,6 +13,7 @@ use crate::identity::Key;
 use crate::limits::fleet::FleetBudgets;
 use crate::limits::fleet_rates::FleetRates;
 use crate::limits::ledger::Ledger;
+use crate::policy::suppressions::Suppressions;
 use crate::session::Manager;
 use crate::telemetry::log::Log;
 use crate::telemetry::metrics::{BackendMetrics, Gauge, Metrics};
@@ -43,6 +44,8 @@ pub(crate) struct ProxyState {
     pub(crate) history: Option<Arc<Archive>>,
     /// Targets that MCP servers have announced to their clients.
     pub(crate) endpoints: Arc<Endpoints>,
+    /// Findings that count for nothing.
+    pub(crate) suppressions: Arc<Suppressions>,
     /// What was spent of budgets.
     pub(crate) ledger: Arc<Ledger>,
     /// What other instances spend and hold of budgets; `None` without a fleet.

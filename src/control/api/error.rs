@@ -63,6 +63,8 @@ error_codes! {
     OverrideNotFound = 404 "override_not_found",
     /// No approval has this id.
     ApprovalNotFound = 404 "approval_not_found",
+    /// No suppression in force has this id.
+    SuppressionNotFound = 404 "suppression_not_found",
     /// No account has this name.
     UserNotFound = 404 "user_not_found",
     /// People do not log in here (`auth.people.login`).

@@ -18,4 +18,5 @@ pub mod kill_selector;
 pub mod kills;
 pub mod params;
 pub mod people;
+pub mod policy;
 pub mod sessions;

@@ -113,7 +113,7 @@ fn unit_of(state: &ControlState, budget: &str) -> Result<CostUnit, Problem> {
 ///
 /// # Errors
 /// It is neither a time nor a length of time, or in the past.
-fn end(text: &str) -> Result<Timestamp, Problem> {
+pub(super) fn end(text: &str) -> Result<Timestamp, Problem> {
     let now = Timestamp::now();
     let span: Result<DurationText, serde::de::value::Error> =
         DurationText::deserialize(text.into_deserializer());

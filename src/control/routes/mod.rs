@@ -18,6 +18,8 @@ mod kills;
 mod login;
 mod metrics;
 mod people_table;
+mod policy;
+mod policy_table;
 mod schema;
 mod sessions;
 mod stats;

@@ -19,6 +19,7 @@ use super::endpoint::{Endpoint, on_delete, on_get, on_post};
 use super::governance_table::{APPROVALS, BUDGETS, approval_endpoints, budget_endpoints};
 use super::kill_table::kill_endpoints;
 use super::people_table::{PEOPLE, change_endpoints, login_endpoints, own_endpoints, user_endpoints};
+use super::policy_table::{POLICY, policy_endpoints};
 use super::{audit, config, events, export, health, history, keys, metrics, schema, sessions, stats};
 use crate::history::read::legs::LegPage;
 use crate::history::read::reader::{RecordDetail, RecordPage};
@@ -33,6 +34,7 @@ pub(in crate::control) const TAGS: [(&str, &str); 9] = [
     (ACCESS, "Who may call, and who changed what."),
     (KEYS, "Keys for callers of the proxy."),
     (BUDGETS, "What was spent of budgets, and what is added to their limits."),
+    (POLICY, "Rules for requests, answers and tool calls: what they found, and what is suppressed."),
     (PEOPLE, "People who log in, and their accounts."),
     (INSTANCE, "Configuration, backends, totals and metrics of this instance."),
     (PROBES, "Probes for orchestrators; they need no token."),
@@ -55,6 +57,7 @@ pub(in crate::control) fn endpoints() -> impl Iterator<Item = Endpoint> {
         access_endpoints(),
         key_endpoints(),
         budget_endpoints(),
+        policy_endpoints(),
         login_endpoints(),
         own_endpoints(),
         user_endpoints(),

@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::config::{Flags, Sources};
 use crate::error::ErrorKind;
 use crate::identity::Key;
+use crate::policy::suppressions::Suppressions;
 use crate::proxy::awaited::AwaitedAnswers;
 use crate::proxy::downstream::RequestHandle;
 use crate::proxy::downstream::handle::Peer;
@@ -62,6 +63,7 @@ impl Proxy {
             exporter: None,
             history: None,
             endpoints: Arc::default(),
+            suppressions: Arc::new(Suppressions::none()),
             ledger: Arc::default(),
             fleet_budgets: None,
             fleet_rates: None,

@@ -14,6 +14,7 @@ use super::active_counts::ActiveCounts;
 use super::client_keys::ClientKeyStore;
 use super::cut::CutReason;
 use super::event::{Event, Listener, ServedLeg};
+use super::findings::FindingLog;
 use super::kill_orders::KillOrders;
 use super::registry::Registry;
 use super::replication::{Local, Replication};
@@ -24,7 +25,6 @@ use crate::clock::Clock;
 use crate::ids::{BackendName, LegId};
 use crate::session::settings::Settings;
 use crate::session::store::SessionStore;
-use crate::session::views::finding::FindingEvent;
 use crate::session::views::kill_order::KillOrder;
 use crate::session::views::state::EndReason;
 use crate::session::views::stats::Stats;
@@ -64,6 +64,7 @@ pub struct Manager {
     legs: AtomicU64,
     backend_urls: ArcSwap<HashMap<BackendName, Arc<str>>>,
     pub(super) client_keys: OnceLock<Arc<dyn ClientKeyStore>>,
+    pub(super) findings: FindingLog,
 }
 
 impl std::fmt::Debug for Manager {
@@ -111,6 +112,7 @@ impl Manager {
             legs: AtomicU64::new(0),
             backend_urls: ArcSwap::default(),
             client_keys: OnceLock::new(),
+            findings: FindingLog::default(),
         })
     }
 
@@ -163,11 +165,6 @@ impl Manager {
 
     pub(super) fn next_leg(&self) -> LegId {
         LegId(self.legs.fetch_add(1, Ordering::Relaxed) + 1)
-    }
-
-    /// Publishes that a rule holds.
-    pub fn found(&self, finding: FindingEvent) {
-        self.publish(Event::Finding(Arc::new(finding)));
     }
 
     /// Tells the listener and the feeds, also those of other instances, of an event.

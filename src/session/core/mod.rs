@@ -9,6 +9,7 @@ pub mod agents;
 pub mod client_keys;
 pub mod cut;
 pub mod event;
+mod findings;
 pub mod kill;
 pub mod kill_orders;
 pub mod leg;

@@ -1,0 +1,347 @@
+//! Suppressions: findings that an operator has looked at and that count for nothing until some time. Each is a document with a
+//! revision, stored before it is in force; one that is taken back stays as a tombstone, so that no older copy revives it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::ids::SharedDocument;
+
+/// Most suppressions, tombstones included.
+const MOST: usize = 10_000;
+/// How long one is kept after its end.
+const TOMBSTONE: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How the ids begin.
+const PREFIX: &str = "supp_";
+/// How the name of a shared document begins; no key of a caller has such an id.
+const SHARED: &str = "suppression:";
+/// The revision of one that is in force, and of one that was taken back.
+const IN_FORCE: u64 = 1;
+const TAKEN_BACK: u64 = 2;
+
+/// What is suppressed: findings of a rule, those of one principal, of one session or in one text.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Scope {
+    /// The rule.
+    pub rule: String,
+    /// Only requests of this principal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub principal: Option<String>,
+    /// Only requests of this session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// Only findings in this text, by the `digest` of the finding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+}
+
+/// A suppression, as it is stored and shared.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Suppression {
+    /// Its id.
+    pub id: String,
+    /// Grows with each change.
+    pub revision: u64,
+    /// What is suppressed.
+    #[serde(flatten)]
+    pub scope: Scope,
+    /// Why.
+    pub reason: String,
+    /// Until when.
+    pub until: Timestamp,
+    /// When it was made.
+    pub made: Timestamp,
+    /// Who made it.
+    pub by: String,
+    /// The tenant that its maker is bound to; absent for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenants: Option<Vec<String>>,
+    /// When it was taken back; absent while it is in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken_back: Option<Timestamp>,
+}
+
+/// What a finding is about, as far as suppressions ask.
+#[derive(Clone, Copy, Debug)]
+pub struct About<'a> {
+    /// The caller.
+    pub principal: &'a str,
+    /// The tenant of the caller.
+    pub tenant: Option<&'a str>,
+    /// The session.
+    pub session: Option<&'a str>,
+}
+
+impl Suppression {
+    /// Whether it holds at this time.
+    pub fn is_in_force(&self, now: Timestamp) -> bool {
+        self.taken_back.is_none() && now < self.until
+    }
+
+    fn is_over(&self, now: Timestamp) -> bool {
+        let end = self.taken_back.unwrap_or(self.until).max(self.until);
+        end.checked_add(TOMBSTONE).is_ok_and(|until| until < now)
+    }
+
+    fn covers(&self, rule: &str, digest: u64, about: About<'_>) -> bool {
+        let Scope { rule: suppressed, principal, session, digest: only } = &self.scope;
+        let is_tenant = |tenants: &Vec<String>| {
+            about.tenant.is_some_and(|tenant| tenants.iter().any(|known| known == tenant))
+        };
+        *suppressed == *rule
+            && self.tenants.as_ref().is_none_or(is_tenant)
+            && principal.as_ref().is_none_or(|principal| *principal == *about.principal)
+            && session.as_ref().is_none_or(|session| about.session == Some(session))
+            && only.as_ref().is_none_or(|only| digest != 0 && *only == shown(digest))
+    }
+}
+
+/// The digest of a text as findings show it.
+pub fn shown(digest: u64) -> String {
+    format!("{digest:016x}")
+}
+
+/// Stores a document; returns after it is on disk, or why it cannot be stored.
+pub type Store = Box<dyn Fn(&SharedDocument) -> Result<(), String> + Send + Sync>;
+
+/// Why a suppression was not made or taken back.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SuppressionError {
+    /// There are too many.
+    #[error("there are {MOST} suppressions, which is the most; take back those that are not needed")]
+    Full,
+    /// There is no such suppression in force.
+    #[error("no suppression in force has the id '{0}'")]
+    Unknown(String),
+    /// The document cannot be stored.
+    #[error("the suppression cannot be stored, so nothing was changed: {0}")]
+    Storage(String),
+}
+
+/// All suppressions.
+pub struct Suppressions {
+    /// Those in force; empty in most gateways.
+    in_force: ArcSwap<Vec<Suppression>>,
+    entries: Mutex<BTreeMap<String, Entry>>,
+    store: Store,
+}
+
+struct Entry {
+    document: Suppression,
+    /// The document as it was written: all instances compare the same text.
+    text: String,
+}
+
+impl Entry {
+    fn shared(&self) -> SharedDocument {
+        let Suppression { id, revision, .. } = &self.document;
+        SharedDocument { id: format!("{SHARED}{id}"), revision: *revision, text: self.text.clone() }
+    }
+}
+
+impl Suppressions {
+    /// Reads the stored documents. One that cannot be read is logged and suppresses nothing.
+    pub fn new(stored: &[String], store: Store) -> Self {
+        let all = Self { in_force: ArcSwap::default(), entries: Mutex::default(), store };
+        all.learn(stored);
+        all
+    }
+
+    /// None, which are kept nowhere.
+    pub fn none() -> Self {
+        Self::new(&[], Box::new(|_| Ok(())))
+    }
+
+    /// Whether a finding of this rule counts for nothing.
+    pub fn suppress(&self, rule: &str, digest: u64, about: About<'_>, now: Timestamp) -> bool {
+        let all = self.in_force.load();
+        all.iter().any(|one| one.is_in_force(now) && one.covers(rule, digest, about))
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.in_force.load().is_empty()
+    }
+
+    /// Suppresses findings until some time. Blocks. Returns the suppression, and its document for the other processes.
+    ///
+    /// # Errors
+    /// There are too many, or it cannot be stored.
+    pub fn add(
+        &self,
+        scope: Scope,
+        reason: String,
+        until: Timestamp,
+        by: String,
+        tenants: Option<Vec<String>>,
+    ) -> Result<(Suppression, SharedDocument), SuppressionError> {
+        let mut entries = self.entries.lock();
+        if entries.len() >= MOST {
+            return Err(SuppressionError::Full);
+        }
+        let id = format!("{PREFIX}{}", Uuid::now_v7().simple());
+        let made = Timestamp::now();
+        let document =
+            Suppression { id, revision: IN_FORCE, scope, reason, until, made, by, tenants, taken_back: None };
+        self.put(&mut entries, document)
+    }
+
+    /// Takes a suppression back, if it is one that `may` be. Blocks.
+    ///
+    /// # Errors
+    /// There is no such suppression in force, or the change cannot be stored.
+    pub fn take_back(
+        &self,
+        id: &str,
+        may: impl Fn(&Suppression) -> bool,
+    ) -> Result<(Suppression, SharedDocument), SuppressionError> {
+        let mut entries = self.entries.lock();
+        let now = Timestamp::now();
+        let found = entries.get(id).map(|entry| &entry.document);
+        let found = found.filter(|one| one.is_in_force(now) && may(one)).cloned();
+        let before = found.ok_or_else(|| SuppressionError::Unknown(id.to_owned()))?;
+        self.put(&mut entries, Suppression { revision: TAKEN_BACK, taken_back: Some(now), ..before })
+    }
+
+    /// Returns those in force, the oldest first.
+    pub fn all(&self) -> Vec<Suppression> {
+        let now = Timestamp::now();
+        let mut all: Vec<_> =
+            self.in_force.load().iter().filter(|one| one.is_in_force(now)).cloned().collect();
+        all.sort_by(|a, b| (a.made, &a.id).cmp(&(b.made, &b.id)));
+        all
+    }
+
+    fn put(
+        &self,
+        entries: &mut BTreeMap<String, Entry>,
+        document: Suppression,
+    ) -> Result<(Suppression, SharedDocument), SuppressionError> {
+        let text = serde_json::to_string(&document).unwrap_or_default();
+        let entry = Entry { document: document.clone(), text };
+        let shared = entry.shared();
+        (self.store)(&shared).map_err(SuppressionError::Storage)?;
+        entries.insert(document.id.clone(), entry);
+        self.publish(entries);
+        Ok((document, shared))
+    }
+
+    /// Whether a document is one of a suppression.
+    pub fn is_one(document: &str) -> bool {
+        read(document).is_some()
+    }
+
+    /// Whether a document is one of a suppression that is no longer needed.
+    pub fn is_over(document: &str) -> bool {
+        read(document).is_some_and(|one| one.is_over(Timestamp::now()))
+    }
+
+    /// Returns all documents that others may need.
+    pub fn documents(&self) -> Vec<SharedDocument> {
+        let now = Timestamp::now();
+        let entries = self.entries.lock();
+        entries.values().filter(|entry| !entry.document.is_over(now)).map(Entry::shared).collect()
+    }
+
+    /// Takes documents of other processes. Returns those that were new here, for [`Suppressions::store`].
+    pub fn learn(&self, documents: &[String]) -> Vec<SharedDocument> {
+        let now = Timestamp::now();
+        let mut learned = Vec::new();
+        let mut entries = self.entries.lock();
+        for text in documents {
+            let Some(document) = read(text) else {
+                tracing::warn!("a suppression cannot be read and suppresses nothing here");
+                continue;
+            };
+            let known = entries.get(&document.id);
+            let is_newer = |known: &Entry| (document.revision, text) > (known.document.revision, &known.text);
+            if known.map_or(!document.is_over(now), is_newer) {
+                let entry = Entry { text: text.clone(), document };
+                learned.push(entry.shared());
+                entries.insert(entry.document.id.clone(), entry);
+            }
+        }
+        if !learned.is_empty() {
+            self.publish(&mut entries);
+        }
+        learned
+    }
+
+    /// Stores documents that were learned. Blocks.
+    ///
+    /// # Errors
+    /// One cannot be stored.
+    pub fn store(&self, documents: &[SharedDocument]) -> Result<(), String> {
+        documents.iter().try_for_each(|document| (self.store)(document))
+    }
+
+    fn publish(&self, entries: &mut BTreeMap<String, Entry>) {
+        let now = Timestamp::now();
+        entries.retain(|_, entry| !entry.document.is_over(now));
+        let in_force = entries.values().map(|entry| &entry.document).filter(|one| one.is_in_force(now));
+        self.in_force.store(Arc::new(in_force.cloned().collect()));
+    }
+}
+
+fn read(text: &str) -> Option<Suppression> {
+    let document: Suppression = serde_json::from_str(text).ok()?;
+    document.id.starts_with(PREFIX).then_some(document)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ABOUT: About<'_> = About { principal: "key:ci", tenant: Some("acme"), session: Some("s") };
+
+    fn later() -> Timestamp {
+        Timestamp::now().checked_add(Duration::from_secs(60)).unwrap()
+    }
+
+    #[test]
+    fn a_suppression_covers_what_it_names_and_ends() {
+        let all = Suppressions::none();
+        let scope = |principal: &str, digest: Option<u64>| Scope {
+            rule: "a".into(),
+            principal: (!principal.is_empty()).then(|| principal.into()),
+            session: None,
+            digest: digest.map(shown),
+        };
+        let now = Timestamp::now();
+        let (made, _) =
+            all.add(scope("key:ci", Some(7)), "seen".into(), later(), "ada".into(), None).unwrap();
+        assert!(all.suppress("a", 7, ABOUT, now) && !all.suppress("a", 8, ABOUT, now));
+        assert!(!all.suppress("b", 7, ABOUT, now) && !all.suppress("a", 0, ABOUT, now));
+        assert!(!all.suppress("a", 7, About { principal: "key:other", ..ABOUT }, now));
+        assert!(!all.suppress("a", 7, ABOUT, later()), "it has ended");
+        assert!(all.take_back(&made.id, |_| false).is_err(), "of another tenant");
+        all.take_back(&made.id, |_| true).unwrap();
+        assert!(!all.suppress("a", 7, ABOUT, now) && all.all().is_empty());
+        let of_tenant = Some(vec!["acme".into()]);
+        all.add(scope("", None), "seen".into(), later(), "ada".into(), of_tenant).unwrap();
+        assert!(all.suppress("a", 0, ABOUT, now));
+        assert!(!all.suppress("a", 0, About { tenant: None, ..ABOUT }, now));
+    }
+
+    #[test]
+    fn no_older_copy_revives_one_that_was_taken_back() {
+        let (here, there) = (Suppressions::none(), Suppressions::none());
+        let scope = Scope { rule: "a".into(), ..Scope::default() };
+        let (made, document) = here.add(scope, "seen".into(), later(), "ada".into(), None).unwrap();
+        assert_eq!(there.learn(std::slice::from_ref(&document.text)).len(), 1);
+        let (_, gone) = there.take_back(&made.id, |_| true).unwrap();
+        assert_eq!(here.learn(&[gone.text]).len(), 1);
+        assert_eq!(here.learn(&[document.text]).len(), 0);
+        assert!(here.all().is_empty() && here.documents().len() == 1);
+        let failing = Suppressions::new(&[], Box::new(|_| Err("full".into())));
+        let scope = Scope { rule: "a".into(), ..Scope::default() };
+        assert!(failing.add(scope, "".into(), later(), "ada".into(), None).is_err() && failing.is_empty());
+    }
+}
