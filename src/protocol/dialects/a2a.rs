@@ -2,8 +2,22 @@
 
 use super::json_rpc;
 use super::plain;
+use super::request_shape::{Part, RequestShape};
 use super::spec::PathRule::{Any, EndsWith};
 use super::spec::{BackendKind, Content, Dialect, DialectSpec, ProviderSpec};
+use crate::protocol::facts::segment::Role;
+
+/// a2a-protocol.org/latest/specification: `Message`, in either binding.
+static REQUEST: RequestShape = RequestShape {
+    members: &[("params", Part::Envelope), ("message", Part::Turns), ("request", Part::Turns)],
+    roles: &[
+        ("user", Role::User),
+        ("ROLE_USER", Role::User),
+        ("agent", Role::Assistant),
+        ("ROLE_AGENT", Role::Assistant),
+    ],
+    ..RequestShape::UNKNOWN
+};
 
 pub(super) static SPEC: DialectSpec = DialectSpec {
     name: "a2a",
@@ -14,6 +28,7 @@ pub(super) static SPEC: DialectSpec = DialectSpec {
         (EndsWith("/message:stream"), None),
         (EndsWith("/.well-known/agent-card.json"), None),
     ],
+    request_shape: &REQUEST,
     answers: Some(&json_rpc::ANSWERS),
     errors: json_rpc::ERRORS,
     ..DialectSpec::MODEL

@@ -14,10 +14,12 @@ use serde_json::{Map, Value, json};
 use super::answer_rules::{AnswerRules, CallRules, CallStep, EndRules, Field, paths};
 use super::error_body::{ErrorForm, StreamEnd, common};
 use super::model_list::{ModelListForm, ModelListRequest};
+use super::request_shape::{Part, RequestShape};
 use super::spec::PathRule::{Contains, EndsWith, Matches};
 use super::spec::{BackendKind, Dialect, DialectSpec, ProviderSpec};
 use super::{bedrock, openai, vertex};
 use crate::protocol::facts::model_request::ModelRequest;
+use crate::protocol::facts::segment::Kind;
 use crate::protocol::facts::usage::ReportedCounts;
 
 const FIELDS: &[(&str, Field)] = &[
@@ -87,6 +89,25 @@ const VERSION: &str = "anthropic-version";
 /// The well-known value of OpenTelemetry's conventions.
 const GEN_AI_PROVIDER: &str = "anthropic";
 
+/// `anthropic.types.MessageParam` and its content blocks.
+static REQUEST: RequestShape = RequestShape {
+    members: &[
+        ("messages", Part::Turns),
+        ("prompt", Part::Turns),
+        ("system", Part::System),
+        ("tools", Part::Tools),
+        ("requests", Part::Envelope),
+        ("params", Part::Envelope),
+    ],
+    types: &[("tool_result", Kind::ToolResult), ("tool_use", Kind::ToolArgs), ("thinking", Kind::Reasoning)],
+    content: &[],
+    call_ids: &["id"],
+    result_ids: &["tool_use_id"],
+    tool_names: &["name"],
+    failures: &["is_error"],
+    ..openai::REQUEST
+};
+
 pub(super) static SPEC: DialectSpec = DialectSpec {
     name: "anthropic",
     rules: &[
@@ -101,6 +122,7 @@ pub(super) static SPEC: DialectSpec = DialectSpec {
         (Matches(vertex::is_anthropic), None),
     ],
     read_path: Some(read_path),
+    request_shape: &REQUEST,
     // platform.claude.com/docs/en/api/creating-message-batches
     batch_models: &["requests[].params.model"],
     batches_name_models: true,

@@ -8,9 +8,12 @@ use std::sync::LazyLock;
 use percent_encoding::percent_decode_str;
 
 use super::answer_rules::{AnswerRules, CallRules, CallStep, EndRules, Field, paths};
+use super::openai;
+use super::request_shape::{Part, RequestShape};
 use super::spec::DialectSpec;
 use super::spec::PathRule::{EndsWith, Matches};
 use crate::protocol::facts::model_request::{ModelPlace, ModelRequest};
+use crate::protocol::facts::segment::Kind;
 use crate::protocol::facts::usage::ReportedCounts;
 
 /// A method of a model.
@@ -142,8 +145,32 @@ static ANSWERS: AnswerRules = AnswerRules {
     paths: LazyLock::new(|| paths(FIELDS)),
 };
 
+/// docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html
+static REQUEST: RequestShape = RequestShape {
+    members: &[
+        ("messages", Part::Turns),
+        ("system", Part::System),
+        ("tools", Part::Tools),
+        ("toolConfig", Part::Envelope),
+        ("modelInput", Part::Envelope),
+        ("input", Part::Envelope),
+        ("converse", Part::Envelope),
+    ],
+    types: &[],
+    content: &[
+        ("toolUse", Kind::ToolArgs),
+        ("toolResult", Kind::ToolResult),
+        ("reasoningContent", Kind::Reasoning),
+    ],
+    call_ids: &["toolUseId"],
+    result_ids: &["toolUseId"],
+    failures: &["status"],
+    ..openai::REQUEST
+};
+
 pub(super) static SPEC: DialectSpec = DialectSpec {
     name: "bedrock",
+    request_shape: &REQUEST,
     rules: &[(Matches(is_call), None)],
     operations: &[("/converse", "chat"), ("/converse-stream", "chat")],
     read_path: Some(read_path),
@@ -157,6 +184,7 @@ pub(super) static SPEC: DialectSpec = DialectSpec {
 /// Its answers tell where the result will be.
 pub(super) static ASYNC: DialectSpec = DialectSpec {
     name: "bedrock_async",
+    request_shape: &REQUEST,
     rules: &[(EndsWith("/async-invoke"), None)],
     read_path: Some(read_async),
     body_model: "modelId",

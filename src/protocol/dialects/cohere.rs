@@ -14,10 +14,12 @@ use super::answer_rules::{AnswerRules, CallRules, CallStep, EndRules, Field, pat
 use super::error_body::{ErrorForm, StreamEnd, json};
 use super::model_list::ModelListRequest;
 use super::openai;
+use super::request_shape::{Part, RequestShape};
 use super::spec::PathRule::EndsWith;
 use super::spec::{BackendKind, Dialect, DialectSpec, ProviderSpec};
 use crate::error::RefusalMetadata;
 use crate::protocol::facts::error_body::ErrorBody;
+use crate::protocol::facts::segment::{Kind, Role};
 use crate::protocol::facts::usage::ReportedCounts;
 
 const FIELDS: &[(&str, Field)] = &[
@@ -77,10 +79,34 @@ static ANSWERS: AnswerRules = AnswerRules {
     paths: LazyLock::new(|| paths(FIELDS)),
 };
 
+/// docs.cohere.com/reference/chat; version 1 has its own members.
+static REQUEST: RequestShape = RequestShape {
+    members: &[
+        ("messages", Part::Turns),
+        ("message", Part::Turns),
+        ("chat_history", Part::Turns),
+        ("preamble", Part::System),
+        ("tools", Part::Tools),
+        ("documents", Part::Results),
+        ("tool_results", Part::Results),
+    ],
+    roles: &[
+        ("user", Role::User),
+        ("assistant", Role::Assistant),
+        ("chatbot", Role::Assistant),
+        ("system", Role::System),
+        ("tool", Role::Tool),
+    ],
+    types: &[("thinking", Kind::Reasoning)],
+    content: &[("tool_calls", Kind::ToolArgs), ("tool_plan", Kind::Reasoning)],
+    ..openai::REQUEST
+};
+
 pub(super) static SPEC: DialectSpec = DialectSpec {
     name: "cohere",
     rules: &[(EndsWith("/v2/chat"), None), (EndsWith("/v2/embed"), None), (EndsWith("/v2/rerank"), None)],
     operations: &[("/v2/chat", "chat"), ("/v2/embed", "embeddings")],
+    request_shape: &REQUEST,
     answers: Some(&ANSWERS),
     errors: ErrorForm { body, stream_ends: &[StreamEnd::named_event(END_HEAD, end)], socket_event: None },
     gen_ai_provider: GEN_AI_PROVIDER,

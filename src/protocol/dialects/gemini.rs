@@ -12,10 +12,12 @@ use super::error_body::{ErrorForm, StreamEnd, json};
 use super::model_list::ModelListRequest;
 use super::openai;
 use super::path_method::{is_call, read_path};
+use super::request_shape::{Part, RequestShape};
 use super::spec::PathRule::{Contains, EndsWith, Matches};
 use super::spec::{BackendKind, Dialect, DialectSpec, ProviderSpec};
 use crate::error::RefusalMetadata;
 use crate::protocol::facts::error_body::{ErrorBody, ErrorClass};
+use crate::protocol::facts::segment::{Kind, Role};
 use crate::protocol::facts::usage::{ReportedCounts, Usage};
 use crate::protocol::wire::framing::Framing;
 
@@ -59,8 +61,44 @@ fn usage(counts: &ReportedCounts) -> Usage {
     ReportedCounts { input: input + tool_input, output: output + thoughts, ..*counts }.with_cached_in_input()
 }
 
+/// ai.google.dev/api/caching#Content. Members are written in either way.
+static REQUEST: RequestShape = RequestShape {
+    members: &[
+        ("contents", Part::Turns),
+        ("content", Part::Turns),
+        ("instances", Part::Turns),
+        ("systemInstruction", Part::System),
+        ("system_instruction", Part::System),
+        ("tools", Part::Tools),
+        ("requests", Part::Envelope),
+        ("generateContentRequest", Part::Envelope),
+    ],
+    roles: &[
+        ("user", Role::User),
+        ("model", Role::Assistant),
+        ("function", Role::Tool),
+        ("system", Role::System),
+    ],
+    types: &[],
+    content: &[
+        ("functionCall", Kind::ToolArgs),
+        ("function_call", Kind::ToolArgs),
+        ("executableCode", Kind::ToolArgs),
+        ("executable_code", Kind::ToolArgs),
+        ("functionResponse", Kind::ToolResult),
+        ("function_response", Kind::ToolResult),
+        ("codeExecutionResult", Kind::ToolResult),
+        ("code_execution_result", Kind::ToolResult),
+    ],
+    call_ids: &["id"],
+    result_ids: &["id"],
+    tool_names: &["name"],
+    failures: &[],
+};
+
 pub(super) static SPEC: DialectSpec = DialectSpec {
     name: "gemini",
+    request_shape: &REQUEST,
     rules: &[
         (Matches(is_call), None),
         (EndsWith("/v1beta/models"), None),

@@ -10,6 +10,7 @@ use http::HeaderMap;
 
 use super::json_rpc;
 use super::plain;
+use super::request_shape::{Part, RequestShape};
 use super::spec::PathRule::{Any, EndsWith};
 use super::spec::{BackendKind, Content, Dialect, DialectSpec, ProviderSpec};
 use crate::protocol::facts::model_request::ModelRequest;
@@ -27,6 +28,12 @@ pub const NAME: &str = "mcp-name";
 /// From this version on the header fields are required. Versions are dates, so their texts can be compared.
 const REPEATS_SINCE: &[u8] = b"2026-07-28";
 
+/// A model writes the arguments of a call, a server's question is answered by the user.
+static REQUEST: RequestShape = RequestShape {
+    members: &[("params", Part::Envelope), ("arguments", Part::Arguments)],
+    ..RequestShape::UNKNOWN
+};
+
 pub(super) static SPEC: DialectSpec = DialectSpec {
     name: "mcp",
     content: Content::JsonRpc,
@@ -36,6 +43,7 @@ pub(super) static SPEC: DialectSpec = DialectSpec {
         (Any, Some(PROTOCOL_VERSION)),
         (Any, Some(METHOD)),
     ],
+    request_shape: &REQUEST,
     answers: Some(&json_rpc::ANSWERS),
     errors: json_rpc::ERRORS,
     ..DialectSpec::MODEL

@@ -2,9 +2,26 @@
 //! tool calls mostly in one piece. Its own paths are OpenAI's, so it is detected by the type of the backend; by path in
 //! Vertex AI (`…/publishers/mistralai/models/MODEL:rawPredict`), which has the same bodies, and in its batches.
 
+use super::request_shape::{Part, RequestShape};
 use super::spec::PathRule::{EndsWith, Matches};
 use super::spec::{BackendKind, Dialect, DialectSpec, ProviderSpec};
 use super::{openai, vertex};
+
+/// That of chat, also in a batch.
+static REQUEST: RequestShape = RequestShape {
+    members: &[
+        ("messages", Part::Turns),
+        ("prompt", Part::Turns),
+        ("suffix", Part::Turns),
+        ("inputs", Part::Turns),
+        ("input", Part::Turns),
+        ("instructions", Part::System),
+        ("tools", Part::Tools),
+        ("requests", Part::Envelope),
+        ("body", Part::Envelope),
+    ],
+    ..openai::REQUEST
+};
 
 pub(super) static SPEC: DialectSpec = DialectSpec {
     name: "mistral",
@@ -13,6 +30,7 @@ pub(super) static SPEC: DialectSpec = DialectSpec {
     // docs.mistral.ai/api/endpoint/batch: for all requests, or in each of them.
     batch_models: &["requests[].body.model"],
     stored: &[EndsWith(BATCHES)],
+    request_shape: &REQUEST,
     answers: Some(&openai::ANSWERS),
     errors: openai::ERRORS,
     gen_ai_provider: GEN_AI_PROVIDER,

@@ -2,6 +2,7 @@
 //!
 //! - [`spec`]: what a dialect is; [`registry`]: all of them, and which one a request speaks.
 //! - [`answer_rules`]: how the answers of a dialect are read.
+//! - [`request_shape`]: where the requests of a dialect have their texts.
 //! - [`error_body`]: errors in a dialect's form.
 //! - [`model_list`]: lists of models; [`model_name`]: where requests name a model beside their body.
 //! - [`client_fields`]: header fields in which proxies name the client.
@@ -20,6 +21,7 @@ pub mod model_name;
 pub mod output_limit;
 pub mod own_paths;
 pub mod registry;
+pub(in crate::protocol) mod request_shape;
 pub mod spec;
 
 mod a2a;

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::answer_rules::{AnswerRules, CallRules, EndRules, Field, paths};
 use super::error_body::{ErrorForm, StreamEnd, json};
 use super::openai;
+use super::request_shape::{Part, RequestShape};
 use super::spec::PathRule::Matches;
 use super::spec::{BackendKind, Dialect, DialectSpec, ProviderSpec};
 use crate::error::RefusalMetadata;
@@ -71,11 +72,27 @@ static ANSWERS: AnswerRules = AnswerRules {
     paths: LazyLock::new(|| paths(FIELDS)),
 };
 
+/// docs.ollama.com/api
+static REQUEST: RequestShape = RequestShape {
+    members: &[
+        ("messages", Part::Turns),
+        ("prompt", Part::Turns),
+        ("suffix", Part::Turns),
+        ("input", Part::Turns),
+        ("system", Part::System),
+        ("template", Part::System),
+        ("tools", Part::Tools),
+    ],
+    tool_names: &["name", "tool_name"],
+    ..openai::REQUEST
+};
+
 pub(super) static SPEC: DialectSpec = DialectSpec {
     name: "ollama",
     rules: &[(Matches(is_call), None)],
     uploads: &[Matches(is_blob)],
     operations: &[("/api/chat", "chat"), ("/api/generate", "text_completion"), ("/api/embed", "embeddings")],
+    request_shape: &REQUEST,
     answers: Some(&ANSWERS),
     errors: ErrorForm {
         body,

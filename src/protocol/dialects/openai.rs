@@ -12,10 +12,12 @@ use serde_json::{Map, Value, json};
 use super::answer_rules::{AnswerRules, CallRules, EndRules, Field, paths};
 use super::error_body::{ErrorForm, StreamEnd, common};
 use super::model_list::{ModelListForm, ModelListRequest};
+use super::request_shape::{Part, RequestShape};
 use super::spec::PathRule::{Contains, EndsWith, Matches};
 use super::spec::{BackendKind, Dialect, DialectSpec, ProviderSpec};
 use super::{azure, vertex};
 use crate::protocol::facts::model_request::ModelRequest;
+use crate::protocol::facts::segment::{Kind, Role};
 use crate::protocol::facts::usage::{ReportedCounts, Usage};
 
 /// Shared with Mistral, whose answers have the same shape.
@@ -127,6 +129,38 @@ fn read_path(path: &str, call: &mut ModelRequest) {
     azure::read_path(path, call);
     vertex::read_path(path, call);
 }
+
+/// Chat, and the older calls beside it (`openai.types.chat.ChatCompletionMessageParam`).
+pub(super) static REQUEST: RequestShape = RequestShape {
+    members: &[
+        ("messages", Part::Turns),
+        ("prompt", Part::Turns),
+        ("input", Part::Turns),
+        ("instructions", Part::System),
+        ("tools", Part::Tools),
+        ("functions", Part::Tools),
+    ],
+    roles: &[
+        ("user", Role::User),
+        ("assistant", Role::Assistant),
+        ("system", Role::System),
+        ("developer", Role::System),
+        ("tool", Role::Tool),
+        ("function", Role::Tool),
+    ],
+    types: &[],
+    content: &[
+        ("tool_calls", Kind::ToolArgs),
+        ("function_call", Kind::ToolArgs),
+        ("reasoning_content", Kind::Reasoning),
+        ("reasoning", Kind::Reasoning),
+        ("thinking", Kind::Reasoning),
+    ],
+    call_ids: &["id"],
+    result_ids: &["tool_call_id"],
+    tool_names: &["name"],
+    failures: &["is_error"],
+};
 
 pub(super) static CHAT: DialectSpec = DialectSpec {
     name: "openai_chat",

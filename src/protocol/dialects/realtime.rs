@@ -7,9 +7,10 @@ use serde::Serialize;
 
 use super::answer_rules::{AnswerRules, CallRules, EndRules, Field, paths};
 use super::error_body::{Detail, ErrorForm, json};
+use super::request_shape::{Part, RequestShape};
 use super::spec::PathRule::{Contains, EndsWith};
 use super::spec::{Dialect, DialectSpec};
-use super::{azure, openai};
+use super::{azure, openai, responses};
 use crate::protocol::facts::error_body::ErrorBody;
 
 const FIELDS: &[(&str, Field)] = &[
@@ -47,11 +48,25 @@ static ANSWERS: AnswerRules = AnswerRules {
     paths: LazyLock::new(|| paths(FIELDS)),
 };
 
+/// The events of clients (`openai.types.realtime.RealtimeClientEvent`).
+static REQUEST: RequestShape = RequestShape {
+    members: &[
+        ("item", Part::Turns),
+        ("input", Part::Turns),
+        ("instructions", Part::System),
+        ("tools", Part::Tools),
+        ("session", Part::Envelope),
+        ("response", Part::Envelope),
+    ],
+    ..responses::REQUEST
+};
+
 /// Only sockets: requests by HTTP below `/v1/realtime` create keys and calls.
 pub(super) static SPEC: DialectSpec = DialectSpec {
     name: "openai_realtime",
     socket_model: azure::SOCKET_MODEL,
     socket_paths: &[EndsWith("/realtime"), Contains("/v1/realtime/")],
+    request_shape: &REQUEST,
     answers: Some(&ANSWERS),
     errors: ErrorForm { socket_event: Some(socket_event), ..ErrorForm::COMMON },
     ..DialectSpec::MODEL

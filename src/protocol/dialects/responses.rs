@@ -9,10 +9,12 @@ use serde::Serialize;
 use super::answer_rules::{AnswerRules, CallRules, CallStep, EndRules, Field, paths};
 use super::error_body::{Detail, ErrorForm, StreamEnd, json};
 use super::openai;
+use super::request_shape::{Part, RequestShape};
 use super::spec::PathRule::{Contains, EndsWith, Matches};
 use super::spec::{Dialect, DialectSpec};
 use crate::error::RefusalMetadata;
 use crate::protocol::facts::error_body::ErrorBody;
+use crate::protocol::facts::segment::Kind;
 
 const FIELDS: &[(&str, Field)] = &[
     ("type", Field::Kind),
@@ -109,6 +111,22 @@ fn is_stored(path: &str) -> bool {
     below.is_some_and(|below| !matches!(below.trim_end_matches('/'), "" | "compact" | "input_tokens"))
 }
 
+/// `openai.types.responses.ResponseInputItemParam`; a message of a socket has the same members.
+pub(super) static REQUEST: RequestShape = RequestShape {
+    members: &[
+        ("input", Part::Turns),
+        ("instructions", Part::System),
+        ("tools", Part::Tools),
+        ("response", Part::Envelope),
+    ],
+    types: &[("call_output", Kind::ToolResult), ("_call", Kind::ToolArgs), ("reasoning", Kind::Reasoning)],
+    // Calls that the provider makes itself have their results beside the arguments.
+    content: &[("output", Kind::ToolResult), ("results", Kind::ToolResult)],
+    call_ids: &["call_id"],
+    result_ids: &["call_id"],
+    ..openai::REQUEST
+};
+
 pub(super) static SPEC: DialectSpec = DialectSpec {
     name: "openai_responses",
     rules: &[
@@ -120,6 +138,7 @@ pub(super) static SPEC: DialectSpec = DialectSpec {
     socket_paths: &[EndsWith("/responses")],
     operations: &[("/responses", "chat")],
     stored: &[Matches(is_stored)],
+    request_shape: &REQUEST,
     answers: Some(&ANSWERS),
     errors: ErrorForm {
         stream_ends: &[StreamEnd::named_event("event: error\ndata: ", event)],

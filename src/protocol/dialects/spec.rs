@@ -13,6 +13,7 @@ use super::answer_rules::AnswerRules;
 use super::error_body::ErrorForm;
 use super::model_list::{ModelListForm, ModelListRequest};
 use super::openai;
+use super::request_shape::RequestShape;
 use crate::protocol::facts::model_request::ModelRequest;
 
 /// The API of one request: it decides how the request is detected, how usage is read and how an error is worded.
@@ -48,6 +49,8 @@ pub(super) struct DialectSpec {
     pub(super) socket_model: &'static [&'static str],
     /// Where bodies are files that name no model and are not read, although the dialect reads others.
     pub(super) uploads: &'static [PathRule],
+    /// Where its requests have their texts.
+    pub(super) request_shape: &'static RequestShape,
     /// How its answers are read; `None` when they are not.
     pub(super) answers: Option<&'static AnswerRules>,
     pub(super) errors: ErrorForm,
@@ -83,6 +86,7 @@ impl DialectSpec {
         batches_name_models: false,
         socket_model: &["model"],
         uploads: &[],
+        request_shape: &openai::REQUEST,
         answers: None,
         errors: ErrorForm::COMMON,
         model_list: openai::MODEL_LIST,
