@@ -108,9 +108,9 @@ impl Escapes {
         self.close(to);
     }
 
-    /// Where a range of the reading stands in the text, if an escape is in it or beside it, where a boundary may be.
+    /// Where a range of the reading stands in the text, if an escape is in it or before it, where a boundary may be.
     fn place(&self, start: u64, end: u64) -> Option<(u64, u64)> {
-        self.points.iter().any(|point| point.start <= end && point.end >= start).then(|| {
+        self.points.iter().any(|point| point.start < end && point.end >= start).then(|| {
             let place = |place: u64| match self.points.iter().rev().find(|point| point.end <= place) {
                 Some(point) => point.text_end + (place - point.end),
                 None => self.start + place,
