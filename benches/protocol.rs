@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use brotli::CompressorWriter;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use elida::policy::scan::{Lane, Pattern, PatternKind, Patterns, Work};
+use elida::policy::secrets::DETECTORS;
 use elida::protocol::Dialect;
 use elida::protocol::answer::tap::ResponseTap;
 use elida::protocol::facts::error_body::{ErrorBody, ErrorClass};
@@ -155,5 +157,45 @@ fn refusals(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, scanner, tap, listener, decoding, refusals);
+/// Phrases, expressions, and all secrets and personal data, on source code and pages of this repository.
+fn patterns(criterion: &mut Criterion) {
+    let phrases =
+        (0..200).map(|number| PatternKind::Phrase(format!("ignore rule number {number} of the system")));
+    let expressions = [r"git\s+push\s+(?:-f|--force)", r"rm\s+-[rf]{1,4}\s+/", r"drop\s+table\s+\w{1,40}"];
+    let kinds = phrases
+        .chain(expressions.map(|expression| PatternKind::Regex(expression.to_owned())))
+        .chain(DETECTORS.iter().map(PatternKind::Detector));
+    let all: Vec<Pattern> = kinds.map(|kind| Pattern { kind, slow: false }).collect();
+    let patterns = Patterns::compile(&all).unwrap_or_else(|fault| panic!("{fault}"));
+    let mut text = String::new();
+    for name in
+        ["docs/configuration.md", "docs/ARCHITECTURE.md", "src/proxy/gateway.rs", "src/capture/redact.rs"]
+    {
+        let path = format!("{}/{name}", env!("CARGO_MANIFEST_DIR"));
+        text += &fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    }
+    let body = text.repeat((200 << 10) / text.len() + 1);
+    let body = &body.as_bytes()[..200 << 10];
+    let mut group = criterion.benchmark_group("patterns");
+    group.throughput(Throughput::Bytes(body.len() as u64));
+    group.bench_function("a body of 200 KB", |bencher| {
+        bencher.iter(|| {
+            let mut found = 0;
+            patterns.whole(black_box(body), &mut Work::new(body.len()), &mut |_| found += 1);
+            found
+        });
+    });
+    group.bench_function("deltas of 130 bytes", |bencher| {
+        bencher.iter(|| {
+            let (mut lane, mut found) = (Lane::new(), 0);
+            body.chunks(130)
+                .for_each(|delta| patterns.feed(&mut lane, black_box(delta), &mut |_| found += 1));
+            patterns.end(&mut lane, &mut |_| found += 1);
+            found
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, scanner, tap, listener, decoding, refusals, patterns);
 criterion_main!(benches);

@@ -13,11 +13,11 @@ use super::lane::Lane;
 use super::pattern::{HIDDEN_TEXT, Hit, Via};
 use super::patterns::{Literal, Patterns};
 use super::regexes::Region;
-use super::shapes::{ACCOUNT, NUMBER, SHAPES, Shapes};
+use super::shapes::{ACCOUNT, NUMBER, SHAPES, Shapes, is_international, local_part, nine_digits};
 use super::state::{Again, Decoders, Found, State};
 use super::window::KEEP;
 use super::work::Work;
-use crate::policy::secrets::{Detector, Lead, SecretKind};
+use crate::policy::secrets::Lead;
 
 /// How much is read before candidates are confirmed.
 const BLOCK: usize = 4 << 10;
@@ -143,6 +143,7 @@ impl Patterns {
         let (mut anchor, mut shape, mut literal) = (state.anchor, state.shape, state.literal);
         let (mut dropped, mut last) = (state.fold.dropped, state.fold.last);
         let mut read = bytes.len();
+        let mut lent = state.window.lend();
         for (at, &byte) in bytes.iter().enumerate() {
             let folded = FOLD[usize::from(byte)];
             if folded >= SLOW {
@@ -166,15 +167,18 @@ impl Patterns {
                 continue;
             }
             last = folded;
-            state.window.set(folded, dropped);
+            lent.set(folded, dropped);
             dropped = 0;
             if LITERALS && let Some(literals) = &self.literals {
                 literal = literals.automaton.next_state(Anchored::No, literal, folded);
                 if literals.automaton.is_special(literal) {
+                    state.window.take_back(lent);
                     self.on_literal(state, literal, from + at as u64 + 1, on);
+                    lent = state.window.lend();
                 }
             }
         }
+        state.window.take_back(lent);
         (state.anchor, state.shape, state.literal) = (anchor, shape, literal);
         (state.fold.dropped, state.fold.last) = (dropped, last);
         state.window.text_end = from + read as u64 - dropped;
@@ -295,29 +299,6 @@ impl Patterns {
 fn hit(pattern: u32, start: u64, end: u64, text: Text<'_>) -> Hit {
     let is_plain = end - start <= KEEP as u64 && text.range(start, end).is_ascii();
     Hit { pattern, start, end, via: if is_plain { Via::Plain } else { Via::Folded } }
-}
-
-/// The length of the local part of an address at the end of a text.
-fn local_part(text: &[u8]) -> u64 {
-    let is_local = |byte: &&u8| byte.is_ascii_alphanumeric() || b"._%+-".contains(byte);
-    text.iter().rev().take(64).take_while(is_local).count() as u64
-}
-
-/// The length of the last nine digits with what stands between them, if they are the start of a group.
-fn nine_digits(text: &[u8]) -> Option<u64> {
-    let mut digits = 0;
-    for (length, byte) in text.iter().rev().enumerate() {
-        if digits == 9 {
-            return (!byte.is_ascii_digit()).then_some(length as u64);
-        }
-        digits += u8::from(byte.is_ascii_digit());
-    }
-    (digits == 9).then_some(text.len() as u64)
-}
-
-/// Whether a telephone number begins with the `+` before it.
-fn is_international(detector: &Detector, before: &[u8]) -> bool {
-    detector.kind == SecretKind::Phone && before.last() == Some(&b'+')
 }
 
 /// Reads folded bytes one by one.

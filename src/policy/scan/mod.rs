@@ -36,4 +36,6 @@ pub use patterns::Patterns;
 pub use work::Work;
 
 #[cfg(test)]
+mod evasion;
+#[cfg(test)]
 mod tests;

@@ -4,6 +4,8 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
+use crate::policy::secrets::{Detector, SecretKind};
+
 /// Digits that make a number.
 const DIGITS: u8 = 9;
 /// Most characters between two groups, as in `(212) 555`.
@@ -112,4 +114,27 @@ impl Place {
             _ => Self::default(),
         }
     }
+}
+
+/// The length of the local part of an address at the end of a text.
+pub(super) fn local_part(text: &[u8]) -> u64 {
+    let is_local = |byte: &&u8| byte.is_ascii_alphanumeric() || b"._%+-".contains(byte);
+    text.iter().rev().take(64).take_while(is_local).count() as u64
+}
+
+/// The length of the last nine digits with what stands between them, if they are the start of a group.
+pub(super) fn nine_digits(text: &[u8]) -> Option<u64> {
+    let mut digits = 0;
+    for (length, byte) in text.iter().rev().enumerate() {
+        if digits == 9 {
+            return (!byte.is_ascii_digit()).then_some(length as u64);
+        }
+        digits += u8::from(byte.is_ascii_digit());
+    }
+    (digits == 9).then_some(text.len() as u64)
+}
+
+/// Whether a telephone number begins with the `+` before it.
+pub(super) fn is_international(detector: &Detector, before: &[u8]) -> bool {
+    detector.kind == SecretKind::Phone && before.last() == Some(&b'+')
 }
