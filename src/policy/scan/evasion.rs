@@ -147,11 +147,11 @@ fn the_table_of_evasions_in_the_documentation_is_what_happens() {
     let secret = compiled(PatternKind::Detector(detector("aws-access-key").unwrap()));
     let mut table = String::from("| written | a phrase | a secret |\n|---|---|---|\n");
     for (name, change) in ways() {
-        table.push_str(&format!(
-            "| {name} | {} | {} |\n",
-            found(&phrase, &change(PHRASE)),
-            found(&secret, &change(SECRET))
-        ));
+        let [phrase, secret] = [(&phrase, PHRASE), (&secret, SECRET)].map(|(patterns, text)| {
+            let is_changed = change(text) != text || name == "as it is" || name.starts_with("divided");
+            if is_changed { found(patterns, &change(text)) } else { "(the same)".to_owned() }
+        });
+        table.push_str(&format!("| {name} | {phrase} | {secret} |\n"));
     }
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/policies.md");
     let page = std::fs::read_to_string(path).unwrap();
