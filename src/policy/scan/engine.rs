@@ -143,7 +143,6 @@ impl Patterns {
         let (mut anchor, mut shape, mut literal) = (state.anchor, state.shape, state.literal);
         let (mut dropped, mut last) = (state.fold.dropped, state.fold.last);
         let mut read = bytes.len();
-        let mut lent = state.window.lend();
         for (at, &byte) in bytes.iter().enumerate() {
             let folded = FOLD[usize::from(byte)];
             if folded >= SLOW {
@@ -167,18 +166,15 @@ impl Patterns {
                 continue;
             }
             last = folded;
-            lent.set(folded, dropped);
+            state.window.set(folded, dropped);
             dropped = 0;
             if LITERALS && let Some(literals) = &self.literals {
                 literal = literals.automaton.next_state(Anchored::No, literal, folded);
                 if literals.automaton.is_special(literal) {
-                    state.window.take_back(lent);
                     self.on_literal(state, literal, from + at as u64 + 1, on);
-                    lent = state.window.lend();
                 }
             }
         }
-        state.window.take_back(lent);
         (state.anchor, state.shape, state.literal) = (anchor, shape, literal);
         (state.fold.dropped, state.fold.last) = (dropped, last);
         state.window.text_end = from + read as u64 - dropped;

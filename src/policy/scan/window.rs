@@ -39,14 +39,13 @@ impl Window {
         }
     }
 
-    /// Lends what is kept to the loop that adds to it.
-    pub(super) fn lend(&mut self) -> Lent {
-        Lent { bytes: std::mem::take(&mut self.bytes), sizes: std::mem::take(&mut self.sizes), len: self.len }
-    }
-
-    /// Takes back what was lent.
-    pub(super) fn take_back(&mut self, lent: Lent) {
-        (self.bytes, self.sizes, self.len) = (lent.bytes, lent.sizes, lent.len);
+    /// Adds a byte for which there is room.
+    #[inline(always)]
+    pub(super) fn set(&mut self, byte: u8, size: u64) {
+        if let (Some(place), Some(count)) = (self.bytes.get_mut(self.len), self.sizes.get_mut(self.len)) {
+            (*place, *count) = (byte, size.min(u64::from(u16::MAX)) as u16);
+            self.len += 1;
+        }
     }
 
     /// Adds a byte that ends at this place in the text.
@@ -54,9 +53,7 @@ impl Window {
         if self.len == self.bytes.len() {
             self.reserve(64);
         }
-        let mut lent = self.lend();
-        lent.set(byte, size);
-        self.take_back(lent);
+        self.set(byte, size);
         self.text_end += size;
     }
 
@@ -75,23 +72,5 @@ impl Window {
         let at = (place.saturating_sub(self.from) as usize).min(self.len);
         let behind: u64 = self.sizes[at..self.len].iter().map(|size| u64::from(*size)).sum();
         text_end.saturating_sub(behind)
-    }
-}
-
-/// A window while bytes are added in a loop.
-pub(super) struct Lent {
-    bytes: Vec<u8>,
-    sizes: Vec<u16>,
-    len: usize,
-}
-
-impl Lent {
-    /// Adds a byte for which there is room.
-    #[inline(always)]
-    pub(super) fn set(&mut self, byte: u8, size: u64) {
-        if let (Some(place), Some(count)) = (self.bytes.get_mut(self.len), self.sizes.get_mut(self.len)) {
-            (*place, *count) = (byte, size.min(u64::from(u16::MAX)) as u16);
-            self.len += 1;
-        }
     }
 }
