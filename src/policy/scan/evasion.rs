@@ -30,8 +30,11 @@ fn swapped(text: &str, pairs: &[(char, &str)]) -> String {
     })
 }
 
-/// The ways: a name, and the change of a text.
-fn ways() -> Vec<(&'static str, fn(&str) -> String)> {
+/// A way: its name, and the change of a text.
+type Way = (&'static str, fn(&str) -> String);
+
+/// Other letters that read the same.
+fn letters_of_other_forms() -> Vec<Way> {
     vec![
         ("as it is", str::to_owned),
         ("other case", |text| {
@@ -61,6 +64,12 @@ fn ways() -> Vec<(&'static str, fn(&str) -> String)> {
         ("tag characters (not shown)", |text| {
             each(text, |c| char::from_u32(0xe0000 + c as u32).unwrap_or(c).to_string())
         }),
+    ]
+}
+
+/// Encodings.
+fn encodings() -> Vec<Way> {
+    vec![
         ("base64", |text| BASE64.encode(format!("please {text} now").as_bytes())),
         ("base64url", |text| BASE64URL_NOPAD.encode(format!("please {text} now").as_bytes())),
         ("base64 in lines", |text| {
@@ -82,6 +91,12 @@ fn ways() -> Vec<(&'static str, fn(&str) -> String)> {
         (r"`\u` escapes", |text| each(text, |c| format!("\\u{:04x}", c as u32))),
         (r"`\x` escapes", |text| each(text, |c| format!("\\x{:02x}", c as u32))),
         ("character references of HTML", |text| each(text, |c| format!("&#{};", c as u32))),
+    ]
+}
+
+/// What else people write.
+fn other_ways() -> Vec<Way> {
+    vec![
         ("divided between pieces of a stream", str::to_owned),
         ("hyphens or blanks between letters", |text| each(text, |c| format!("{c} "))),
         ("backwards", |text| text.chars().rev().collect()),
@@ -146,7 +161,7 @@ fn the_table_of_evasions_in_the_documentation_is_what_happens() {
     let phrase = compiled(PatternKind::Phrase(PHRASE.to_owned()));
     let secret = compiled(PatternKind::Detector(detector("aws-access-key").unwrap()));
     let mut table = String::from("| written | a phrase | a secret |\n|---|---|---|\n");
-    for (name, change) in ways() {
+    for (name, change) in [letters_of_other_forms(), encodings(), other_ways()].concat() {
         let [phrase, secret] = [(&phrase, PHRASE), (&secret, SECRET)].map(|(patterns, text)| {
             let is_changed = change(text) != text || name == "as it is" || name.starts_with("divided");
             if is_changed { found(patterns, &change(text)) } else { "(the same)".to_owned() }

@@ -1,3 +1,5 @@
+//! What is found, where, how it is read, and that no division of a text changes it.
+
 use proptest::prelude::*;
 
 use super::*;
