@@ -16,7 +16,7 @@ use regex_syntax::hir::Hir;
 use super::literals::{MAX_MATCH, Needles, Refusal};
 
 /// Most bytes of a compiled expression.
-const MAX_SIZE: usize = 1 << 20;
+const MAX_SIZE: usize = 256 << 10;
 /// What a search may remember of an expression, in bytes.
 const CACHE: usize = 256 << 10;
 

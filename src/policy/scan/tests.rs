@@ -164,14 +164,22 @@ fn hostile_expressions_are_refused_or_compiled_at_once() {
         "abc(?:(?:é|ü|[а-я]){0,50}){0,3}",
         &format!("(?:{})", (0..500).map(|n| format!("word{n}")).collect::<Vec<_>>().join("|")),
         r"\pL{1,100}abc",
+        "abc[é-ﬀ]{0,120}",
+        "abc(?:[^a]{0,3}[^b]{0,3}){0,80}",
+        "(?:abc[^x]{0,40}|[^y]{0,40}def){1,6}",
+        &format!("abc{}", "[a-z0-9]{0,2}".repeat(250)),
         &"[abc]?".repeat(400),
         "(?:(?:(?:(?:abc?){0,4}){0,4}){0,4}){0,8}",
     ] {
-        let begin = std::time::Instant::now();
-        let is_compiled = Patterns::compile(&[regex(pattern)]).is_ok();
-        let took = begin.elapsed();
+        // The best of three: other tests run, too.
+        let took = (0..3).map(|_| {
+            let begin = std::time::Instant::now();
+            let _ = Patterns::compile(&[regex(pattern)]);
+            begin.elapsed()
+        });
+        let took = took.min().unwrap();
         let most = if cfg!(debug_assertions) { 200 } else { 10 };
-        assert!(took.as_millis() < most, "{pattern:.60}: {took:?}, {is_compiled}");
+        assert!(took.as_millis() < most, "{pattern:.60}: {took:?}");
     }
 }
 
