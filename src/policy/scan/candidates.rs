@@ -12,8 +12,8 @@ use crate::policy::secrets::Detector;
 
 /// Most bytes of a secret, and of the text of a lane that is kept.
 pub(super) const MAX_SECRET: u64 = 512;
-/// Most candidates that wait.
-const MAX_WAITING: usize = 256;
+/// Most candidates that wait: those of a block of nothing but anchors.
+const MAX_WAITING: usize = 4096;
 
 /// A place where a secret may stand.
 #[derive(Clone, Copy, Debug)]

@@ -110,10 +110,15 @@ impl Escapes {
 
     /// Where a range of the reading stands in the text, if an escape is in it or before it, where a boundary may be.
     fn place(&self, start: u64, end: u64) -> Option<(u64, u64)> {
-        self.points.iter().any(|point| point.start < end && point.end >= start).then(|| {
-            let place = |place: u64| match self.points.iter().rev().find(|point| point.end <= place) {
-                Some(point) => point.text_end + (place - point.end),
-                None => self.start + place,
+        let before = self.points.partition_point(|point| point.start < end);
+        let is_escaped = before.checked_sub(1).is_some_and(|last| self.points[last].end >= start);
+        is_escaped.then(|| {
+            let place = |place: u64| {
+                let last = self.points.partition_point(|point| point.end <= place).checked_sub(1);
+                match last.map(|last| self.points[last]) {
+                    Some(point) => point.text_end + (place - point.end),
+                    None => self.start + place,
+                }
             };
             (place(start), place(end))
         })
