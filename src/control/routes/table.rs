@@ -27,7 +27,7 @@ use crate::identity::roles::Right;
 use crate::session::{SessionView, Stats};
 
 /// Groups of endpoints.
-pub(in crate::control) const TAGS: [(&str, &str); 9] = [
+pub(in crate::control) const TAGS: [(&str, &str); 10] = [
     (SESSIONS, "Active and ended sessions, kills and the live feed."),
     (APPROVALS, "Calls that rules hold until operators answer."),
     (HISTORY, "Records of ended sessions, their requests and sums."),
