@@ -90,16 +90,25 @@ pub(super) fn ssn(found: &[u8]) -> bool {
         && !matches!(&digits[..], b"078051120" | b"219099999" | b"123456789")
 }
 
-/// A telephone number: 8 to 15 digits after `+`, or ten of the North American plan.
+/// A telephone number: 8 to 15 digits after `+`, or ten of the North American plan. Without separators, in code mostly a number
+/// that is added, it has 10 to 13 digits that differ.
 pub(super) fn phone(found: &[u8]) -> bool {
     let digits: Vec<u8> = found.iter().filter(|byte| byte.is_ascii_digit()).copied().collect();
-    match found.first() {
-        Some(b'+') => (8..=15).contains(&digits.len()) && digits[0] != b'0',
-        _ => {
-            let number = digits.strip_prefix(b"1").filter(|_| digits.len() == 11).unwrap_or(&digits);
-            // Area and exchange begin with 2 to 9; 555-01xx is fiction.
-            number.len() == 10 && number[0] >= b'2' && number[3] >= b'2' && number[1..3] != *b"11"
+    let is_plain = digits.len() + 1 >= found.len();
+    let is_american = |number: &[u8]| {
+        // Area and exchange begin with 2 to 9.
+        number.len() == 10 && number[0] >= b'2' && number[3] >= b'2' && number[1..3] != *b"11"
+    };
+    match (found.first(), digits.split_first()) {
+        (Some(b'+'), Some((b'1', number))) => is_american(number),
+        (Some(b'+'), Some((first, number))) if is_plain => {
+            (10..=13).contains(&digits.len())
+                && *first != b'0'
+                && number.iter().any(|digit| *digit != number[0])
         }
+        (Some(b'+'), Some((first, _))) => (8..=15).contains(&digits.len()) && *first != b'0',
+        (_, Some((b'1', number))) if digits.len() == 11 => is_american(number),
+        _ => is_american(&digits),
     }
 }
 
@@ -197,7 +206,7 @@ pub(super) fn url_password(found: &[u8]) -> bool {
         b"***@",
         b"...@",
     ];
-    password.len() > 1
+    password.len() > 5
         && !words.contains(&password)
         && !password.starts_with(b"$")
         && !password.starts_with(b"{")
