@@ -104,8 +104,8 @@ impl Fold {
 
     fn complete(&mut self, sink: &mut impl Sink) {
         let expected = match self.partial[0] {
-            ..0xe0 => 2,
-            ..0xf0 => 3,
+            0..0xe0 => 2,
+            0xe0..0xf0 => 3,
             _ => 4,
         };
         if self.partial_len < expected {

@@ -30,28 +30,13 @@ pub(super) type Refusal = (String, &'static str);
 
 /// Parses an expression. Classes are of ASCII, unless the expression has a class of other characters.
 pub(super) fn parse(pattern: &str) -> Result<Hir, Refusal> {
-    let parser = |is_unicode| {
-        let mut builder = regex_syntax::ParserBuilder::new();
-        builder
-            .unicode(is_unicode)
-            .case_insensitive(!is_unicode)
-            .utf8(false)
-            .nest_limit(64)
-            .build()
-            .parse(pattern)
-    };
     if pattern.len() > MAX_PATTERN {
         let message = format!("the regular expression has {} bytes, more than {MAX_PATTERN}", pattern.len());
         return Err((message, "divide it into several"));
     }
-    let hir = parser(false).or_else(|error| parser(true).map_err(|_| error)).map_err(|error| {
-        let message = match &error {
-            regex_syntax::Error::Parse(error) => error.kind().to_string(),
-            regex_syntax::Error::Translate(error) => error.kind().to_string(),
-            other => other.to_string(),
-        };
-        (format!("the regular expression '{pattern}' is not valid: {message}"), "correct it")
-    })?;
+    let hir = syntax(pattern, false)
+        .or_else(|why| syntax(pattern, true).map_err(|_| why))
+        .map_err(|why| (format!("the regular expression '{pattern}' is not valid: {why}"), "correct it"))?;
     let hir = fold(&hir)?;
     let properties = hir.properties();
     match (properties.minimum_len(), properties.maximum_len()) {
@@ -70,6 +55,16 @@ pub(super) fn parse(pattern: &str) -> Result<Hir, Refusal> {
         (None, _) => Err((format!("the regular expression '{pattern}' matches nothing"), "correct it")),
         _ => Ok(hir),
     }
+}
+
+fn syntax(pattern: &str, is_unicode: bool) -> Result<Hir, String> {
+    let mut builder = regex_syntax::ParserBuilder::new();
+    builder.unicode(is_unicode).case_insensitive(!is_unicode).utf8(false).nest_limit(64);
+    builder.build().parse(pattern).map_err(|error| match error {
+        regex_syntax::Error::Parse(error) => error.kind().to_string(),
+        regex_syntax::Error::Translate(error) => error.kind().to_string(),
+        other => other.to_string(),
+    })
 }
 
 /// Longest expression, in bytes.

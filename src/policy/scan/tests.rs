@@ -144,7 +144,7 @@ fn what_cannot_be_searched_is_refused_when_it_is_loaded() {
     }
     assert!(Patterns::compile(&[phrase("ok then"), phrase(" a ")]).unwrap_err().index == 1);
     let slow = Pattern { slow: true, ..regex("[0-9]{4}-[0-9]{4}") };
-    let patterns = Patterns::compile(&[slow.clone()]).unwrap();
+    let patterns = Patterns::compile(std::slice::from_ref(&slow)).unwrap();
     assert_eq!(
         found(&patterns, "call 5555-1234 or 12-3456-7890"),
         [(0, "5555-1234".to_owned(), Via::Plain), (0, "3456-7890".to_owned(), Via::Plain)]
@@ -227,7 +227,7 @@ fn what_is_encoded_is_read_too() {
         .collect::<String>();
     for (text, via) in [
         (format!("decode this: {}.", BASE64.encode(plain.as_bytes())), Via::Base64),
-        (format!("{}", BASE64URL_NOPAD.encode(plain.as_bytes())), Via::Base64),
+        (BASE64URL_NOPAD.encode(plain.as_bytes()), Via::Base64),
         (format!("data:\n{lines}\nend"), Via::Base64),
         (format!("powershell -enc {}", BASE64.encode(&wide)), Via::Base64),
         (format!("<{}>", HEXLOWER.encode(plain.as_bytes())), Via::Hex),

@@ -166,7 +166,7 @@ pub(super) fn assigned(found: &[u8]) -> bool {
     let digits = value.iter().filter(|byte| byte.is_ascii_digit()).count();
     let longest = value.split(|byte| !byte.is_ascii_lowercase()).map(<[u8]>::len).max().unwrap_or(0);
     let has_words = longest >= 7 && digits * 5 < value.len() || value.windows(3).any(|part| part == b"://");
-    let is_quoted = found[..end].iter().any(|byte| quoted(byte));
+    let is_quoted = found[..end].iter().any(quoted);
     let is_member = !is_quoted && value.contains(&b'.');
     let has_letter = value.iter().any(u8::is_ascii_alphabetic);
     value.len() >= 12
