@@ -29,6 +29,10 @@ fn each_kind_of_secret_is_taken_out_of_a_text() {
         ("4111 1111 1111 1111", "card"),
         ("5500-0000-0000-0004", "card"),
         ("378282246310005", "card"),
+        ("DE89 3704 0044 0532 0130 00", "iban"),
+        ("536-22-8714", "ssn"),
+        ("+1 212-736-5000", "phone"),
+        ("dop_v1_0a1b2c3d4e5f67890a1b2c3d4e5f67890a1b2c3d4e5f67890a1b2c3d4e5f6789", "api_key"),
     ] {
         let redacted = plain(&format!("before {secret} after"));
         let left = if kind == "email" { "bob.o'" } else { "" };
