@@ -1,3 +1,5 @@
+//! Bodies of every dialect, and what hides in them.
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -318,7 +320,7 @@ proptest! {
         read(body.to_string().as_bytes(), dialect, &mut told);
         let mut wanted = Vec::new();
         strings(&body, &mut wanted);
-        for text in wanted.iter().filter(|text| !text.is_empty() && !element::is_common(text.as_bytes())) {
+        for text in wanted.iter().filter(|text| !text.is_empty() && !text::is_common(text.as_bytes())) {
             let is_member = dialect.request_shape().part(text.as_bytes()) != Part::Other;
             prop_assert!(
                 is_member || told.lines.iter().any(|line| line.ends_with(&format!(": {text}"))),
