@@ -185,7 +185,12 @@ impl<'b> Walk<'b, '_> {
 
     fn element(&mut self, part: Part, raw: &'b [u8]) {
         let is_bare = !matches!(raw.first(), Some(b'{' | b'[' | b'"'));
-        if is_bare && is_word(raw) && raw.len() < LONG_NUMBER {
+        if is_bare && !is_word(raw) {
+            // It may be a part of something longer.
+            self.is_json = false;
+            return;
+        }
+        if is_bare && raw.len() < LONG_NUMBER {
             return;
         }
         let element = Element { index: self.index, role: part.role(), kind: part.kind(), raw };
