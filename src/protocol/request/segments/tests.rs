@@ -204,7 +204,7 @@ fn nothing_hides() {
     for _ in 0..3 {
         nested = json!({"x": nested.to_string()});
     }
-    has(&nested.to_string(), "a \"quoted\" a secret\n");
+    has(&nested.to_string(), "a \"quoted\" secret\n");
     // What is no JSON: another kind of quotes, something behind the end, a string that does not end.
     for body in [
         "{'a':'a secret'}",
