@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use brotli::CompressorWriter;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use elida::policy::scan::{Lane, Pattern, PatternKind, Patterns, Work};
+use elida::policy::scan::{Judged, Lane, Pattern, PatternKind, Patterns, Work};
 use elida::policy::secrets::DETECTORS;
 use elida::protocol::Dialect;
 use elida::protocol::answer::tap::ResponseTap;
 use elida::protocol::facts::error_body::{ErrorBody, ErrorClass};
+use elida::protocol::request::segments::{Element, Reader, Segment, read};
 use elida::protocol::request::{RequestPaths, RequestScan};
 use elida::protocol::wire::coding::Coding;
 use elida::protocol::wire::framing::Framing;
@@ -197,5 +198,74 @@ fn patterns(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, scanner, tap, listener, decoding, refusals, patterns);
+/// Judges the texts of requests as the proxy does, without the rules behind the patterns.
+struct Judging<'a> {
+    patterns: &'a Patterns,
+    table: &'a Judged,
+    work: Work,
+    key: u128,
+    hits: usize,
+}
+
+impl Reader for Judging<'_> {
+    fn begin(&mut self, element: &Element<'_>) -> bool {
+        self.key = self.table.key(&[b"principal", element.raw]);
+        !self.table.is_clean(self.key)
+    }
+
+    fn segment(&mut self, segment: &Segment<'_>) {
+        self.patterns.whole(segment.text, &mut self.work, &mut |_| self.hits += 1);
+    }
+
+    fn end(&mut self, _: &Element<'_>) {
+        self.table.note_clean(self.key);
+    }
+}
+
+/// A conversation of so many turns of 1 KB.
+fn conversation(turns: usize) -> String {
+    let turn = |at: usize| {
+        let text = "Look at \\\"src/main.rs\\\":\\n\\tfn main() { println!(); }\\n".repeat(20);
+        format!(r#"{{"role":"user","content":[{{"type":"text","text":"{at}: {text}"}}]}}"#)
+    };
+    let turns: Vec<_> = (0..turns).map(turn).collect();
+    format!(r#"{{"model":"claude-demo","messages":[{}]}}"#, turns.join(","))
+}
+
+/// The same new text in turn 2 and in turn 200, and a conversation that was never seen.
+fn texts(criterion: &mut Criterion) {
+    let detectors = DETECTORS.iter().map(PatternKind::Detector);
+    let phrases = (0..50).map(|at| PatternKind::Phrase(format!("a phrase number {at} of an attack")));
+    let patterns: Vec<_> = detectors.chain(phrases).map(|kind| Pattern { kind, slow: false }).collect();
+    let patterns = Patterns::compile(&patterns).unwrap_or_else(|fault| panic!("{fault}"));
+    let mut group = criterion.benchmark_group("texts of a request");
+    for (name, known, turns) in [("turn 2", 1, 2), ("turn 200", 199, 200), ("200 turns, never seen", 0, 200)]
+    {
+        let (before, body) = (conversation(known), conversation(turns));
+        let table = Judged::new(if known == 0 { 0 } else { 16 << 20 });
+        let judge = |body: &str| {
+            let work = Work::new(body.len());
+            let mut judging = Judging { patterns: &patterns, table: &table, work, key: 0, hits: 0 };
+            read(body.as_bytes(), Dialect::ANTHROPIC, &mut judging);
+            judging.hits
+        };
+        judge(&before);
+        group.throughput(Throughput::Bytes(body.len() as u64));
+        let mut fresh = 0;
+        group.bench_function(name, |bencher| {
+            bencher.iter_batched(
+                || {
+                    fresh += 1;
+                    // The last turn is new each time.
+                    body.replace(&format!("\"{}: ", turns - 1), &format!("\"{fresh}.{}: ", turns - 1))
+                },
+                |body| judge(black_box(&body)),
+                BatchSize::SmallInput,
+            );
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, scanner, tap, listener, decoding, refusals, patterns, texts);
 criterion_main!(benches);

@@ -1,7 +1,7 @@
 //! The components that several services share, built from a compiled configuration.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
@@ -164,6 +164,7 @@ impl Components {
             endpoints.share(replicator);
         }
         Arc::new(ProxyState {
+            judged: OnceLock::new(),
             sessions: Arc::clone(&self.sessions),
             principals: self.principals.clone(),
             unrouted: self.metrics.unrouted(),

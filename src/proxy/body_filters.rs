@@ -9,7 +9,7 @@ use super::downstream::LEG_CUT;
 use super::error_response::REFUSED;
 use super::read;
 use super::request_ctx::RequestCtx;
-use super::{govern, next_step, spending, upgrade};
+use super::{govern, judge_upload, next_step, spending, upgrade};
 use crate::protocol::answer::events::Event;
 
 /// Forwards a chunk of the request body to the backend. `headers` are the request's.
@@ -17,10 +17,17 @@ use crate::protocol::answer::events::Event;
 /// # Errors
 /// The leg was cut, a streamed body exceeds its limit or names a model that is refused, or the request has not been
 /// routed.
-pub(crate) fn upload(ctx: &mut RequestCtx, headers: &HeaderMap, body: &mut Option<Bytes>) -> Result<()> {
+pub(crate) fn upload(
+    ctx: &mut RequestCtx,
+    headers: &HeaderMap,
+    body: &mut Option<Bytes>,
+    end: bool,
+) -> Result<()> {
     let RequestCtx { app, stage, outcome, admission, reservation, .. } = ctx;
     let routed = stage.routed_mut()?;
-    let Some(chunk) = body else { return Ok(()) };
+    let Some(chunk) = body else {
+        return if end { judge_upload::pass_on(app, routed, outcome, headers, None) } else { Ok(()) };
+    };
     let received = &routed.who.received;
     let session = routed.leg.session();
     if received.handle.cut.reason().is_some() {
@@ -45,7 +52,9 @@ pub(crate) fn upload(ctx: &mut RequestCtx, headers: &HeaderMap, body: &mut Optio
             outcome.refusal = Some(Box::new(read::too_large(limit)));
             return Error::e_explain(REFUSED, "the body is too large");
         }
-        return read::read_on(routed, outcome, headers, chunk);
+        read::read_on(routed, outcome, headers, chunk)?;
+        judge_upload::pass_on(app, routed, outcome, headers, Some(chunk))?;
+        return if end { judge_upload::pass_on(app, routed, outcome, headers, None) } else { Ok(()) };
     }
     // What is held is one chunk.
     if let Some(rewritten) = routed.rewritten.take() {

@@ -19,8 +19,8 @@ use super::identify::SessionHint;
 use super::request_ctx::{Identified, Outcome, RequestCtx, reached};
 use super::state::ProxyState;
 use super::{
-    body_filters, builtin, capture, dispatch, failover, govern, mcp, models, refuse, trace_context,
-    upstream_request, upstream_response,
+    body_filters, builtin, capture, dispatch, failover, govern, judge_socket, mcp, models, refuse,
+    trace_context, upstream_request, upstream_response,
 };
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::Dialect;
@@ -201,11 +201,18 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         chunk: &mut Option<Bytes>,
-        _end: bool,
+        end: bool,
         ctx: &mut Self::CTX,
     ) -> Result<()> {
         let headers = &session.req_header().headers;
-        let Err(error) = body_filters::upload(ctx, headers, chunk) else { return Ok(()) };
+        let judged = match chunk {
+            Some(chunk) if ctx.stage.routed().is_some_and(|routed| routed.messages.is_some()) => {
+                Box::pin(judge_socket::on_client_bytes(ctx, headers, chunk)).await
+            }
+            _ => Ok(()),
+        };
+        let passed = judged.and_then(|()| body_filters::upload(ctx, headers, chunk, end));
+        let Err(error) = passed else { return Ok(()) };
         let handle = &ctx.stage.routed_mut()?.who.received.handle;
         // Empty, since none would end the body.
         *chunk = Some(Bytes::new());

@@ -316,30 +316,6 @@ impl RequestCtx {
         self.obey(session, decision).await
     }
 
-    /// Judges a request that is about to be forwarded by the rules `on: request`, and an MCP request by those `on: connect`,
-    /// too.
-    ///
-    /// # Errors
-    /// A rule refuses the request, the leg was cut, or the client has left.
-    pub(super) async fn judge_request(&mut self, session: &mut Session) -> Result<(), Reject> {
-        let routed = reached(self.stage.routed())?;
-        let (who, leg) = (&*routed.who, &routed.leg);
-        let rules = Arc::clone(&who.received.handle.settings.rules);
-        if let Some(refused) = repeated(&self.app, leg, &[]) {
-            return Err(refused.into());
-        }
-        let headers = &session.req_header().headers;
-        let forward = Some((leg, Some(&routed.route)));
-        let facts = RequestFacts { forward, ..RequestFacts::new(who, headers, &self.app.clock) };
-        let mut verdict = Verdict::default();
-        if who.received.dialect.is_json_rpc() {
-            rules.finish(Phase::Connect, &facts, &mut verdict);
-        }
-        rules.finish(Phase::Request, &facts, &mut verdict);
-        let decision = decide(&self.app, who, Some(leg), Phase::Request, &verdict, &Unit::default());
-        self.obey(session, decision).await
-    }
-
     /// Does what was decided about a request of which nothing has been forwarded.
     ///
     /// # Errors

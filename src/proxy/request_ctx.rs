@@ -23,9 +23,11 @@ use pingora_core::{Error, ErrorType, Result};
 
 use super::answer::Answer;
 use super::answer_steps::Steps;
+use super::client_messages::ClientMessages;
 use super::dispatch::Route;
 use super::identify::Caller;
 use super::load::Counting;
+use super::passing::Passing;
 use super::receive::Received;
 use super::state::ProxyState;
 use crate::capture::BodyCapture;
@@ -111,6 +113,12 @@ pub(crate) struct Routed {
     pub(crate) rewritten: Option<Bytes>,
     /// Follows the frames of a WebSocket; `None` for other requests, and when the backend did not switch protocols.
     pub(crate) socket: Option<Box<SocketTap>>,
+    /// Digests of the elements of the body, by which a repetition is known; empty if no rule asks for them.
+    pub(crate) digests: Box<[u64]>,
+    /// Reads a body that is not held for the rules; `None` if none asks for it.
+    pub(crate) passing: Option<Box<Passing>>,
+    /// Reads the messages of a client for the rules, likewise.
+    pub(crate) messages: Option<Box<ClientMessages>>,
     /// How much of the answer is held, if a budget is held in steps.
     pub(crate) steps: Option<Box<Steps>>,
     /// Counts the leg as open.
@@ -298,6 +306,17 @@ impl Stage {
 impl Routed {
     fn new(who: Box<Identified>, leg: Leg, open: GaugeGuard, route: Route) -> Box<Self> {
         let socket = who.received.socket.then(|| Box::new(SocketTap::new(route.dialect)));
-        Box::new(Self { who, leg, route, rewritten: None, socket, steps: None, _open: open })
+        Box::new(Self {
+            who,
+            leg,
+            route,
+            rewritten: None,
+            socket,
+            digests: Box::default(),
+            passing: None,
+            messages: None,
+            steps: None,
+            _open: open,
+        })
     }
 }

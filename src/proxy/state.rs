@@ -1,6 +1,6 @@
 //! What all requests share: sessions, metrics, log, history and the clock.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use pingora_core::connectors::http::Connector;
 
@@ -13,6 +13,8 @@ use crate::identity::Key;
 use crate::limits::fleet::FleetBudgets;
 use crate::limits::fleet_rates::FleetRates;
 use crate::limits::ledger::Ledger;
+use crate::policy::ruleset::RuleSet;
+use crate::policy::scan::Judged;
 use crate::policy::suppressions::Suppressions;
 use crate::session::Manager;
 use crate::telemetry::log::Log;
@@ -52,6 +54,8 @@ pub(crate) struct ProxyState {
     pub(crate) fleet_budgets: Option<Arc<FleetBudgets>>,
     /// What other instances take of limits; `None` without a fleet.
     pub(crate) fleet_rates: Option<Arc<FleetRates>>,
+    /// What was found clean by the rules; made when they first ask for it.
+    pub(crate) judged: OnceLock<Judged>,
     /// How many requests are open and wait.
     pub(crate) load: Load,
     /// Answers whose tokens are still to be counted.
@@ -61,6 +65,11 @@ pub(crate) struct ProxyState {
 }
 
 impl ProxyState {
+    /// Returns the table of what was found clean. Its size is that of the first rules which ask for it.
+    pub(super) fn judged(&self, rules: &RuleSet) -> &Judged {
+        self.judged.get_or_init(|| Judged::new(usize::try_from(rules.judged()).unwrap_or(usize::MAX)))
+    }
+
     /// Returns the gauge that counts an open leg of this kind.
     pub(super) fn open(&self, is_socket: bool) -> &Gauge {
         if is_socket { &self.open_sockets } else { &self.open_legs }

@@ -115,6 +115,10 @@ mod governance {
     pub mod limits;
     /// What operators add to the limits of budgets.
     pub mod overrides;
+    /// Rules over bodies that are not held, messages of sockets and calls of MCP.
+    pub mod policy_bodies;
+    /// Rules over the texts of requests: every dialect, evasions, history that is read once, repetitions.
+    pub mod policy_requests;
     /// What is spent of budgets survives a restart.
     pub mod restart;
     /// Live sessions, and how fast new ones begin.

@@ -5,7 +5,7 @@ use super::plain;
 use super::request_shape::{Part, RequestShape};
 use super::spec::PathRule::{Any, EndsWith};
 use super::spec::{BackendKind, Content, Dialect, DialectSpec, ProviderSpec};
-use crate::protocol::facts::segment::Role;
+use crate::policy::rule::Role;
 
 /// a2a-protocol.org/latest/specification: `Message`, in either binding.
 static REQUEST: RequestShape = RequestShape {

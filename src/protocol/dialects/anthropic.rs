@@ -18,8 +18,8 @@ use super::request_shape::{Part, RequestShape};
 use super::spec::PathRule::{Contains, EndsWith, Matches};
 use super::spec::{BackendKind, Dialect, DialectSpec, ProviderSpec};
 use super::{bedrock, openai, vertex};
+use crate::policy::rule::Place;
 use crate::protocol::facts::model_request::ModelRequest;
-use crate::protocol::facts::segment::Kind;
 use crate::protocol::facts::usage::ReportedCounts;
 
 const FIELDS: &[(&str, Field)] = &[
@@ -99,7 +99,11 @@ static REQUEST: RequestShape = RequestShape {
         ("requests", Part::Envelope),
         ("params", Part::Envelope),
     ],
-    types: &[("tool_result", Kind::ToolResult), ("tool_use", Kind::ToolArgs), ("thinking", Kind::Reasoning)],
+    types: &[
+        ("tool_result", Place::ToolResult),
+        ("tool_use", Place::ToolArgs),
+        ("thinking", Place::Reasoning),
+    ],
     content: &[],
     call_ids: &["id"],
     result_ids: &["tool_use_id"],

@@ -12,8 +12,8 @@ use super::openai;
 use super::request_shape::{Part, RequestShape};
 use super::spec::DialectSpec;
 use super::spec::PathRule::{EndsWith, Matches};
+use crate::policy::rule::Place;
 use crate::protocol::facts::model_request::{ModelPlace, ModelRequest};
-use crate::protocol::facts::segment::Kind;
 use crate::protocol::facts::usage::ReportedCounts;
 
 /// A method of a model.
@@ -158,9 +158,9 @@ static REQUEST: RequestShape = RequestShape {
     ],
     types: &[],
     content: &[
-        ("toolUse", Kind::ToolArgs),
-        ("toolResult", Kind::ToolResult),
-        ("reasoningContent", Kind::Reasoning),
+        ("toolUse", Place::ToolArgs),
+        ("toolResult", Place::ToolResult),
+        ("reasoningContent", Place::Reasoning),
     ],
     call_ids: &["toolUseId"],
     result_ids: &["toolUseId"],

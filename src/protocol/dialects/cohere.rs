@@ -18,8 +18,8 @@ use super::request_shape::{Part, RequestShape};
 use super::spec::PathRule::EndsWith;
 use super::spec::{BackendKind, Dialect, DialectSpec, ProviderSpec};
 use crate::error::RefusalMetadata;
+use crate::policy::rule::{Place, Role};
 use crate::protocol::facts::error_body::ErrorBody;
-use crate::protocol::facts::segment::{Kind, Role};
 use crate::protocol::facts::usage::ReportedCounts;
 
 const FIELDS: &[(&str, Field)] = &[
@@ -97,8 +97,8 @@ static REQUEST: RequestShape = RequestShape {
         ("system", Role::System),
         ("tool", Role::Tool),
     ],
-    types: &[("thinking", Kind::Reasoning)],
-    content: &[("tool_calls", Kind::ToolArgs), ("tool_plan", Kind::Reasoning)],
+    types: &[("thinking", Place::Reasoning)],
+    content: &[("tool_calls", Place::ToolArgs), ("tool_plan", Place::Reasoning)],
     ..openai::REQUEST
 };
 

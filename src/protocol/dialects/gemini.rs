@@ -16,8 +16,8 @@ use super::request_shape::{Part, RequestShape};
 use super::spec::PathRule::{Contains, EndsWith, Matches};
 use super::spec::{BackendKind, Dialect, DialectSpec, ProviderSpec};
 use crate::error::RefusalMetadata;
+use crate::policy::rule::{Place, Role};
 use crate::protocol::facts::error_body::{ErrorBody, ErrorClass};
-use crate::protocol::facts::segment::{Kind, Role};
 use crate::protocol::facts::usage::{ReportedCounts, Usage};
 use crate::protocol::wire::framing::Framing;
 
@@ -81,14 +81,14 @@ static REQUEST: RequestShape = RequestShape {
     ],
     types: &[],
     content: &[
-        ("functionCall", Kind::ToolArgs),
-        ("function_call", Kind::ToolArgs),
-        ("executableCode", Kind::ToolArgs),
-        ("executable_code", Kind::ToolArgs),
-        ("functionResponse", Kind::ToolResult),
-        ("function_response", Kind::ToolResult),
-        ("codeExecutionResult", Kind::ToolResult),
-        ("code_execution_result", Kind::ToolResult),
+        ("functionCall", Place::ToolArgs),
+        ("function_call", Place::ToolArgs),
+        ("executableCode", Place::ToolArgs),
+        ("executable_code", Place::ToolArgs),
+        ("functionResponse", Place::ToolResult),
+        ("function_response", Place::ToolResult),
+        ("codeExecutionResult", Place::ToolResult),
+        ("code_execution_result", Place::ToolResult),
     ],
     call_ids: &["id"],
     result_ids: &["id"],

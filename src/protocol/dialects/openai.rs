@@ -16,8 +16,8 @@ use super::request_shape::{Part, RequestShape};
 use super::spec::PathRule::{Contains, EndsWith, Matches};
 use super::spec::{BackendKind, Dialect, DialectSpec, ProviderSpec};
 use super::{azure, vertex};
+use crate::policy::rule::{Place, Role};
 use crate::protocol::facts::model_request::ModelRequest;
-use crate::protocol::facts::segment::{Kind, Role};
 use crate::protocol::facts::usage::{ReportedCounts, Usage};
 
 /// Shared with Mistral, whose answers have the same shape.
@@ -150,11 +150,11 @@ pub(super) static REQUEST: RequestShape = RequestShape {
     ],
     types: &[],
     content: &[
-        ("tool_calls", Kind::ToolArgs),
-        ("function_call", Kind::ToolArgs),
-        ("reasoning_content", Kind::Reasoning),
-        ("reasoning", Kind::Reasoning),
-        ("thinking", Kind::Reasoning),
+        ("tool_calls", Place::ToolArgs),
+        ("function_call", Place::ToolArgs),
+        ("reasoning_content", Place::Reasoning),
+        ("reasoning", Place::Reasoning),
+        ("thinking", Place::Reasoning),
     ],
     call_ids: &["id"],
     result_ids: &["tool_call_id"],

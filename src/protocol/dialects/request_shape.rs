@@ -4,7 +4,7 @@
 //! All names match in any ASCII case, as servers in Go read them.
 
 use super::spec::Dialect;
-use crate::protocol::facts::segment::{Kind, Role};
+use crate::policy::rule::{Place, Role};
 
 /// What a member of a body holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,13 +37,13 @@ impl Part {
     }
 
     /// Returns what is in it, unless a turn says more.
-    pub(in crate::protocol) fn kind(self) -> Kind {
+    pub(in crate::protocol) fn kind(self) -> Place {
         match self {
-            Self::Turns | Self::Envelope | Self::Other => Kind::Text,
-            Self::System => Kind::System,
-            Self::Tools => Kind::ToolDefinition,
-            Self::Results => Kind::ToolResult,
-            Self::Arguments => Kind::ToolArgs,
+            Self::Turns | Self::Envelope | Self::Other => Place::Text,
+            Self::System => Place::System,
+            Self::Tools => Place::ToolDefinition,
+            Self::Results => Place::ToolResult,
+            Self::Arguments => Place::ToolArgs,
         }
     }
 }
@@ -56,9 +56,9 @@ pub(in crate::protocol) struct RequestShape {
     /// What the member `role` of a turn says.
     pub(in crate::protocol) roles: &'static [(&'static str, Role)],
     /// How the member `type` of an object in a turn ends, and what is in that object. The first that matches counts.
-    pub(in crate::protocol) types: &'static [(&'static str, Kind)],
+    pub(in crate::protocol) types: &'static [(&'static str, Place)],
     /// Members of objects in a turn, and what is in them.
-    pub(in crate::protocol) content: &'static [(&'static str, Kind)],
+    pub(in crate::protocol) content: &'static [(&'static str, Place)],
     /// Members that give a call its id.
     pub(in crate::protocol) call_ids: &'static [&'static str],
     /// Members of a result that repeat this id.
@@ -93,7 +93,7 @@ impl RequestShape {
     }
 
     /// Returns what is in an object of this type.
-    pub(in crate::protocol) fn of_type(&self, name: &[u8]) -> Option<Kind> {
+    pub(in crate::protocol) fn of_type(&self, name: &[u8]) -> Option<Place> {
         let ends = |end: &str| {
             name.len()
                 .checked_sub(end.len())
@@ -103,7 +103,7 @@ impl RequestShape {
     }
 
     /// Returns what is in this member of an object in a turn.
-    pub(in crate::protocol) fn in_member(&self, key: &[u8]) -> Option<Kind> {
+    pub(in crate::protocol) fn in_member(&self, key: &[u8]) -> Option<Place> {
         find(self.content, key)
     }
 }

@@ -13,8 +13,8 @@ use super::request_shape::{Part, RequestShape};
 use super::spec::PathRule::{Contains, EndsWith, Matches};
 use super::spec::{Dialect, DialectSpec};
 use crate::error::RefusalMetadata;
+use crate::policy::rule::Place;
 use crate::protocol::facts::error_body::ErrorBody;
-use crate::protocol::facts::segment::Kind;
 
 const FIELDS: &[(&str, Field)] = &[
     ("type", Field::Kind),
@@ -119,9 +119,9 @@ pub(super) static REQUEST: RequestShape = RequestShape {
         ("tools", Part::Tools),
         ("response", Part::Envelope),
     ],
-    types: &[("call_output", Kind::ToolResult), ("_call", Kind::ToolArgs), ("reasoning", Kind::Reasoning)],
+    types: &[("call_output", Place::ToolResult), ("_call", Place::ToolArgs), ("reasoning", Place::Reasoning)],
     // Calls that the provider makes itself have their results beside the arguments.
-    content: &[("output", Kind::ToolResult), ("results", Kind::ToolResult)],
+    content: &[("output", Place::ToolResult), ("results", Place::ToolResult)],
     call_ids: &["call_id"],
     result_ids: &["call_id"],
     ..openai::REQUEST

@@ -1,6 +1,6 @@
 //! Reads a JSON text that is there as a whole, without checking it: where a value ends, and what the next token is.
 
-use super::text::{closing_quote, is_bare, quote_or_bracket, unescape_into};
+use super::text::{is_bare, quote_or_bracket, unescape_into};
 
 /// A token. Colons, commas and white space between tokens are passed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,11 +74,11 @@ impl<'a> Iterator for Tokens<'a> {
                 self.at += 1;
                 Token::Close
             }
-            b'"' => match closing_quote(&rest[1..]) {
+            b'"' => match closing_quote(rest, 1) {
                 Some(end) => {
-                    self.at += end + 2;
+                    self.at += end + 1;
                     let after = self.text[self.at..].iter().find(|byte| !byte.is_ascii_whitespace());
-                    Token::Text { raw: &rest[1..=end], is_key: after == Some(&b':') }
+                    Token::Text { raw: &rest[1..end], is_key: after == Some(&b':') }
                 }
                 None => {
                     self.at = self.text.len();
@@ -99,7 +99,7 @@ impl<'a> Iterator for Tokens<'a> {
 fn value_len(text: &[u8]) -> usize {
     match text.first() {
         None => 0,
-        Some(b'"') => closing_quote(&text[1..]).map_or(text.len(), |end| end + 2),
+        Some(b'"') => closing_quote(text, 1).map_or(text.len(), |end| end + 1),
         Some(b'{' | b'[') => container_len(text),
         Some(b'}' | b']') => 1,
         Some(_) => text.iter().position(|byte| !is_bare(*byte)).unwrap_or(text.len()),
@@ -112,8 +112,8 @@ fn container_len(text: &[u8]) -> usize {
         at += quote_or_bracket(&text[at..]);
         match text.get(at) {
             None => return text.len(),
-            Some(b'"') => match closing_quote(&text[at + 1..]) {
-                Some(end) => at += end + 2,
+            Some(b'"') => match closing_quote(text, at + 1) {
+                Some(end) => at = end + 1,
                 None => return text.len(),
             },
             Some(b'{' | b'[') => {
@@ -128,6 +128,20 @@ fn container_len(text: &[u8]) -> usize {
                 }
             }
         }
+    }
+}
+
+/// Returns the place of the quote that closes the string whose text begins at `begin`. Only quotes are looked for, since long texts
+/// have many other escapes.
+fn closing_quote(text: &[u8], begin: usize) -> Option<usize> {
+    let mut at = begin;
+    loop {
+        let quote = at + memchr::memchr(b'"', &text[at..])?;
+        let backslashes = text[begin..quote].iter().rev().take_while(|byte| **byte == b'\\').count();
+        if backslashes % 2 == 0 {
+            return Some(quote);
+        }
+        at = quote + 1;
     }
 }
 

@@ -4,12 +4,14 @@
 //! - [`batch_file`]: the models in the file of a batch.
 //! - [`body`]: model, streaming, tools, identity hints and JSON-RPC envelope of a JSON text, in one scan.
 //! - [`rewrite_model`]: the same body with another model.
+//! - [`rpc_calls`]: the calls of tools in a body of JSON-RPC.
 //! - [`segments`]: all texts of a JSON body.
 
 pub mod batch_file;
 pub mod body;
 pub mod reader;
 pub mod rewrite_model;
+pub mod rpc_calls;
 pub mod segments;
 
 mod form;

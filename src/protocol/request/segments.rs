@@ -18,9 +18,9 @@ mod tests;
 use self::calls::Calls;
 use self::element::Strings;
 use self::text::Texts;
+use crate::policy::rule::{Place, Role};
 use crate::protocol::dialects::request_shape::{Part, RequestShape};
 use crate::protocol::dialects::spec::Dialect;
-use crate::protocol::facts::segment::{Kind, Role};
 use crate::protocol::json::whole::{Token, Tokens, is_word};
 
 /// How deep envelopes may lie in each other; what is deeper is one element.
@@ -37,7 +37,7 @@ pub struct Element<'b> {
     /// Who says it, unless its texts say more.
     pub role: Role,
     /// What it is, likewise.
-    pub kind: Kind,
+    pub kind: Place,
     /// Its bytes.
     pub raw: &'b [u8],
 }
@@ -63,7 +63,7 @@ pub struct Segment<'a> {
     /// Who says it.
     pub role: Role,
     /// What it is.
-    pub kind: Kind,
+    pub kind: Place,
     /// As it reads, without escapes.
     pub text: &'a [u8],
     /// The result that it is part of.
@@ -152,7 +152,7 @@ impl<'b> Walk<'b, '_> {
                 Some(Token::Text { raw, is_key: true }) => {
                     let quoted = tokens.skip_value();
                     let part = self.texts.as_it_reads(raw, |key| self.shape.part(key));
-                    if part == Part::Other && !element::is_common(raw) {
+                    if part == Part::Other && !text::is_common(raw) {
                         self.element(Part::Other, quoted);
                     }
                     // A key without a value does not take that of the object around.
@@ -185,7 +185,12 @@ impl<'b> Walk<'b, '_> {
 
     fn element(&mut self, part: Part, raw: &'b [u8]) {
         let is_bare = !matches!(raw.first(), Some(b'{' | b'[' | b'"'));
-        if is_bare && is_word(raw) && raw.len() < LONG_NUMBER {
+        if is_bare && !is_word(raw) {
+            // It may be a part of something longer.
+            self.is_json = false;
+            return;
+        }
+        if is_bare && raw.len() < LONG_NUMBER {
             return;
         }
         let element = Element { index: self.index, role: part.role(), kind: part.kind(), raw };
@@ -214,7 +219,7 @@ impl<'b> Walk<'b, '_> {
 
     /// Tells all of a body that is not JSON.
     fn raw(&mut self, body: &'b [u8]) {
-        let element = Element { index: self.index, role: Role::User, kind: Kind::Text, raw: body };
+        let element = Element { index: self.index, role: Role::User, kind: Place::Text, raw: body };
         if self.reader.begin(&element) {
             let Element { role, kind, .. } = element;
             self.reader.segment(&Segment { role, kind, text: body, result: None });

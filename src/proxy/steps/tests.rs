@@ -51,6 +51,7 @@ impl Proxy {
         let settings =
             Arc::new(runtime_settings(&config, &metrics, None, &Arc::default(), &Arc::default()).unwrap());
         let app = Arc::new(ProxyState {
+            judged: std::sync::OnceLock::new(),
             sessions,
             principals: Key::ephemeral(),
             unrouted: metrics.unrouted(),
@@ -170,7 +171,7 @@ async fn a_phase_that_runs_too_early_fails_closed() {
     let error = ctx.stage.routed_mut().err().unwrap();
     assert_eq!(error.etype(), &ErrorType::InternalError);
     let mut chunk = Some(bytes::Bytes::from_static(b"secret"));
-    assert!(super::super::body_filters::upload(&mut ctx, &head.headers, &mut chunk).is_err());
+    assert!(super::super::body_filters::upload(&mut ctx, &head.headers, &mut chunk, false).is_err());
     assert!(super::super::body_filters::download(&mut ctx, &chunk, false).is_err());
     assert!(ctx.route(&head).await.is_err(), "nobody is identified");
     assert!(matches!(ctx.stage, Stage::Received(_)));

@@ -42,6 +42,8 @@ table! {
         "Findings of rules, each once for each text, and what was refused because of one.";
     POLICY_UNKNOWN = "elida_policy_unknown_total" ["rule"]
         "Conditions of rules that could not be decided.";
+    SCAN_BYTES = "elida_scan_bytes_total" ["outcome"]
+        "Bytes of requests that rules asked for: read, or judged before.";
     SESSION_KILLS = "elida_session_kills_total" ["source"]
         "Kill orders carried out, by who gave them.";
     KILL_LATENCY = "elida_kill_latency_seconds" []

@@ -1,10 +1,10 @@
 //! The strings of one element, which are told once the types of the objects around them are known: `type` may come last.
 
 use super::calls::Calls;
-use super::text::Texts;
+use super::text::{Texts, is_common};
 use super::{LONG_NUMBER, Reader};
+use crate::policy::rule::{Place, Role};
 use crate::protocol::dialects::request_shape::{Part, RequestShape, is};
-use crate::protocol::facts::segment::{Kind, Role};
 use crate::protocol::json::whole::{Token, Tokens, is_word, unescape};
 
 /// Strings that are kept before they are told; of more, what is known of the objects so far counts.
@@ -13,57 +13,6 @@ const KEPT: usize = 1 << 14;
 const OBJECTS: usize = 1 << 13;
 /// Containers whose kinds are known; strings in deeper ones count as those of the last of these.
 const DEPTH: usize = 256;
-
-/// Names and words of the APIs, in which nobody looks for anything.
-pub(super) fn is_common(raw: &[u8]) -> bool {
-    matches!(
-        raw,
-        b"role"
-            | b"content"
-            | b"type"
-            | b"text"
-            | b"id"
-            | b"name"
-            | b"input"
-            | b"arguments"
-            | b"function"
-            | b"parts"
-            | b"user"
-            | b"assistant"
-            | b"system"
-            | b"tool"
-            | b"model"
-            | b"message"
-            | b"description"
-            | b"properties"
-            | b"required"
-            | b"string"
-            | b"object"
-            | b"array"
-            | b"cache_control"
-            | b"ephemeral"
-            | b"tool_use"
-            | b"tool_result"
-            | b"tool_use_id"
-            | b"tool_calls"
-            | b"tool_call_id"
-            | b"input_schema"
-            | b"parameters"
-            | b"stream"
-            | b"max_tokens"
-            | b"temperature"
-            | b"metadata"
-            | b"call_id"
-            | b"output"
-            | b"input_text"
-            | b"output_text"
-            | b"function_call"
-            | b"function_call_output"
-            | b"thinking"
-            | b"signature"
-            | b"is_error"
-    )
-}
 
 /// What the value of a member says of the object that it is in; one member may say several.
 mod says {
@@ -79,7 +28,7 @@ mod says {
 #[derive(Clone, Copy, Debug, Default)]
 struct Member {
     /// What is in it.
-    kind: Option<Kind>,
+    kind: Option<Place>,
     /// Bits of [`says`].
     says: u8,
 }
@@ -89,7 +38,7 @@ struct Member {
 struct Text<'b> {
     raw: &'b [u8],
     object: u32,
-    kind: Option<Kind>,
+    kind: Option<Place>,
 }
 
 /// An object of the element.
@@ -98,7 +47,7 @@ struct Object<'b> {
     parent: u32,
     begin: usize,
     end: usize,
-    kind: Option<Kind>,
+    kind: Option<Place>,
     call_id: Option<&'b [u8]>,
     result_id: Option<&'b [u8]>,
     tool: Option<&'b [u8]>,
@@ -115,7 +64,7 @@ struct Open {
     object: u32,
     is_object: bool,
     /// What is in an array.
-    kind: Option<Kind>,
+    kind: Option<Place>,
 }
 
 /// Reads the strings of elements, one after another.
@@ -193,7 +142,7 @@ impl<'b> Strings<'b> {
         self.open.last().copied().unwrap_or(Open { object: 0, is_object: false, kind: None })
     }
 
-    fn add_object(&mut self, begin: usize, kind: Option<Kind>) -> u32 {
+    fn add_object(&mut self, begin: usize, kind: Option<Place>) -> u32 {
         let parent = self.around().object;
         if self.objects.len() >= OBJECTS {
             return parent;
@@ -320,7 +269,7 @@ impl<'b> Strings<'b> {
         }
     }
 
-    fn keep(&mut self, raw: &'b [u8], kind: Option<Kind>) {
+    fn keep(&mut self, raw: &'b [u8], kind: Option<Place>) {
         let object = self.around().object;
         if !raw.is_empty() {
             self.texts.push(Text { raw, object, kind });
@@ -328,11 +277,11 @@ impl<'b> Strings<'b> {
     }
 
     /// Who speaks where an object does not say more: in a turn without a role, what it is tells.
-    fn speaker(&self, kind: Kind) -> Role {
+    fn speaker(&self, kind: Place) -> Role {
         match (kind, self.role) {
-            (Kind::ToolResult, _) => Role::Tool,
+            (Place::ToolResult, _) => Role::Tool,
             (_, Some(role)) => role,
-            (Kind::ToolArgs | Kind::Reasoning, None) if self.part == Part::Turns => Role::Assistant,
+            (Place::ToolArgs | Place::Reasoning, None) if self.part == Part::Turns => Role::Assistant,
             (_, None) => self.part.role(),
         }
     }
@@ -340,8 +289,8 @@ impl<'b> Strings<'b> {
     /// Finds out what each object is, by the objects around it.
     fn settle(&mut self) {
         let base = match self.role {
-            Some(Role::Tool) => Kind::ToolResult,
-            Some(Role::System) => Kind::System,
+            Some(Role::Tool) => Place::ToolResult,
+            Some(Role::System) => Place::System,
             Some(Role::User | Role::Assistant) | None => self.part.kind(),
         };
         for index in 0..self.objects.len() {
@@ -351,9 +300,10 @@ impl<'b> Strings<'b> {
             let fixed =
                 around.and_then(|around| around.kind).filter(|_| index > 1).filter(|kind| is_foreign(*kind));
             let known = fixed.or(kind).or(around.and_then(|around| around.kind)).unwrap_or(base);
-            let around_result = around.and_then(|around| around.result).filter(|_| known == Kind::ToolResult);
+            let around_result =
+                around.and_then(|around| around.result).filter(|_| known == Place::ToolResult);
             let names_itself = result_id.is_some() || tool.is_some() || kind.is_some();
-            let is_result = known == Kind::ToolResult && names_itself && index > 0;
+            let is_result = known == Place::ToolResult && names_itself && index > 0;
             let object = &mut self.objects[index];
             (object.kind, object.is_fixed) = (Some(known), fixed.is_some());
             object.result = around_result.or(is_result.then_some(index as u32));
@@ -371,10 +321,10 @@ impl<'b> Strings<'b> {
         for text in &self.texts {
             let object = &self.objects[text.object as usize];
             let own = text.kind.filter(|_| !object.is_fixed);
-            let kind = own.or(object.kind).unwrap_or(Kind::Text);
+            let kind = own.or(object.kind).unwrap_or(Place::Text);
             // A call that the provider has made itself has its result beside it.
-            let beside = (own == Some(Kind::ToolResult)).then_some(text.object);
-            let number = object.result.or(beside).filter(|_| kind == Kind::ToolResult);
+            let beside = (own == Some(Place::ToolResult)).then_some(text.object);
+            let number = object.result.or(beside).filter(|_| kind == Place::ToolResult);
             if number != last {
                 last = number;
                 texts.set_result(number.map(|number| {
@@ -399,7 +349,8 @@ impl<'b> Strings<'b> {
             }
         }
         for object in self.objects.iter().filter(|object| !object.is_fixed) {
-            if let (Some(id), Some(tool), Some(Kind::ToolArgs)) = (object.call_id, object.tool, object.kind) {
+            if let (Some(id), Some(tool), Some(Place::ToolArgs)) = (object.call_id, object.tool, object.kind)
+            {
                 on(id, tool);
             }
         }
@@ -407,6 +358,6 @@ impl<'b> Strings<'b> {
 }
 
 /// Whether what is of this kind comes from elsewhere, and may have any JSON in it.
-fn is_foreign(kind: Kind) -> bool {
-    matches!(kind, Kind::ToolArgs | Kind::ToolResult)
+fn is_foreign(kind: Place) -> bool {
+    matches!(kind, Place::ToolArgs | Place::ToolResult)
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::{CallResult, Reader, Segment};
-use crate::protocol::facts::segment::{Kind, Role};
+use crate::policy::rule::{Place, Role};
 use crate::protocol::json::whole::{Token, Tokens, unescape};
 
 /// How often JSON in a string is opened.
@@ -46,7 +46,7 @@ impl Texts {
     }
 
     /// Tells a string, given as written, and the strings of the JSON in it.
-    pub(super) fn tell(&mut self, role: Role, kind: Kind, raw: &[u8], reader: &mut dyn Reader) {
+    pub(super) fn tell(&mut self, role: Role, kind: Place, raw: &[u8], reader: &mut dyn Reader) {
         if is_image(raw) {
             return;
         }
@@ -103,6 +103,57 @@ fn tell(levels: &mut [Vec<u8>], raw: &[u8], on: &mut dyn FnMut(&[u8])) {
             tell(deeper, raw, on);
         }
     }
+}
+
+/// Names and words of the APIs, in which nobody looks for anything.
+pub(super) fn is_common(raw: &[u8]) -> bool {
+    matches!(
+        raw,
+        b"role"
+            | b"content"
+            | b"type"
+            | b"text"
+            | b"id"
+            | b"name"
+            | b"input"
+            | b"arguments"
+            | b"function"
+            | b"parts"
+            | b"user"
+            | b"assistant"
+            | b"system"
+            | b"tool"
+            | b"model"
+            | b"message"
+            | b"description"
+            | b"properties"
+            | b"required"
+            | b"string"
+            | b"object"
+            | b"array"
+            | b"cache_control"
+            | b"ephemeral"
+            | b"tool_use"
+            | b"tool_result"
+            | b"tool_use_id"
+            | b"tool_calls"
+            | b"tool_call_id"
+            | b"input_schema"
+            | b"parameters"
+            | b"stream"
+            | b"max_tokens"
+            | b"temperature"
+            | b"metadata"
+            | b"call_id"
+            | b"output"
+            | b"input_text"
+            | b"output_text"
+            | b"function_call"
+            | b"function_call_output"
+            | b"thinking"
+            | b"signature"
+            | b"is_error"
+    )
 }
 
 /// Whether a string, as written, is the bytes of an image or a document, and nothing else.

@@ -1,0 +1,77 @@
+//! Judges a call of a tool, whoever makes it: a client of MCP, or a model in its answer.
+
+use super::facts::RequestFacts;
+use crate::policy::facts::{Phase, ToolFacts};
+use crate::policy::rule::{Place, Role};
+use crate::policy::ruleset::{Element, RuleSet};
+use crate::policy::scan::{Hit, Judged, Patterns, Work};
+use crate::policy::verdict::Verdict;
+use crate::protocol::Dialect;
+use crate::protocol::request::segments::{self, Reader, Segment};
+
+/// Judges a call by the rules `on: tool_call`. `facts` are those of the request, `tool` those of the call.
+pub(super) fn call_verdict(
+    rules: &RuleSet,
+    facts: &RequestFacts<'_>,
+    tool: &ToolFacts<'_>,
+    table: &Judged,
+) -> Verdict {
+    let facts = RequestFacts { tool: Some(tool), ..*facts };
+    let mut verdict = Verdict::default();
+    if let Some(patterns) = rules.patterns(Phase::ToolCall) {
+        let name = tool.name.unwrap_or_default();
+        let digest = table.key(&[name.as_bytes(), tool.args]) as u64;
+        let mut reading = Reading {
+            rules,
+            facts: &facts,
+            patterns,
+            digest,
+            work: Work::new(name.len() + tool.args.len()),
+            hits: Vec::new(),
+            verdict: &mut verdict,
+        };
+        reading.text(Place::ToolName, name.as_bytes());
+        reading.text(Place::ToolArgs, tool.args);
+        // The strings in them as they read: with escapes the text above has them otherwise.
+        if tool.args.contains(&b'\\') {
+            segments::read(tool.args, Dialect::PLAIN, &mut reading);
+        }
+        if reading.work.exceeded() {
+            rules.scan_limit(&mut verdict);
+        }
+    }
+    rules.finish(Phase::ToolCall, &facts, &mut verdict);
+    verdict
+}
+
+struct Reading<'a> {
+    rules: &'a RuleSet,
+    facts: &'a RequestFacts<'a>,
+    patterns: &'a Patterns,
+    digest: u64,
+    work: Work,
+    hits: Vec<Hit>,
+    verdict: &'a mut Verdict,
+}
+
+impl Reading<'_> {
+    fn text(&mut self, place: Place, text: &[u8]) {
+        let hits = &mut self.hits;
+        hits.clear();
+        self.patterns.whole(text, &mut self.work, &mut |hit| hits.push(hit));
+        let element = Element { role: Some(Role::Assistant), place, hits: &self.hits, digest: self.digest };
+        self.rules.judge(Phase::ToolCall, self.facts, &element, self.verdict);
+    }
+}
+
+impl Reader for Reading<'_> {
+    fn begin(&mut self, _: &segments::Element<'_>) -> bool {
+        true
+    }
+
+    fn segment(&mut self, segment: &Segment<'_>) {
+        self.text(Place::ToolArgs, segment.text);
+    }
+
+    fn end(&mut self, _: &segments::Element<'_>) {}
+}

@@ -1,0 +1,209 @@
+//! Judges a request before it is forwarded: its texts and the results of tools in it, the calls of a client of MCP, and whether it
+//! repeats what was refused. It happens once; a request that fails over is not judged again.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use pingora_proxy::Session;
+
+use super::client_messages::ClientMessages;
+use super::error_response::Reject;
+use super::facts::RequestFacts;
+use super::judge::{Decision, Unit, decide, repeated};
+use super::judge_call::call_verdict;
+use super::judge_texts::{Found, Texts};
+use super::judge_upload::judge_upload;
+use super::passing::Passing;
+use super::read::held_limit;
+use super::request_ctx::{RequestCtx, Routed};
+use super::state::ProxyState;
+use crate::policy::facts::{Phase, ToolFacts};
+use crate::policy::ruleset::RuleSet;
+use crate::policy::scan::Judged;
+use crate::protocol::request::rpc_calls::{RpcCall, tool_calls};
+use crate::protocol::request::{decoded, segments};
+use crate::protocol::wire::coding::Coding;
+use crate::protocol::wire::multipart::FormScan;
+use crate::protocol::{BackendKind, Dialect};
+
+/// The body of a request, as far as it can be judged before the request is forwarded.
+pub(super) enum Body<'b> {
+    /// It has none.
+    None,
+    /// JSON, or what a backend may take for it.
+    Json(Cow<'b, [u8]>),
+    /// A form, whole.
+    Form(Cow<'b, [u8]>),
+    /// It comes while it is forwarded, behind this part.
+    Streamed(&'b [u8]),
+    /// It cannot be read.
+    Unreadable,
+}
+
+impl RequestCtx {
+    /// Judges a request that is about to be forwarded.
+    ///
+    /// # Errors
+    /// A rule refuses the request or what it repeats, the leg was cut, or the client has left.
+    pub(super) async fn judge_request(&mut self, session: &mut Session) -> Result<(), Reject> {
+        let app = Arc::clone(&self.app);
+        let has_body = !session.as_mut().is_body_empty();
+        let held = session.as_ref().get_retry_buffer();
+        let head = session.req_header();
+        let routed = self.stage.routed_mut()?;
+        let body = Body::of(routed, &head.headers, has_body, held.as_deref());
+        let mut decisions = judge(&app, routed, &head.headers, &body)?;
+        // What is refused does not wait for anything first.
+        decisions.sort_by_key(|decision| !matches!(decision, Decision::Refuse(_)));
+        for decision in decisions {
+            self.obey(session, decision).await?;
+        }
+        Ok(())
+    }
+}
+
+impl<'b> Body<'b> {
+    fn of(routed: &Routed, headers: &HeaderMap, has_body: bool, held: Option<&'b [u8]>) -> Self {
+        let received = &routed.who.received;
+        if received.socket || !has_body {
+            return Self::None;
+        }
+        let call = &routed.who.call;
+        if call.unread.is_some() {
+            return Self::Unreadable;
+        }
+        let held = held.unwrap_or_default();
+        if !received.handle.upload.is_buffered() {
+            return Self::Streamed(held);
+        }
+        let plain = match received.coding {
+            Coding::Identity => Cow::Borrowed(held),
+            coding => match decoded(held, coding, held_limit(received)) {
+                Some(plain) => Cow::Owned(plain),
+                None => return Self::Unreadable,
+            },
+        };
+        let media = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        if FormScan::is_form(media) { Self::Form(plain) } else { Self::Json(plain) }
+    }
+
+    fn plain(&self) -> &[u8] {
+        match self {
+            Self::Json(plain) | Self::Form(plain) => plain,
+            Self::None | Self::Streamed(_) | Self::Unreadable => &[],
+        }
+    }
+}
+
+/// Judges a request, and returns what follows from it; nothing behind a refusal.
+///
+/// # Errors
+/// It repeats what was refused.
+pub(super) fn judge(
+    app: &ProxyState,
+    routed: &mut Routed,
+    headers: &HeaderMap,
+    body: &Body<'_>,
+) -> Result<Vec<Decision>, Reject> {
+    let rules = Arc::clone(&routed.who.received.handle.settings.rules);
+    let (who, leg) = (&*routed.who, &routed.leg);
+    let forward = Some((leg, Some(&routed.route)));
+    let facts = RequestFacts { forward, ..RequestFacts::new(who, headers, &app.clock) };
+    let table = app.judged(&rules);
+    let Found { mut request, results, digests, is_incomplete } =
+        read_texts(app, &rules, routed, &facts, table, body);
+    if let Some(refused) = repeated(app, leg, &digests) {
+        return Err(refused.into());
+    }
+    if is_incomplete || matches!(body, Body::Unreadable) {
+        rules.scan_limit(&mut request);
+    }
+    if who.received.dialect.is_json_rpc() {
+        rules.finish(Phase::Connect, &facts, &mut request);
+    }
+    rules.finish(Phase::Request, &facts, &mut request);
+    let unit = Unit { digests: &digests, ..Unit::default() };
+    let mut decisions = vec![decide(app, who, Some(leg), Phase::Request, &request, &unit)];
+    if !results.is_empty() && !has_refusal(&decisions) {
+        decisions.push(decide(app, who, Some(leg), Phase::ToolResult, &results, &unit));
+    }
+    let server = routed.route.backend.settings().name().as_str();
+    for call in calls(&rules, routed, body) {
+        if has_refusal(&decisions) {
+            break;
+        }
+        let tool = ToolFacts {
+            name: call.tool.as_deref(),
+            args: call.arguments.unwrap_or_default(),
+            args_truncated: call.is_unclear,
+            server: Some(server),
+            source: "client",
+            ..ToolFacts::default()
+        };
+        let verdict = call_verdict(&rules, &facts, &tool, table);
+        let unit = Unit { tool: Some(&tool), ..unit };
+        decisions.push(decide(app, who, Some(leg), Phase::ToolCall, &verdict, &unit));
+    }
+    routed.digests = digests.into();
+    if matches!(body, Body::None) {
+        routed.messages =
+            ClientMessages::begin(&rules, &routed.who.received, held_limit(&routed.who.received));
+    }
+    if let Body::Streamed(held) = body {
+        routed.passing = Passing::begin(&rules, &routed.who.received, headers);
+        decisions.extend(judge_upload(app, routed, headers, Some(held)));
+    }
+    Ok(decisions)
+}
+
+fn has_refusal(decisions: &[Decision]) -> bool {
+    decisions.iter().any(|decision| matches!(decision, Decision::Refuse(_)))
+}
+
+/// Reads the texts of a body that is there as a whole, if any rule asks for them, or for the digests of what is answered.
+fn read_texts(
+    app: &ProxyState,
+    rules: &RuleSet,
+    routed: &Routed,
+    facts: &RequestFacts<'_>,
+    table: &Judged,
+    body: &Body<'_>,
+) -> Found {
+    let is_asked = rules.patterns(Phase::Request).is_some()
+        || rules.has(Phase::ToolResult)
+        || rules.acts(Phase::Response)
+        || rules.acts(Phase::ToolCall)
+        || routed.leg.session().policy().is_some();
+    if !is_asked {
+        return Found::default();
+    }
+    let generation = rules.generation().to_le_bytes();
+    let scope = [routed.who.caller.principal.as_str().as_bytes(), &generation];
+    let mut texts = Texts::new(rules, facts, table, scope, body.plain().len());
+    match body {
+        Body::Json(plain) => segments::read(plain, routed.route.dialect, &mut texts),
+        Body::Form(plain) => texts.raw(plain),
+        Body::None | Body::Streamed(_) | Body::Unreadable => {}
+    }
+    app.metrics.scanned(texts.read, texts.known);
+    texts.finish()
+}
+
+/// Returns the calls that a client of MCP makes; one of an unknown tool if they cannot be read.
+fn calls<'b>(rules: &RuleSet, routed: &Routed, body: &'b Body<'_>) -> Vec<RpcCall<'b>> {
+    let is_mcp = routed.route.dialect == Dialect::MCP
+        || routed.who.received.dialect == Dialect::MCP
+        || routed.route.backend.settings().kind() == BackendKind::MCP;
+    if !is_mcp || !rules.has(Phase::ToolCall) {
+        return Vec::new();
+    }
+    match body {
+        Body::None => Vec::new(),
+        Body::Json(plain) => tool_calls(plain),
+        Body::Form(_) | Body::Streamed(_) | Body::Unreadable => {
+            vec![RpcCall { tool: None, arguments: None, is_unclear: true }]
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! Judges the texts of a body, element by element, and the results of tools in it. An element in which nothing was found before
+//! is neither read nor judged again: a turn costs what is new in it.
+
+use super::facts::RequestFacts;
+use crate::policy::facts::{Phase, ToolFacts};
+use crate::policy::rule::{Place, Role};
+use crate::policy::ruleset::{Element, RuleSet};
+use crate::policy::scan::{Hit, Judged, Patterns, Work};
+use crate::policy::verdict::Verdict;
+use crate::protocol::request::segments::{self, CallResult, Reader, Segment};
+
+/// Bytes on either side of the border between two texts that are read together: a phrase may be divided there.
+const BORDER: usize = 256;
+
+/// A result that does not say of which call it is.
+const UNNAMED: CallResult<'static> =
+    CallResult { number: u32::MAX, call_id: None, tool: None, is_error: false, bytes: 0 };
+
+/// What a body says, as far as rules ask.
+pub(super) struct Texts<'a> {
+    rules: &'a RuleSet,
+    facts: &'a RequestFacts<'a>,
+    table: &'a Judged,
+    /// What was clean is so for one caller and one set of rules.
+    scope: [&'a [u8]; 2],
+    in_request: Option<&'a Patterns>,
+    in_results: Option<&'a Patterns>,
+    work: Work,
+    request: Verdict,
+    results: Verdict,
+    digests: Vec<u64>,
+    /// Bytes that were read, and those that were known.
+    pub(super) read: u64,
+    pub(super) known: u64,
+    key: u128,
+    is_clean: bool,
+    hits: Vec<Hit>,
+    result: Option<Box<ToolResult>>,
+    /// The end of the text before.
+    border: Vec<u8>,
+}
+
+/// What was found in the texts of a body.
+#[derive(Default)]
+pub(super) struct Found {
+    /// By the rules `on: request`.
+    pub(super) request: Verdict,
+    /// By those `on: tool_result`.
+    pub(super) results: Verdict,
+    /// The elements, by which a repetition is known.
+    pub(super) digests: Vec<u64>,
+    /// Something was not read because a bound was reached.
+    pub(super) is_incomplete: bool,
+}
+
+/// The result of a tool that is being read.
+struct ToolResult {
+    number: u32,
+    call_id: Option<String>,
+    tool: Option<String>,
+    is_error: bool,
+    bytes: u64,
+}
+
+impl<'a> Texts<'a> {
+    /// For a body of `bytes` bytes. `generation` is that of the rules.
+    pub(super) fn new(
+        rules: &'a RuleSet,
+        facts: &'a RequestFacts<'a>,
+        table: &'a Judged,
+        scope: [&'a [u8]; 2],
+        bytes: usize,
+    ) -> Self {
+        Self {
+            rules,
+            facts,
+            table,
+            scope,
+            in_request: rules.patterns(Phase::Request),
+            in_results: rules.patterns(Phase::ToolResult),
+            work: Work::new(bytes),
+            request: Verdict::default(),
+            results: Verdict::default(),
+            digests: Vec::new(),
+            read: 0,
+            known: 0,
+            key: 0,
+            is_clean: true,
+            hits: Vec::new(),
+            result: None,
+            border: Vec::new(),
+        }
+    }
+
+    /// Judges a text that is no JSON.
+    pub(super) fn raw(&mut self, text: &[u8]) {
+        let (role, kind) = (Role::User, Place::Text);
+        let element = segments::Element { index: 0, role, kind, raw: text };
+        if self.begin(&element) {
+            self.segment(&Segment { role, kind, text, result: None });
+            self.end(&element);
+        }
+    }
+
+    /// Returns what was found.
+    pub(super) fn finish(self) -> Found {
+        let is_incomplete = self.work.exceeded();
+        Found { request: self.request, results: self.results, digests: self.digests, is_incomplete }
+    }
+
+    /// Looks for the patterns of requests in a text.
+    fn search(&mut self, segment: &Segment<'_>) {
+        let Some(patterns) = self.in_request else { return };
+        let hits = &mut self.hits;
+        hits.clear();
+        patterns.whole(segment.text, &mut self.work, &mut |hit| hits.push(hit));
+        if segment.kind == Place::Text {
+            search_border(patterns, &mut self.border, segment.text, &mut self.work, hits);
+        } else {
+            self.border.clear();
+        }
+        if !hits.is_empty() {
+            self.is_clean = false;
+            let Segment { role, kind, text, .. } = *segment;
+            let element =
+                Element { role: Some(role), place: kind, hits: &self.hits, digest: self.digest(text) };
+            self.rules.judge(Phase::Request, self.facts, &element, &mut self.request);
+        }
+    }
+
+    /// Tells a text from others, also where the element around it changes.
+    fn digest(&self, text: &[u8]) -> u64 {
+        (self.table.key(&[self.scope[0], text]) as u64).max(1)
+    }
+
+    /// Looks for the patterns of results in a text of one.
+    fn search_result(&mut self, segment: &Segment<'_>, result: CallResult<'_>) {
+        if self.result.as_ref().is_none_or(|known| known.number != result.number) {
+            self.end_result();
+            self.result = Some(Box::new(ToolResult {
+                number: result.number,
+                call_id: result.call_id.map(str::to_owned),
+                tool: result.tool.map(str::to_owned),
+                is_error: result.is_error,
+                bytes: result.bytes as u64,
+            }));
+        }
+        let (Some(patterns), Some(result)) = (self.in_results, &self.result) else { return };
+        let hits = &mut self.hits;
+        hits.clear();
+        patterns.whole(segment.text, &mut self.work, &mut |hit| hits.push(hit));
+        if !hits.is_empty() {
+            self.is_clean = false;
+            let tool = result.facts();
+            let facts = RequestFacts { tool: Some(&tool), ..*self.facts };
+            let Segment { role, kind, text, .. } = *segment;
+            let element =
+                Element { role: Some(role), place: kind, hits: &self.hits, digest: self.digest(text) };
+            self.rules.judge(Phase::ToolResult, &facts, &element, &mut self.results);
+        }
+    }
+
+    /// Judges a result whose texts were read by the rules without `match`.
+    fn end_result(&mut self) {
+        let Some(result) = self.result.take() else { return };
+        let tool = result.facts();
+        let facts = RequestFacts { tool: Some(&tool), ..*self.facts };
+        let (found, undecided) = (self.results.findings.len(), self.results.undecided.len());
+        self.rules.finish(Phase::ToolResult, &facts, &mut self.results);
+        let digest = match &result.call_id {
+            Some(id) => self.digest(id.as_bytes()),
+            None => self.digest(&self.key.to_le_bytes()),
+        };
+        for finding in self.results.findings.iter_mut().skip(found) {
+            // The history repeats it: it counts once.
+            finding.digest = digest;
+        }
+        self.is_clean &= found == self.results.findings.len() && undecided == self.results.undecided.len();
+    }
+}
+
+/// Looks for what begins in the text before and ends in this one, with and without a blank between them.
+fn search_border(
+    patterns: &Patterns,
+    border: &mut Vec<u8>,
+    text: &[u8],
+    work: &mut Work,
+    hits: &mut Vec<Hit>,
+) {
+    if !border.is_empty() {
+        let middle = border.len();
+        let head = &text[..text.len().min(BORDER)];
+        for between in [&b""[..], b" "] {
+            border.truncate(middle);
+            border.extend_from_slice(between);
+            border.extend_from_slice(head);
+            patterns.whole(border, work, &mut |hit| {
+                if hit.start < middle as u64 && hit.end > middle as u64 {
+                    hits.push(hit);
+                }
+            });
+        }
+    }
+    border.clear();
+    border.extend_from_slice(&text[text.len().saturating_sub(BORDER)..]);
+}
+
+impl ToolResult {
+    fn facts(&self) -> ToolFacts<'_> {
+        ToolFacts {
+            name: self.tool.as_deref(),
+            call_id: self.call_id.as_deref(),
+            is_error: self.is_error,
+            bytes: self.bytes,
+            source: "model",
+            ..ToolFacts::default()
+        }
+    }
+}
+
+impl Reader for Texts<'_> {
+    fn begin(&mut self, element: &segments::Element<'_>) -> bool {
+        let what = [element.role as u8, element.kind as u8];
+        self.key = self.table.key(&[self.scope[0], self.scope[1], &what, element.raw]);
+        self.digests.push(self.key as u64);
+        if self.table.is_clean(self.key) {
+            self.known += element.raw.len() as u64;
+            return false;
+        }
+        self.read += element.raw.len() as u64;
+        self.is_clean = true;
+        self.border.clear();
+        true
+    }
+
+    fn segment(&mut self, segment: &Segment<'_>) {
+        self.search(segment);
+        if segment.kind == Place::ToolResult && self.rules.has(Phase::ToolResult) {
+            self.search_result(segment, segment.result.unwrap_or(UNNAMED));
+        }
+    }
+
+    fn end(&mut self, _: &segments::Element<'_>) {
+        self.end_result();
+        if self.is_clean && !self.work.exceeded() {
+            self.table.note_clean(self.key);
+        }
+    }
+}
