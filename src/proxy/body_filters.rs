@@ -86,7 +86,7 @@ pub(crate) fn download(ctx: &mut RequestCtx, chunk: &Option<Bytes>, end: bool) -
             tap.listen(chunk, &mut |event| match event {
                 Event::Text(text) | Event::Reasoning(text) => *text_bytes += text.len() as u64,
                 Event::Call(call) => *text_bytes += call.arguments.len() as u64,
-                Event::Stop(_) | Event::Usage(_) => {}
+                Event::Stop(_) | Event::Usage(_) | Event::Block | Event::Choice(_) | Event::Piece(_) => {}
             });
         }
         if let Some(capture) = &mut outcome.capture {

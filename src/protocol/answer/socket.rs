@@ -97,7 +97,7 @@ impl SocketTap {
             Piece::Data(part) => answers.feed(part),
             Piece::Sealed => {}
             Piece::End => {
-                if let Some(usage) = answers.end_message() {
+                if let Some(usage) = answers.end_message(&mut |_| {}) {
                     on(usage, answers.model(), answers.service_tier());
                 }
             }

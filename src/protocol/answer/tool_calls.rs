@@ -65,6 +65,16 @@ impl ToolCalls {
         &self.fragment.arguments
     }
 
+    /// The index in the fragment under way.
+    pub(super) fn current_index(&self) -> Option<u64> {
+        self.fragment.index
+    }
+
+    /// The choice that the fragments belong to.
+    pub(super) fn current_choice(&self) -> u64 {
+        self.choice
+    }
+
     pub(super) fn index(&mut self, index: Option<u64>) {
         self.fragment.index = index;
         self.fragment.begun = true;

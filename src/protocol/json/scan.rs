@@ -135,6 +135,16 @@ impl Scanner {
         self.state == State::AfterValue && self.level == 1 && self.in_array()
     }
 
+    /// True before the root value.
+    pub fn is_at_root(&self) -> bool {
+        matches!(self.state, State::Root(_))
+    }
+
+    /// True in an array at the root whose elements are followed.
+    pub fn is_in_elements(&self) -> bool {
+        self.level > 0 && self.arrays & 1 == 1
+    }
+
     /// True when the root value was read to its end. What follows it is not read.
     pub fn is_done(&self) -> bool {
         self.state == State::Done
@@ -164,6 +174,20 @@ impl Scanner {
         while let Some(&first) = rest.first() {
             rest = self.step(first, rest, on);
         }
+    }
+
+    /// Reads up to the end of the next element of an array that is followed at the root ([`Self::is_after_element`]), or all
+    /// bytes when none is in them, and returns those behind it.
+    pub fn feed_element<'b>(&mut self, bytes: &'b [u8], on: &mut dyn FnMut(usize, Value<'_>)) -> &'b [u8] {
+        let mut rest = bytes;
+        while let Some(&first) = rest.first() {
+            let was_after = self.is_after_element();
+            rest = self.step(first, rest, on);
+            if !was_after && self.is_after_element() {
+                break;
+            }
+        }
+        rest
     }
 
     /// The places of the wanted texts in a whole JSON text, each from quote to quote.

@@ -75,15 +75,32 @@ impl EventStreamReader {
     pub fn feed(&mut self, bytes: &[u8], mut on: impl FnMut(Piece<'_>)) -> Result<(), Unread> {
         let mut rest = bytes;
         while !rest.is_empty() {
-            rest = match self.step(rest, &mut on) {
-                Some(rest) => rest,
-                None => {
-                    self.state = State::Broken;
-                    return Err(Unread::Corrupt);
-                }
-            };
+            rest = self.feed_message(rest, &mut on)?;
         }
         Ok(())
+    }
+
+    /// Reads to the end of the message under way, or all bytes when it is not in them, and returns those behind it.
+    ///
+    /// # Errors
+    /// As [`Self::feed`].
+    pub fn feed_message<'b>(
+        &mut self,
+        bytes: &'b [u8],
+        mut on: impl FnMut(Piece<'_>),
+    ) -> Result<&'b [u8], Unread> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let Some(after) = self.step(rest, &mut on) else {
+                self.state = State::Broken;
+                return Err(Unread::Corrupt);
+            };
+            rest = after;
+            if self.at_boundary() {
+                break;
+            }
+        }
+        Ok(rest)
     }
 
     /// Reads some of these bytes, and returns the others; `None` when they are no message.

@@ -25,17 +25,22 @@ impl LineReader {
     pub fn feed(&mut self, bytes: &[u8], mut on: impl FnMut(Piece<'_>)) {
         let mut rest = bytes;
         while !rest.is_empty() {
-            let end = memchr(b'\n', rest);
-            let part = &rest[..end.unwrap_or(rest.len())];
-            if !part.is_empty() {
-                self.in_line = true;
-                self.has_text = self.has_text || part.iter().any(|byte| !byte.is_ascii_whitespace());
-                on(Piece::Data(part));
-            }
-            let Some(end) = end else { return };
-            self.end(&mut on);
-            rest = &rest[end + 1..];
+            rest = self.feed_line(rest, &mut on);
         }
+    }
+
+    /// Reads to the end of the line under way, or all bytes when it is not in them, and returns those behind it.
+    pub fn feed_line<'b>(&mut self, bytes: &'b [u8], mut on: impl FnMut(Piece<'_>)) -> &'b [u8] {
+        let end = memchr(b'\n', bytes);
+        let part = &bytes[..end.unwrap_or(bytes.len())];
+        if !part.is_empty() {
+            self.in_line = true;
+            self.has_text = self.has_text || part.iter().any(|byte| !byte.is_ascii_whitespace());
+            on(Piece::Data(part));
+        }
+        let Some(end) = end else { return &[] };
+        self.end(&mut on);
+        &bytes[end + 1..]
     }
 
     /// The stream is over: a last line needs no line feed.

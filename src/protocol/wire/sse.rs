@@ -83,23 +83,42 @@ impl SseReader {
     pub fn feed(&mut self, bytes: &[u8], mut on: impl FnMut(Piece<'_>)) {
         let mut rest = bytes;
         while let Some(&byte) = rest.first() {
-            if std::mem::take(&mut self.after_cr) && byte == b'\n' {
-                rest = &rest[1..];
-                continue;
+            rest = self.step(byte, rest, &mut on);
+        }
+    }
+
+    /// Reads up to the next boundary ([`Self::at_boundary`]), or all bytes when none is in them, and returns those behind it.
+    pub fn feed_event<'b>(&mut self, bytes: &'b [u8], mut on: impl FnMut(Piece<'_>)) -> &'b [u8] {
+        let mut rest = bytes;
+        while let Some(&byte) = rest.first() {
+            let before = rest.len();
+            rest = self.step(byte, rest, &mut on);
+            // The LF of a CRLF belongs to the line before it.
+            if rest.len() < before && self.at_boundary() && !(self.after_cr && rest.first() == Some(&b'\n')) {
+                return rest;
             }
-            rest = match self.state {
-                State::Bom(read) => self.bom(read, byte, rest),
-                State::LineStart => self.line(rest, &mut on),
-                State::Field => {
-                    self.in_field(byte, &mut on);
-                    &rest[1..]
-                }
-                State::Space(kind) => {
-                    self.state = State::Value(kind);
-                    if byte == b' ' { &rest[1..] } else { rest }
-                }
-                State::Value(kind) => self.in_value(kind, rest, &mut on),
-            };
+        }
+        rest
+    }
+
+    /// Reads on from `rest`, which begins with `byte`; returns what is left.
+    #[inline]
+    fn step<'b>(&mut self, byte: u8, rest: &'b [u8], on: &mut impl FnMut(Piece<'_>)) -> &'b [u8] {
+        if std::mem::take(&mut self.after_cr) && byte == b'\n' {
+            return &rest[1..];
+        }
+        match self.state {
+            State::Bom(read) => self.bom(read, byte, rest),
+            State::LineStart => self.line(rest, on),
+            State::Field => {
+                self.in_field(byte, on);
+                &rest[1..]
+            }
+            State::Space(kind) => {
+                self.state = State::Value(kind);
+                if byte == b' ' { &rest[1..] } else { rest }
+            }
+            State::Value(kind) => self.in_value(kind, rest, on),
         }
     }
 

@@ -120,12 +120,30 @@ impl FrameReader {
     pub fn feed(&mut self, bytes: &[u8], mut on: impl FnMut(Piece<'_>)) {
         let mut rest = bytes;
         while !rest.is_empty() {
+            rest = self.feed_message(rest, &mut on);
+        }
+    }
+
+    /// Reads to the end of the message under way, or of a control frame between two messages, or all bytes when it is not in
+    /// them, and returns those behind it.
+    pub fn feed_message<'b>(&mut self, bytes: &'b [u8], mut on: impl FnMut(Piece<'_>)) -> &'b [u8] {
+        let mut rest = bytes;
+        while !rest.is_empty() {
             rest = match self.state {
                 State::Head => self.in_head(rest, &mut on),
                 State::Payload => self.in_payload(rest, &mut on),
-                State::Lost => return,
+                State::Lost => return &[],
             };
+            if self.is_between_messages() {
+                break;
+            }
         }
+        rest
+    }
+
+    /// True between two messages, also behind the Close frame.
+    pub fn is_between_messages(&self) -> bool {
+        self.state == State::Head && self.head_len == 0 && self.message.is_none()
     }
 
     /// What passed so far.

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::session::ClientSession;
-use super::timing::{Activity, Backpressure, Tunnel};
+use super::timing::{Activity, Backpressure, Gate, Tunnel};
 use crate::proxy::last_caller::LastCaller;
 use crate::proxy::runtime_settings::RuntimeSettings;
 use crate::session::Cut;
@@ -50,6 +50,8 @@ pub(crate) struct RequestHandle {
     pub(crate) reuse: Reuse,
     /// Stops reading from the backend while the client does not read.
     pub(crate) backpressure: Arc<Backpressure>,
+    /// What of the answer may not leave yet.
+    pub(crate) gate: Gate,
     /// The request after a `101 Switching Protocols`.
     pub(crate) tunnel: Tunnel,
     /// The request as it is written to the backend.
@@ -75,6 +77,7 @@ impl RequestHandle {
             upload: Upload::default(),
             reuse: Reuse::new(draining),
             backpressure: Arc::default(),
+            gate: Gate::default(),
             tunnel: Tunnel::default(),
             upstream: Upstream::default(),
             returned: Mutex::default(),

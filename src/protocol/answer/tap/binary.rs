@@ -62,9 +62,31 @@ impl BinaryEvents {
         bytes: &[u8],
         on: &mut dyn FnMut(Event<'_>),
     ) -> Result<(), Unread> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            rest = self.feed_message(reading, rest, on)?;
+        }
+        Ok(())
+    }
+
+    /// True between two messages.
+    pub(super) fn at_boundary(&self) -> bool {
+        self.reader.at_boundary()
+    }
+
+    /// Reads to the end of the message under way, or all bytes when it is not in them, and returns those behind it.
+    ///
+    /// # Errors
+    /// They are no such messages.
+    pub(super) fn feed_message<'b>(
+        &mut self,
+        reading: &mut Reading,
+        bytes: &'b [u8],
+        on: &mut dyn FnMut(Event<'_>),
+    ) -> Result<&'b [u8], Unread> {
         let Self { reader, payload, packed, base64 } = self;
         let mut is_valid = true;
-        reader.feed(bytes, |piece| match (piece, *payload) {
+        let rest = reader.feed_message(bytes, |piece| match (piece, *payload) {
             (Piece::Begin { is_error: true, name }, _) => {
                 *payload = Payload::Error;
                 reading.found.reports(name);
@@ -87,7 +109,7 @@ impl BinaryEvents {
                 reading.end_piece(on);
             }
         })?;
-        if is_valid { Ok(()) } else { Err(Unread::Corrupt) }
+        if is_valid { Ok(rest) } else { Err(Unread::Corrupt) }
     }
 }
 

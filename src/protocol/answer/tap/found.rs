@@ -116,7 +116,10 @@ impl Found {
             Field::CallId => text(&value, |id| self.calls.id(id)),
             Field::CallName => text(&value, |name| self.calls.name(name)),
             Field::CallAgainEnd if self.calls.has_known() => end(&value, || self.calls.clear()),
-            Field::CallAgainEnd | Field::CallEnd => end(&value, || self.calls.whole(rules.calls.suffix, on)),
+            Field::CallAgainEnd | Field::CallEnd => end(&value, || {
+                self.calls.whole(rules.calls.suffix, on);
+                on(Event::Block);
+            }),
             Field::CallPieceEnd => end(&value, || self.calls.piece(on)),
             Field::ChoiceIndex => {
                 number(&value, |index| self.calls.choice(index.parse().unwrap_or_default()));
@@ -125,7 +128,10 @@ impl Found {
                 self.stops(why, rules, on);
                 self.calls.choice_stops();
             }),
-            Field::ChoiceEnd => end(&value, || self.calls.choice_ends(on)),
+            Field::ChoiceEnd => end(&value, || {
+                on(Event::Choice(self.calls.current_choice()));
+                self.calls.choice_ends(on);
+            }),
         }
     }
 
@@ -203,6 +209,11 @@ impl Found {
         }
     }
 
+    /// An element of a streamed array was read.
+    pub(super) fn end_element(&mut self, on: &mut dyn FnMut(Event<'_>)) {
+        on(Event::Piece(self.calls.current_index()));
+    }
+
     /// An event, a line or the whole answer was read: what its parts mean together.
     pub(super) fn end_text(&mut self, rules: &AnswerRules, on: &mut dyn FnMut(Event<'_>)) {
         if std::mem::take(&mut self.is_text) && !self.calls.pending().is_empty() {
@@ -212,6 +223,7 @@ impl Found {
         if std::mem::take(&mut self.is_thought) && !self.calls.pending().is_empty() {
             on(Event::Reasoning(self.calls.pending()));
         }
+        on(Event::Piece(self.calls.current_index()));
         if let Some(step) = self.step.take() {
             self.calls.step(step, rules.calls.suffix, on);
         }

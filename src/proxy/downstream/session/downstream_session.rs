@@ -48,6 +48,8 @@ pub(crate) struct DownstreamSession {
     pump_starts: bool,
     /// Whether the client has only closed its half of the connection.
     pub(super) half_close: HalfClose,
+    /// The head of a response of which nothing may leave yet.
+    pub(super) held_head: Option<Box<ResponseHeader>>,
     /// The response was written to its end.
     pub(super) is_answered: bool,
     /// The response ended before the request, whose rest the backend does not read.
@@ -68,6 +70,7 @@ impl DownstreamSession {
             broken: false,
             pump_starts: false,
             half_close: HalfClose::default(),
+            held_head: None,
             is_answered: false,
             is_abandoned: false,
             stream: None,
@@ -224,7 +227,7 @@ impl Session for DownstreamSession {
     fn enable_retry_buffering(&mut self) {
         self.replay.finish();
         self.pump_starts = true;
-        (self.is_answered, self.is_abandoned) = (false, false);
+        (self.is_answered, self.is_abandoned, self.held_head) = (false, false, None);
     }
 
     fn retry_buffer_truncated(&self) -> bool {

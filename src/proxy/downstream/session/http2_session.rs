@@ -19,7 +19,6 @@ use pingora_core::protocols::http::authority::{RawTargetAuthority, raw_target_au
 use pingora_core::protocols::http::custom::server::Session;
 use pingora_core::protocols::http::date::get_cached_date;
 use pingora_core::protocols::http::v1::client::http_req_header_to_wire;
-use pingora_core::protocols::http::v2::write_body;
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::{Error, ErrorType, OrErr, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -44,6 +43,8 @@ pub(crate) struct Http2Session {
     writer: Option<SendStream<Bytes>>,
     /// The final head of the response.
     response: Option<Box<ResponseHeader>>,
+    /// What of the body is still to be sent: the rest of a write that was cancelled.
+    unsent: Bytes,
     /// END_STREAM was sent.
     ended: bool,
     /// The body of the request was read to its end. `RecvStream` does not know it while trailers wait.
@@ -76,6 +77,7 @@ impl Http2Session {
             respond,
             writer: None,
             response: None,
+            unsent: Bytes::new(),
             ended: false,
             has_read_all: false,
             read: 0,
@@ -128,17 +130,42 @@ impl Http2Session {
         Ok(())
     }
 
+    /// Sends a part of the body. If this is cancelled, the next write sends its rest first.
     async fn send_body(&mut self, data: Bytes, end: bool) -> Result<()> {
         if self.ended {
+            return Ok(());
+        }
+        self.unsent = match self.unsent.is_empty() {
+            true => data,
+            false => [&*self.unsent, &data].concat().into(),
+        };
+        match self.unsent.is_empty() {
+            true if end => self.end(),
+            true => Ok(()),
+            false => self.send_rest(end).await,
+        }
+    }
+
+    /// Sends what is still to be sent of the body, as the client makes room for it.
+    async fn send_rest(&mut self, end: bool) -> Result<()> {
+        if self.unsent.is_empty() {
             return Ok(());
         }
         let Some(writer) = &mut self.writer else {
             return Error::e_explain(ErrorType::H2Error, "a body without a head");
         };
-        let length = data.len();
-        write_body(writer, data, end, None).await?;
-        self.sent += length;
-        self.ended = end;
+        while !self.unsent.is_empty() {
+            writer.reserve_capacity(self.unsent.len());
+            let room = match poll_fn(|cx| writer.poll_capacity(cx)).await {
+                Some(room) => room.or_err(ErrorType::H2Error, "while room was waited for")?,
+                None => return Error::e_explain(ErrorType::H2Error, "the client has closed the stream"),
+            };
+            let part = self.unsent.split_to(room.min(self.unsent.len()));
+            self.sent += part.len();
+            let is_last = end && self.unsent.is_empty();
+            writer.send_data(part, is_last).or_err(ErrorType::WriteError, "while the body was sent")?;
+            self.ended = is_last;
+        }
         Ok(())
     }
 
@@ -170,10 +197,13 @@ impl Http2Session {
             HttpTask::Body(Some(data), end) if !data.is_empty() => {
                 self.send_body(data, end).await.map(|()| end)
             }
-            HttpTask::Body(_, end) => Ok(end),
+            HttpTask::Body(_, end) => self.send_rest(false).await.map(|()| end),
             HttpTask::UpgradedBody(..) => Error::e_explain(ErrorType::InternalError, "no stream is upgraded"),
-            HttpTask::Trailer(Some(trailers)) => self.send_trailers(*trailers).map(|()| true),
-            HttpTask::Trailer(None) | HttpTask::Done => Ok(true),
+            HttpTask::Trailer(Some(trailers)) => {
+                self.send_rest(false).await?;
+                self.send_trailers(*trailers).map(|()| true)
+            }
+            HttpTask::Trailer(None) | HttpTask::Done => self.send_rest(false).await.map(|()| true),
             HttpTask::Failed(error) => Err(error),
         }
     }
@@ -296,6 +326,9 @@ impl Session for Http2Session {
     }
 
     async fn finish(&mut self) -> Result<()> {
+        if !self.ended {
+            self.send_rest(false).await?;
+        }
         self.end()
     }
 

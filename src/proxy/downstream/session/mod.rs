@@ -1,7 +1,7 @@
 //! The downstream session that Pingora sees in place of its own.
 //!
 //! `downstream_session` wraps a `client_session`, which is a request on an HTTP/1.1 connection (`http1`) or an HTTP/2
-//! stream (`http2_session`, `h2_stream`); `read` has its waits, `respond` its writes · `websocket` presents a WebSocket over HTTP/2 as
+//! stream (`http2_session`, `h2_stream`); `read` has its waits, `respond` its writes, `gated` those of an answer that is judged · `websocket` presents a WebSocket over HTTP/2 as
 //! an HTTP/1.1 upgrade · `replay_buffer` keeps a request body for replay · `half_close` tells a client that has closed its
 //! half of the connection from one that leaves · `write` bounds every write to the client · `forward` holds the methods
 //! that both sessions only pass on.
@@ -10,6 +10,7 @@ mod client_session;
 mod downstream_session;
 mod forward;
 mod h2_stream;
+mod gated;
 mod half_close;
 mod http2_session;
 mod read;

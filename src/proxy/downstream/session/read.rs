@@ -26,6 +26,8 @@ enum Event {
     Chunk(Option<Bytes>),
     /// A keep-alive comment is due.
     Comment,
+    /// A part of the response that was held back may leave.
+    Gate,
 }
 
 impl DownstreamSession {
@@ -69,6 +71,7 @@ impl DownstreamSession {
                     self.limits.restart_comments();
                     self.respond_comment().await?;
                 }
+                Event::Gate => Box::pin(self.pass_gate()).await?,
             }
         }
     }
@@ -127,14 +130,25 @@ impl DownstreamSession {
         }
         // A client whose bytes there is no room for does not keep anyone waiting.
         let read_limit = self.read_limit.filter(|_| is_body && (has_room || idle != Some(false)));
-        self.limits.poll_due(http1.timer(), &handle.activity, read_limit, cx).map(|due| match due {
+        self.limits.poll_due(http1.timer(), (&handle.activity, &handle.gate), read_limit, cx).map(|due| match due {
             Due::BackendIdle => idle_backend(),
             Due::Comment => Ok(Event::Comment),
+            Due::Gate => Ok(Event::Gate),
             Due::ReadLimit => Error::e_explain(ErrorType::ReadTimedout, "the body does not come"),
         })
     }
 
     async fn read_http2(&mut self, idle: Option<bool>) -> Result<Option<Bytes>> {
+        loop {
+            match self.next_http2(idle).await? {
+                Event::Chunk(chunk) => return Ok(chunk),
+                Event::Gate => self.pass_gate().await?,
+                Event::Comment => {}
+            }
+        }
+    }
+
+    async fn next_http2(&mut self, idle: Option<bool>) -> Result<Event> {
         let (Some(ClientSession::Http2(inner)), Some(stream)) = (&mut self.inner, &mut self.stream) else {
             return Error::e_explain(ErrorType::InternalError, "the session is not HTTP/2");
         };
@@ -159,8 +173,9 @@ impl DownstreamSession {
                 tokio::select! {
                     biased;
                     _ = handle.cut.soft() => return cut(),
-                    due = poll_fn(|cx| limits.poll_due(&mut stream.timer, &handle.activity, None, cx)) => match due {
+                    due = poll_fn(|cx| limits.poll_due(&mut stream.timer, (&handle.activity, &handle.gate), None, cx)) => match due {
                         Due::BackendIdle => return idle_backend(),
+                        Due::Gate => return Ok(Event::Gate),
                         // A cancelled write to a stream cannot be resumed, and HTTP/2 has PING.
                         Due::Comment | Due::ReadLimit => limits.restart_comments(),
                     },
@@ -169,14 +184,14 @@ impl DownstreamSession {
                         None => {
                             self.is_abandoned = true;
                             handle.upstream.abandon();
-                            return Ok(None);
+                            return Ok(Event::Chunk(None));
                         }
                     },
                 }
             }
         };
         stream.on_read(&chunk, inner.response_written().is_some());
-        chunk
+        chunk.map(Event::Chunk)
     }
 }
 

@@ -68,6 +68,8 @@ impl DownstreamSession {
     }
 
     pub(super) async fn respond_head(&mut self, head: Box<ResponseHeader>) -> Result<()> {
+        // A refusal takes the place of an answer that was held back.
+        self.held_head = None;
         self.before_response(&head);
         let Some(http1) = self.http1_mut() else {
             let (http2, handle, broken) = self.http2_mut()?;
@@ -123,6 +125,15 @@ impl DownstreamSession {
 
     /// Writes tasks of the proxy, in batches. Returns whether the response is complete.
     pub(super) async fn respond(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
+        if self.handle.gate.is_on() {
+            // Boxed, as below.
+            return Box::pin(self.respond_gated(tasks)).await;
+        }
+        self.respond_now(tasks).await
+    }
+
+    /// Writes tasks of the proxy that may leave now, in batches. Returns whether the response is complete.
+    pub(super) async fn respond_now(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
         if self.stream.is_some() {
             // Boxed, so that responses over HTTP/1.1 do not carry the size of its future.
             return Box::pin(self.respond_http2(tasks)).await;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::gate::Gate;
 use super::idle::{Activity, IdleTimer};
 
 /// What is due.
@@ -21,6 +22,8 @@ pub(crate) enum Due {
     ReadLimit,
     /// The client has received nothing for so long that a comment is due.
     Comment,
+    /// What was held back of the response may leave.
+    Gate,
 }
 
 /// The limits of the waits for the client of one request.
@@ -41,7 +44,7 @@ impl WaitLimits {
     pub(crate) fn poll_due(
         &mut self,
         timer: &mut IdleTimer,
-        activity: &Activity,
+        (activity, gate): (&Activity, &Gate),
         read_limit: Option<Duration>,
         cx: &mut Context<'_>,
     ) -> Poll<Due> {
@@ -55,6 +58,7 @@ impl WaitLimits {
                 (activity.idle_deadline(), Due::BackendIdle),
                 (reading_since.flatten(), Due::ReadLimit),
                 (activity.comment_deadline(last_comment), Due::Comment),
+                (gate.deadline(), Due::Gate),
             ]
         };
         let earliest =
@@ -84,17 +88,21 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_due_first_ends_the_wait() {
-        let arrived = Instant::now();
+        let (arrived, gate) = (Instant::now(), Gate::default());
         let (activity, mut limits) = (Activity::new(arrived), WaitLimits::new(arrived));
         let timer = &mut IdleTimer::default();
         let [short, long] = [Duration::ZERO, Duration::from_secs(3600)];
         activity.limit_idle(long);
-        let due = poll_fn(|cx| limits.poll_due(timer, &activity, Some(short), cx)).await;
+        let due = poll_fn(|cx| limits.poll_due(timer, (&activity, &gate), Some(short), cx)).await;
         assert_eq!(due, Due::ReadLimit);
+        gate.begin(false);
+        gate.hold_until(arrived);
+        assert_eq!(poll_fn(|cx| limits.poll_due(timer, (&activity, &gate), None, cx)).await, Due::Gate);
+        gate.lift();
         activity.allow_comments(Some(short));
-        assert_eq!(poll_fn(|cx| limits.poll_due(timer, &activity, None, cx)).await, Due::Comment);
+        assert_eq!(poll_fn(|cx| limits.poll_due(timer, (&activity, &gate), None, cx)).await, Due::Comment);
         activity.limit_idle(short);
         activity.allow_comments(None);
-        assert_eq!(poll_fn(|cx| limits.poll_due(timer, &activity, Some(long), cx)).await, Due::BackendIdle);
+        assert_eq!(poll_fn(|cx| limits.poll_due(timer, (&activity, &gate), Some(long), cx)).await, Due::BackendIdle);
     }
 }
