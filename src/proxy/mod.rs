@@ -75,3 +75,4 @@ pub(crate) mod upstream_response;
 pub(crate) mod usage;
 pub(crate) mod verdict;
 mod waiting;
+mod withheld;

@@ -63,8 +63,9 @@ pub(super) enum Part {
 pub(super) enum Ruling {
     /// It leaves. So many bytes of text are in it; behind the last one, nothing stays behind.
     Pass { text: u64, is_last: bool },
-    /// It may be the beginning of a secret, of which so many bytes have been read.
-    Undecided { text: u64, of_secret: u64 },
+    /// It has the beginning of what may be a secret, or more of it; so many bytes of that have been read. It is a new one if all
+    /// that were undecided before it are decided.
+    Undecided { text: u64, of_secret: u64, is_new: bool },
     /// It leaves when this is ready.
     Wait(GateWait, Option<KeepAlive>),
     /// It does not leave, and ends the answer.
@@ -200,7 +201,7 @@ impl Withheld {
                 continue;
             }
             self.keep(&piece);
-            if self.kept.len() > MAX_KEPT {
+            if self.is_long || self.kept.len() > MAX_KEPT {
                 self.is_long = true;
                 let part = if source.has_units() { Part::LongUnit } else { Part::Long };
                 let ready = self.kept.split_to(self.kept.len() - self.last).freeze();
@@ -235,7 +236,7 @@ impl Withheld {
     fn settle(&mut self, bytes: Bytes, ruling: Ruling, exit: &mut Exit<'_>) -> Result<(), Box<Refusal>> {
         match ruling {
             Ruling::Pass { text, is_last } => {
-                if std::mem::replace(&mut self.secret, Secret::None) == Secret::Held {
+                if std::mem::replace(&mut self.secret, Secret::None) != Secret::None {
                     exit.gate.lift();
                 }
                 self.stay_behind(Unit { bytes, text, secret_since: None }, exit);
@@ -243,9 +244,10 @@ impl Withheld {
                     self.let_all_go(exit);
                 }
             }
-            Ruling::Undecided { text, of_secret } => {
-                let is_first = self.secret == Secret::None;
+            Ruling::Undecided { text, of_secret, is_new } => {
+                let is_first = is_new || self.secret == Secret::None;
                 if is_first {
+                    exit.gate.lift();
                     self.secret = Secret::Held;
                 }
                 if self.secret == Secret::Held

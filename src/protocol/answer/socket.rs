@@ -5,11 +5,13 @@
 
 use std::sync::{Arc, LazyLock};
 
+use super::events::Event;
 use super::tap::ResponseTap;
 use crate::protocol::dialects::spec::Dialect;
 use crate::protocol::facts::tools::ToolCounts;
 use crate::protocol::facts::usage::Usage;
 use crate::protocol::json::scan::{PathSet, Scanner, Value};
+use crate::protocol::wire::coding::Coding;
 use crate::protocol::wire::framing::Framing;
 use crate::protocol::wire::websocket::{FramePosition, FrameReader, Piece};
 
@@ -49,6 +51,8 @@ pub struct SocketTap {
     backend: FrameReader,
     /// Reads the messages, where their language is known.
     messages: Option<Messages>,
+    /// A message of the backend could not be read.
+    has_sealed: bool,
 }
 
 #[derive(Debug)]
@@ -60,12 +64,21 @@ struct Messages {
 impl SocketTap {
     /// At the beginning of a socket. Without a known language its frames are only counted.
     pub fn new(dialect: Dialect) -> Self {
+        Self::reading(dialect, ResponseTap::new)
+    }
+
+    /// The same, reading text and arguments of calls too, for [`SocketTap::listen_message`].
+    pub fn listening(dialect: Dialect) -> Self {
+        Self::reading(dialect, |dialect, framing| ResponseTap::listening(dialect, framing, Coding::Identity))
+    }
+
+    fn reading(dialect: Dialect, answers: impl FnOnce(Dialect, Framing) -> ResponseTap) -> Self {
         let messages = dialect.is_llm().then(|| Messages {
             asked: Scanner::new(Arc::clone(&MODELS)),
-            answers: ResponseTap::new(dialect, Framing::Messages),
+            answers: answers(dialect, Framing::Messages),
         });
         let reader = || if messages.is_some() { FrameReader::default() } else { FrameReader::counting() };
-        Self { client: reader(), backend: reader(), messages }
+        Self { client: reader(), backend: reader(), messages, has_sealed: false }
     }
 
     /// Reads the client's next bytes. A model is reported before the message that names it ends.
@@ -90,18 +103,41 @@ impl SocketTap {
     /// Reads the backend's next bytes; reports the counts of each answer that ends in them, its model
     /// and its service tier.
     pub fn feed_backend(&mut self, bytes: &[u8], mut on: impl FnMut(Usage, Option<&str>, Option<&str>)) {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let read = self.listen_message(rest, &mut |_| {}, &mut on);
+            rest = &rest[read..];
+        }
+    }
+
+    /// Reads up to the end of the backend's message under way and reports what it says, and what [`Self::feed_backend`] does.
+    /// Returns how many bytes it has read.
+    pub fn listen_message(
+        &mut self,
+        bytes: &[u8],
+        on: &mut dyn FnMut(Event<'_>),
+        count: &mut dyn FnMut(Usage, Option<&str>, Option<&str>),
+    ) -> usize {
         let Some(Messages { answers, .. }) = &mut self.messages else {
-            return self.backend.feed(bytes, |_| {});
+            self.backend.feed(bytes, |_| {});
+            return bytes.len();
         };
-        self.backend.feed(bytes, |piece| match piece {
-            Piece::Data(part) => answers.feed(part),
-            Piece::Sealed => {}
+        let has_sealed = &mut self.has_sealed;
+        let rest = self.backend.feed_message(bytes, |piece| match piece {
+            Piece::Data(part) => answers.listen(part, on),
+            Piece::Sealed => *has_sealed = true,
             Piece::End => {
-                if let Some(usage) = answers.end_message(&mut |_| {}) {
-                    on(usage, answers.model(), answers.service_tier());
+                if let Some(usage) = answers.end_message(on) {
+                    count(usage, answers.model(), answers.service_tier());
                 }
             }
         });
+        bytes.len() - rest.len()
+    }
+
+    /// Whether a message of the backend could not be read, or what it sends is no WebSocket.
+    pub fn has_unread(&self) -> bool {
+        self.has_sealed || self.backend.is_lost()
     }
 
     /// The tools that the answers so far have called.

@@ -185,6 +185,17 @@ impl ResponseTap {
         }
     }
 
+    /// The body has ended without an error: reports what came after the last unit, and the calls of which only the end is
+    /// missing.
+    pub fn end_listening(&mut self, on: &mut dyn FnMut(Event<'_>)) {
+        let Some(Inner { framing, reading, .. }) = &mut self.inner else { return };
+        if let Pieces::Ndjson(reader) = framing {
+            reader.end(|piece| reading.line(piece, on));
+        }
+        reading.found.end_element(on);
+        reading.found.calls.finish(on);
+    }
+
     /// The counts seen so far; `None` when the answer has not counted anything.
     pub fn usage(&self) -> Option<Usage> {
         let Reading { found, rules, .. } = &self.inner.as_ref()?.reading;
@@ -395,13 +406,13 @@ impl Reading {
     /// An event or line is complete: the next one is another JSON text. True when it said that it is the last.
     fn end_piece(&mut self, on: &mut dyn FnMut(Event<'_>)) -> bool {
         let marker = self.rules.ends.done_marker && self.head[..self.head_len] == *DONE;
-        if marker {
-            self.found.calls.finish(on);
-        }
         self.found.is_last &= !std::mem::take(&mut self.found.is_not_last) && self.scanner.is_done();
         let said_last = self.found.is_last;
         self.complete |= said_last || marker;
         self.found.end_text(self.rules, on);
+        if said_last || marker {
+            self.found.calls.finish(on);
+        }
         self.head_len = 0;
         self.scanner.reset();
         said_last

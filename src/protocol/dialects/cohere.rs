@@ -255,7 +255,7 @@ data: [DONE]
                 Event::Call(call) => {
                     calls.push([call.id.clone(), call.name.clone(), call.arguments.clone()]);
                 }
-                Event::Reasoning(_) | Event::Stop(_) | Event::Usage(_) => {}
+                _ => {}
             });
         }
         tap.end();

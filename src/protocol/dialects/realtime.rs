@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use serde::Serialize;
 
-use super::answer_rules::{AnswerRules, CallRules, EndRules, Field, paths};
+use super::answer_rules::{AnswerRules, CallRules, CallStep, EndRules, Field, paths};
 use super::error_body::{Detail, ErrorForm, json};
 use super::request_shape::{Part, RequestShape};
 use super::spec::PathRule::{Contains, EndsWith};
@@ -26,7 +26,16 @@ const FIELDS: &[(&str, Field)] = &[
     ("response.usage.input_token_details.cached_tokens", Field::CacheRead),
     ("response.status", Field::Status),
     ("response.status_details.reason", Field::StopDetail),
-    ("response.output[]", Field::CallEnd),
+    // Text and calls while they are written.
+    ("output_index", Field::CallIndex),
+    ("delta", Field::Delta),
+    ("arguments", Field::CallArguments),
+    ("item.type", Field::CallKind),
+    ("item.call_id", Field::CallId),
+    ("item.name", Field::CallName),
+    ("item.arguments", Field::CallArguments),
+    // The summary repeats them.
+    ("response.output[]", Field::CallAgainEnd),
     ("response.output[].type", Field::CallKind),
     ("response.output[].call_id", Field::CallId),
     ("response.output[].name", Field::CallName),
@@ -44,7 +53,25 @@ static ANSWERS: AnswerRules = AnswerRules {
         error_kinds: &["error"],
         ..EndRules::BY_PATH
     },
-    calls: CallRules { suffix: "_call", steps: &[], text_kinds: &[], thought_kinds: &[] },
+    calls: CallRules {
+        suffix: "_call",
+        steps: &[
+            ("response.output_item.added", CallStep::Begin),
+            ("response.output_item.done", CallStep::Whole),
+            ("response.function_call_arguments.delta", CallStep::Append),
+            ("response.function_call_arguments.done", CallStep::SetAndClose),
+            ("response.mcp_call_arguments.delta", CallStep::Append),
+            ("response.mcp_call_arguments.done", CallStep::SetAndClose),
+        ],
+        // Those of the beta version first.
+        text_kinds: &[
+            "response.text.delta",
+            "response.audio_transcript.delta",
+            "response.output_text.delta",
+            "response.output_audio_transcript.delta",
+        ],
+        thought_kinds: &[],
+    },
     paths: LazyLock::new(|| paths(FIELDS)),
 };
 

@@ -19,6 +19,5 @@ mod timing;
 
 pub(crate) use accept::{ConnectionPermits, DescriptorBudget, Downstream, UnparsedRequests, serve};
 pub(crate) use handle::RequestHandle;
-#[cfg_attr(not(test), expect(unused_imports, reason = "to be replaced"))]
-pub(crate) use timing::{Gate, GateWait, KeepAlive};
+pub(crate) use timing::{Gate, GateWait, KeepAlive, Next};
 pub(crate) use session::{LEG_CUT, UPSTREAM_IDLE};

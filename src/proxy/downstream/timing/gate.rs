@@ -116,7 +116,10 @@ impl Gate {
 
     /// Lifts all limits of time.
     pub(crate) fn lift(&self) {
-        self.with(|queue| queue.steps.retain(|step| !matches!(step, Step::Until(_))));
+        self.with(|queue| {
+            queue.has_passed = false;
+            queue.steps.retain(|step| !matches!(step, Step::Until(_)));
+        });
     }
 
     /// Whether a limit of time has passed since the last one was set.
@@ -151,7 +154,7 @@ impl Gate {
     }
 
     /// Returns what may be done now.
-    pub(in crate::proxy::downstream) fn next(&self) -> Option<Next> {
+    pub(crate) fn next(&self) -> Option<Next> {
         self.with(|queue| {
             loop {
                 match queue.steps.front()? {
