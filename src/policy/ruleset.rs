@@ -260,6 +260,12 @@ impl RuleSet {
         }
     }
 
+    /// Whether reaching a bound of scanning does more than flag (`policy.on_limit`).
+    pub fn limit_acts(&self) -> bool {
+        let acts = |rule: &Arc<Rule>| rule.mode == Mode::Enforce && rule.action > Action::Flag;
+        self.scan_limit.as_ref().is_some_and(acts)
+    }
+
     /// Returns the rule of the highest threshold that a score has reached (`policy.score`).
     pub fn of_score(&self, score: f64) -> Option<&Arc<Rule>> {
         let reached = self.score.iter().flatten().filter(|(threshold, _)| score >= *threshold);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::endpoints::Endpoint;
+use super::judging::Judging;
 use crate::protocol::answer::tap::ResponseTap;
 use crate::protocol::wire::event_tail::EventTail;
 use crate::protocol::wire::framing::Framing;
@@ -23,6 +24,8 @@ pub(crate) struct Answer {
     pub(crate) is_stream: bool,
     /// Reads usage, tool calls and stop reason from the body.
     pub(crate) tap: Option<ResponseTap>,
+    /// Judges it while it passes; `None` if no rule asks for what it says.
+    pub(crate) judging: Option<Box<Judging>>,
     /// Tracks where the last event ends; `None` if no keep-alive comments may be written.
     pub(crate) tail: Option<EventTail>,
     /// The endpoint that an MCP server announces in the first event of the stream; `None` if it does not.

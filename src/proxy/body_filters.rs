@@ -5,12 +5,18 @@ use http::HeaderMap;
 use pingora_core::{Error, Result};
 use tokio::time::Instant;
 
+use super::answer::Answer;
 use super::downstream::LEG_CUT;
+use super::endpoints::Endpoint;
 use super::error_response::REFUSED;
+use super::judge_answer::{self, With};
 use super::read;
-use super::request_ctx::RequestCtx;
+use super::request_ctx::{Ends, Outcome, RequestCtx, Routed};
+use super::state::ProxyState;
+use super::upgrade::Frames;
 use super::{govern, judge_upload, next_step, spending, upgrade};
-use crate::protocol::answer::events::Event;
+use crate::capture::BodyCapture;
+use crate::protocol::wire::event_tail::EventTail;
 
 /// Forwards a chunk of the request body to the backend. `headers` are the request's.
 ///
@@ -63,41 +69,51 @@ pub(crate) fn upload(
     Ok(())
 }
 
-/// Forwards a chunk of the response body to the client.
+/// Forwards a chunk of the response body to the client; what must not leave yet is withheld. `headers` are the request's.
 ///
 /// # Errors
-/// The leg was cut, a budget has ended, or the request has not been routed.
-pub(crate) fn download(ctx: &mut RequestCtx, chunk: &Option<Bytes>, end: bool) -> Result<()> {
+/// The leg was cut, a rule refuses the answer, a budget has ended, or the request has not been routed.
+pub(crate) fn download(
+    ctx: &mut RequestCtx,
+    headers: &HeaderMap,
+    chunk: &mut Option<Bytes>,
+    end: bool,
+) -> Result<()> {
     let RequestCtx { app, stage, outcome, admission, reservation, .. } = ctx;
-    let routed = stage.routed_mut()?;
-    let handle = &routed.who.received.handle;
+    let Routed { who, leg, route, socket, digests, .. } = stage.routed_mut()?;
+    let (handle, ends) = (&who.received.handle, Ends { who, leg, route, digests });
     if handle.cut.reason().is_some() {
         return Error::e_explain(LEG_CUT, "the leg was cut");
     }
-    let answer = &mut outcome.answer;
-    if let Some(chunk) = chunk {
+    if chunk.is_some() {
         let now = Instant::now();
         handle.activity.record_at(now);
-        routed.leg.session().touch(app.clock.at(now.into_std()));
-        routed.leg.session().add_bytes_out(chunk.len() as u64);
-        answer.sent += chunk.len() as u64;
-        if let Some(tap) = &mut answer.tap {
-            let text_bytes = &mut answer.text_bytes;
-            tap.listen(chunk, &mut |event| match event {
-                Event::Text(text) | Event::Reasoning(text) => *text_bytes += text.len() as u64,
-                Event::Call(call) => *text_bytes += call.arguments.len() as u64,
-                Event::Stop(_) | Event::Usage(_) | Event::Block | Event::Choice(_) | Event::Piece(_) => {}
-            });
+        leg.session().touch(app.clock.at(now.into_std()));
+    }
+    let Outcome { answer, capture, refusal, .. } = outcome;
+    let Answer { judging, tap, text_bytes, sent, tail, endpoint, .. } = answer;
+    let mut leaving = Leaving { app, ends, sent, capture, tail, endpoint };
+    let (socket, reservation) = (socket.as_deref_mut(), reservation.as_mut());
+    let mut frames = socket.map(|socket| Frames { ends, socket, admission, reservation });
+    if let Some(judging) = judging {
+        let with = With { app, ends, headers, text_bytes };
+        let leaves = &mut |bytes: &[u8]| leaving.count(bytes);
+        let (tap, frames) = (tap.as_mut(), frames.as_mut());
+        let passed = judge_answer::pass(judging, with, tap, frames, chunk.take(), end, leaves);
+        match passed {
+            Ok(leaves) => *chunk = Some(leaves),
+            Err(refused) => {
+                *refusal = Some(refused);
+                return Error::e_explain(REFUSED, "a rule refuses the answer");
+            }
         }
-        if let Some(capture) = &mut outcome.capture {
-            capture.download(chunk);
+    } else if let Some(chunk) = chunk {
+        if let Some(tap) = tap {
+            tap.listen(chunk, &mut |event| *text_bytes += event.text_bytes());
         }
-        if let Some(tail) = &mut answer.tail {
-            tail.feed(chunk);
-        }
-        if let Some(endpoint) = &mut answer.endpoint {
-            let (caller, backend) = (&routed.who.caller.principal, routed.route.backend.settings().name());
-            endpoint.feed(chunk, &app.endpoints, caller, backend);
+        leaving.count(chunk);
+        if let Some(frames) = &mut frames {
+            frames.read_all(chunk);
         }
     }
     if let Some(tail) = &answer.tail {
@@ -105,12 +121,38 @@ pub(crate) fn download(ctx: &mut RequestCtx, chunk: &Option<Bytes>, end: bool) -
         handle.activity.allow_comments(silence.filter(|_| tail.at_boundary() && !end));
     }
     answer.whole |= end;
-    if let Some(chunk) = chunk {
-        upgrade::on_backend_bytes(routed, admission, reservation.as_mut(), chunk);
-    }
     if let Some(refusal) = next_step::hold(ctx) {
         ctx.outcome.refusal = Some(Box::new(refusal));
         return Error::e_explain(REFUSED, "a budget has ended");
     }
     Ok(())
+}
+
+/// What is told of the bytes of an answer that leave.
+pub(super) struct Leaving<'a> {
+    app: &'a ProxyState,
+    ends: Ends<'a>,
+    sent: &'a mut u64,
+    capture: &'a mut Option<Box<BodyCapture>>,
+    tail: &'a mut Option<EventTail>,
+    endpoint: &'a mut Option<Box<Endpoint>>,
+}
+
+impl Leaving<'_> {
+    /// Counts bytes that leave.
+    pub(super) fn count(&mut self, bytes: &[u8]) {
+        let Ends { who, leg, route, .. } = self.ends;
+        leg.session().add_bytes_out(bytes.len() as u64);
+        *self.sent += bytes.len() as u64;
+        if let Some(capture) = &mut self.capture {
+            capture.download(bytes);
+        }
+        if let Some(tail) = &mut self.tail {
+            tail.feed(bytes);
+        }
+        if let Some(endpoint) = &mut self.endpoint {
+            let backend = route.backend.settings().name();
+            endpoint.feed(bytes, &self.app.endpoints, &who.caller.principal, backend);
+        }
+    }
 }

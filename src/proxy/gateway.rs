@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use http::HeaderMap;
 use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorSource, Result};
@@ -275,12 +276,27 @@ impl ProxyHttp for Gateway {
 
     fn response_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         chunk: &mut Option<Bytes>,
         end: bool,
         ctx: &mut Self::CTX,
     ) -> Result<Option<Duration>> {
-        body_filters::download(ctx, chunk, end).map(|()| None)
+        body_filters::download(ctx, &session.req_header().headers, chunk, end).map(|()| None)
+    }
+
+    /// Ends an answer that is judged: before its trailers, what was withheld leaves.
+    async fn response_trailer_filter(
+        &self,
+        session: &mut Session,
+        _trailers: &mut HeaderMap,
+        ctx: &mut Self::CTX,
+    ) -> Result<Option<Bytes>> {
+        if ctx.outcome.answer.judging.is_none() {
+            return Ok(None);
+        }
+        let mut rest = None;
+        body_filters::download(ctx, &session.req_header().headers, &mut rest, true)?;
+        Ok(rest.filter(|rest| !rest.is_empty()))
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Self::CTX) -> FailToProxy {

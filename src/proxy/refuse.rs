@@ -26,7 +26,8 @@ use crate::upstream::peer::proxy_failure;
 
 /// Returns why the request failed: the refusal that a step left, the cut of the leg, or Pingora's error.
 pub(crate) fn refusal_of(error: &Error, ctx: &mut RequestCtx) -> Refusal {
-    if let Some(refusal) = ctx.outcome.refusal.take() {
+    let of_gate = || ctx.stage.received().and_then(|received| received.handle.gate.take_refusal());
+    if let Some(refusal) = of_gate().or_else(|| ctx.outcome.refusal.take()) {
         return *refusal;
     }
     let cut = ctx.stage.received().and_then(|received| received.handle.cut.reason());
@@ -211,7 +212,8 @@ fn stream_end(ctx: &RequestCtx, refusal: &Refusal, written: u64) -> Option<Bytes
     }
     let framing = ctx.outcome.answer.framing?;
     // Without a tap, events are assumed to be complete; inside a JSON document there is no boundary.
-    let at_boundary =
-        ctx.outcome.answer.tap.as_ref().map_or(framing != Framing::Json, |tap| tap.at_boundary());
+    let answer = &ctx.outcome.answer;
+    let of_tap = || answer.tap.as_ref().map_or(framing != Framing::Json, |tap| tap.at_boundary());
+    let at_boundary = answer.judging.as_ref().and_then(|judging| judging.is_between()).unwrap_or_else(of_tap);
     ctx.stage.dialect().stream_end(framing, at_boundary, &error).map(Bytes::from)
 }

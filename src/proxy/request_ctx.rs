@@ -26,6 +26,7 @@ use super::answer_steps::Steps;
 use super::client_messages::ClientMessages;
 use super::dispatch::Route;
 use super::identify::Caller;
+use super::judging::is_asked;
 use super::load::Counting;
 use super::passing::Passing;
 use super::receive::Received;
@@ -123,6 +124,16 @@ pub(crate) struct Routed {
     pub(crate) steps: Option<Box<Steps>>,
     /// Counts the leg as open.
     _open: GaugeGuard,
+}
+
+/// Where an answer comes from and goes to.
+#[derive(Clone, Copy)]
+pub(crate) struct Ends<'a> {
+    pub(crate) who: &'a Identified,
+    pub(crate) leg: &'a Leg,
+    pub(crate) route: &'a Route,
+    /// Digests of the elements of the request, by which a repetition is known.
+    pub(crate) digests: &'a [u64],
 }
 
 /// What is known of the response, and of the failure of the request.
@@ -305,7 +316,11 @@ impl Stage {
 
 impl Routed {
     fn new(who: Box<Identified>, leg: Leg, open: GaugeGuard, route: Route) -> Box<Self> {
-        let socket = who.received.socket.then(|| Box::new(SocketTap::new(route.dialect)));
+        let tap = match is_asked(&who.received.handle.settings.rules, route.dialect) {
+            true => SocketTap::listening,
+            false => SocketTap::new,
+        };
+        let socket = who.received.socket.then(|| Box::new(tap(route.dialect)));
         Box::new(Self {
             who,
             leg,

@@ -11,13 +11,15 @@ use url::form_urlencoded;
 use super::error_response::{REFUSED, SocketEnd};
 use super::permissions::model_denied;
 use super::receive::Received;
-use super::request_ctx::{Outcome, RequestCtx, Routed, Stage};
+use super::request_ctx::{Ends, Outcome, RequestCtx, Routed, Stage};
 use super::spending;
 use super::usage::{Priceable, count_tokens, priced};
+use super::withheld::Source;
 use crate::capture::redact_text;
 use crate::error::{ErrorKind, Refusal};
 use crate::limits::Admission;
 use crate::limits::ledger::Reservation;
+use crate::protocol::answer::events::Event;
 use crate::protocol::answer::socket::{ClientMessage, SocketTap};
 use crate::protocol::facts::error_body::ErrorBody;
 use crate::protocol::request::ModelRequest;
@@ -128,31 +130,60 @@ pub(crate) fn on_client_bytes(
     Ok(())
 }
 
-/// Parses the next bytes of the backend. The tokens of each response are counted when that response ends, not when the
-/// socket does.
-pub(crate) fn on_backend_bytes(
-    routed: &mut Routed,
-    admission: &mut Admission,
-    mut reservation: Option<&mut Reservation>,
-    chunk: &Bytes,
-) {
-    let Routed { who, leg, route, socket, .. } = routed;
-    let Some(socket) = socket else { return };
-    let asked = who.call.model.as_deref();
-    let failed = socket.failed_answers();
-    socket.feed_backend(chunk, |usage, answered, tier| {
-        let model = asked.or(answered);
-        let usage = priced(&who.received, route, &Priceable { asked, answered, tier }, usage);
-        leg.add_usage(model.map(redact_text).as_deref(), usage);
-        let budgets = &who.received.handle.settings.budgets;
-        spending::spend(reservation.as_deref_mut(), budgets, &usage);
-        admission.add_tokens(usage.prompt_tokens().saturating_add(usage.output_tokens));
-        let tenant = who.caller.membership().and_then(|found| found.tenant.as_deref());
-        let tenant = tenant.map(|tenant| (tenant, who.received.handle.settings.max_tenants));
-        count_tokens(route.backend.metrics(), model, tenant, usage);
-    });
-    for _ in failed..socket.failed_answers() {
-        route.backend.metrics().error(ErrorKind::BackendError.code());
+/// The messages of a backend over a socket.
+pub(super) struct Frames<'a> {
+    pub(super) ends: Ends<'a>,
+    pub(super) socket: &'a mut SocketTap,
+    pub(super) admission: &'a mut Admission,
+    pub(super) reservation: Option<&'a mut Reservation>,
+}
+
+impl Frames<'_> {
+    /// Parses the next bytes of the backend.
+    pub(super) fn read_all(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            bytes = &bytes[self.read(bytes, &mut |_| {}).max(1)..];
+        }
+    }
+}
+
+impl Source for Frames<'_> {
+    /// Parses the bytes of one message. The tokens of each response are counted when that response ends, not when the socket
+    /// does.
+    fn read(&mut self, bytes: &[u8], on: &mut dyn FnMut(Event<'_>)) -> usize {
+        let Ends { who, leg, route, .. } = self.ends;
+        let asked = who.call.model.as_deref();
+        let failed = self.socket.failed_answers();
+        let (admission, reservation) = (&mut *self.admission, &mut self.reservation);
+        let read = self.socket.listen_message(bytes, on, &mut |usage, answered, tier| {
+            let model = asked.or(answered);
+            let usage = priced(&who.received, route, &Priceable { asked, answered, tier }, usage);
+            leg.add_usage(model.map(redact_text).as_deref(), usage);
+            let budgets = &who.received.handle.settings.budgets;
+            spending::spend(reservation.as_deref_mut(), budgets, &usage);
+            admission.add_tokens(usage.prompt_tokens().saturating_add(usage.output_tokens));
+            let tenant = who.caller.membership().and_then(|found| found.tenant.as_deref());
+            let tenant = tenant.map(|tenant| (tenant, who.received.handle.settings.max_tenants));
+            count_tokens(route.backend.metrics(), model, tenant, usage);
+        });
+        for _ in failed..self.socket.failed_answers() {
+            route.backend.metrics().error(ErrorKind::BackendError.code());
+        }
+        read
+    }
+
+    fn end(&mut self, _on: &mut dyn FnMut(Event<'_>)) {}
+
+    fn is_between(&self) -> bool {
+        self.socket.backend().is_between_messages()
+    }
+
+    fn has_units(&self) -> bool {
+        true
+    }
+
+    fn is_unread(&self) -> bool {
+        self.socket.has_unread()
     }
 }
 
@@ -164,8 +195,13 @@ pub(crate) fn closing_frames(
     error: &ErrorBody<'_>,
     written: u64,
 ) -> Option<Bytes> {
-    let place = ctx.stage.routed()?.socket.as_ref()?.position();
-    if place == FramePosition::Inside || written != ctx.outcome.answer.sent {
+    let place = match ctx.outcome.answer.judging.as_ref().and_then(|judging| judging.is_between()) {
+        // What the client has is in whole messages, also if less has left than was to.
+        Some(is_between) => is_between.then_some(FramePosition::Between)?,
+        None if written != ctx.outcome.answer.sent => return None,
+        None => ctx.stage.routed()?.socket.as_ref()?.position(),
+    };
+    if place == FramePosition::Inside {
         return None;
     }
     let event = ctx.stage.dialect().socket_event(end.status, error);

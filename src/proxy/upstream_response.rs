@@ -10,6 +10,7 @@ use pingora_http::ResponseHeader;
 
 use super::answer::Answer;
 use super::dispatch::unreachable;
+use super::judging::{Judging, is_asked};
 use super::mcp;
 use super::receive::Received;
 use super::request_ctx::{Identified, RequestCtx, Routed};
@@ -40,20 +41,30 @@ pub(crate) fn begin(routed: &Routed, head: &ResponseHeader) -> Answer {
     } else {
         limit
     });
+    handle.gate.open();
     let is_read = route.dialect.is_read() && head.status.is_success();
+    let is_judged = (is_read || head.status == 101 && routed.socket.is_some())
+        && is_asked(&handle.settings.rules, route.dialect);
+    let tap = is_read.then(|| {
+        let coding = Coding::of(encoding);
+        // What a cut response has cost is estimated from its text.
+        match handle.settings.budgets.is_empty() && !is_judged {
+            true => ResponseTap::of(route.dialect, inside, coding),
+            false => ResponseTap::listening(route.dialect, inside, coding),
+        }
+    });
     Answer {
         status: Some(head.status.as_u16()),
         first_byte: Some(handle.arrived.elapsed()),
         framing: Some(framing),
         is_stream: inside.is_stream(),
-        tap: is_read.then(|| {
-            let coding = Coding::of(encoding);
-            // What a cut response has cost is estimated from its text.
-            match handle.settings.budgets.is_empty() {
-                true => ResponseTap::of(route.dialect, inside, coding),
-                false => ResponseTap::listening(route.dialect, inside, coding),
-            }
-        }),
+        judging: is_judged
+            .then(|| {
+                let rules = &handle.settings.rules;
+                Judging::begin(rules, route.dialect, &handle.gate, tap.as_ref(), inside)
+            })
+            .flatten(),
+        tap,
         text_bytes: 0,
         tail: bears_comments(received, framing, head).then(EventTail::default),
         endpoint: (framing == Framing::Sse && mcp::may_announce(received, route)).then(Box::default),

@@ -35,6 +35,9 @@ pub(super) trait Source {
 
     /// Whether the answer comes in units.
     fn has_units(&self) -> bool;
+
+    /// Whether what was read, and what follows, cannot be read.
+    fn is_unread(&self) -> bool;
 }
 
 /// Judges what was read.
@@ -55,6 +58,8 @@ pub(super) enum Part {
     Long,
     /// A part of a unit that is too long to be kept.
     LongUnit,
+    /// What cannot be read.
+    Unread,
     /// The rest of the answer.
     End,
 }
@@ -195,6 +200,13 @@ impl Withheld {
             let used = source.read(&chunk[at..], &mut |event| judge.hear(event)).max(1);
             let piece = chunk.slice(at..at + used);
             at += used;
+            if source.is_unread() {
+                let bytes = self.whole(piece);
+                // Nobody knows where the client stands.
+                self.is_long = true;
+                self.settle(bytes, judge.rule(Part::Unread), &mut exit)?;
+                continue;
+            }
             if source.is_between() {
                 let unit = self.whole(piece);
                 self.settle(unit, judge.rule(Part::Unit), &mut exit)?;
@@ -210,7 +222,7 @@ impl Withheld {
         }
         if end {
             source.end(&mut |event| judge.hear(event));
-            let rest = self.whole(Bytes::new());
+            let rest = self.kept.split().freeze();
             self.settle(rest, judge.rule(Part::End), &mut exit)?;
             self.let_all_go(&mut exit);
             exit.gate.lift();
@@ -279,7 +291,8 @@ impl Withheld {
         }
         self.behind_text += unit.text;
         self.behind.push_back(unit);
-        while let Some(unit) = self.behind.pop_front_if(|first| self.behind_text - first.text >= self.hold_back)
+        while let Some(unit) =
+            self.behind.pop_front_if(|first| self.behind_text - first.text >= self.hold_back)
         {
             self.behind_text -= unit.text;
             self.let_go(unit, exit);

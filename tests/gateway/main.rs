@@ -37,6 +37,8 @@ mod kills {
 }
 
 mod policy {
+    /// Rules about answers: streams, whole answers and sockets end before what is forbidden.
+    pub mod answers;
     /// Rules about facts: what they do to requests, and how they are told.
     pub mod rules;
 }

@@ -16,11 +16,20 @@ pub enum Event<'a> {
     Stop(&'a str),
     /// The token counts so far.
     Usage(Usage),
-    /// An object that may be a block of text is complete, in an answer that comes whole.
-    Block,
     /// The text and reasoning since the last one of these belong to this choice.
     Choice(u64),
     /// An event, a line or the whole answer is complete. What text it has outside of choices belongs to the block or item
     /// with this index.
     Piece(Option<u64>),
+}
+
+impl Event<'_> {
+    /// Bytes of what the model wrote.
+    pub fn text_bytes(&self) -> u64 {
+        match self {
+            Self::Text(text) | Self::Reasoning(text) => text.len() as u64,
+            Self::Call(call) => call.arguments.len() as u64,
+            Self::Stop(_) | Self::Usage(_) | Self::Choice(_) | Self::Piece(_) => 0,
+        }
+    }
 }

@@ -117,47 +117,6 @@ impl ResponseTap {
         }
     }
 
-    /// Reads up to the end of the unit under way: an event, a line, a message, an element of a streamed array. Returns how many
-    /// bytes it has read; all, when the unit does not end in them, or the answer is compressed or not read.
-    pub fn listen_unit(&mut self, bytes: &[u8], on: &mut dyn FnMut(Event<'_>)) -> usize {
-        let Some(Inner { decoder: None, framing, reading }) = &mut self.inner else {
-            self.listen(bytes, on);
-            return bytes.len();
-        };
-        match framing.feed_unit(reading, bytes, on) {
-            Ok(rest) => bytes.len() - rest.len(),
-            Err(unread) => {
-                self.unread = Some(unread);
-                *framing = Pieces::Nothing;
-                bytes.len()
-            }
-        }
-    }
-
-    /// True when what was read, decoded if it is compressed, ends between two units, or with the whole answer.
-    pub fn is_between_units(&self) -> bool {
-        let Some(Inner { framing, reading, .. }) = &self.inner else { return false };
-        match framing {
-            Pieces::Sse(reader) => reader.at_boundary(),
-            Pieces::Ndjson(reader) => reader.at_boundary(),
-            Pieces::Binary(events) => events.at_boundary(),
-            Pieces::Whole => reading.scanner.is_after_element() || reading.scanner.is_done(),
-            Pieces::Messages | Pieces::Nothing => false,
-        }
-    }
-
-    /// True when the answer comes in units, each of which a client reads by itself. A JSON text does when it is an array whose
-    /// elements are events; `None` before its first byte.
-    pub fn has_units(&self) -> Option<bool> {
-        let Some(Inner { framing, reading, .. }) = &self.inner else { return Some(false) };
-        match framing {
-            Pieces::Sse(_) | Pieces::Ndjson(_) | Pieces::Binary(_) | Pieces::Messages => Some(true),
-            Pieces::Whole if reading.scanner.is_at_root() => None,
-            Pieces::Whole => Some(reading.scanner.is_in_elements()),
-            Pieces::Nothing => Some(false),
-        }
-    }
-
     /// A message of a socket has ended. When it was the last event of an answer, returns the answer's counts,
     /// if it had any, and begins the next answer.
     pub fn end_message(&mut self, on: &mut dyn FnMut(Event<'_>)) -> Option<Usage> {
@@ -183,17 +142,6 @@ impl ResponseTap {
         if let Some(Inner { framing: Pieces::Ndjson(reader), reading, .. }) = &mut self.inner {
             reader.end(|piece| reading.line(piece, &mut |_| {}));
         }
-    }
-
-    /// The body has ended without an error: reports what came after the last unit, and the calls of which only the end is
-    /// missing.
-    pub fn end_listening(&mut self, on: &mut dyn FnMut(Event<'_>)) {
-        let Some(Inner { framing, reading, .. }) = &mut self.inner else { return };
-        if let Pieces::Ndjson(reader) = framing {
-            reader.end(|piece| reading.line(piece, on));
-        }
-        reading.found.end_element(on);
-        reading.found.calls.finish(on);
     }
 
     /// The counts seen so far; `None` when the answer has not counted anything.
@@ -325,38 +273,6 @@ impl Pieces {
         }
         Ok(())
     }
-
-    /// Reads up to the end of the unit under way, and returns the bytes behind it.
-    ///
-    /// # Errors
-    /// They are not what the head says.
-    fn feed_unit<'b>(
-        &mut self,
-        reading: &mut Reading,
-        bytes: &'b [u8],
-        on: &mut dyn FnMut(Event<'_>),
-    ) -> Result<&'b [u8], Unread> {
-        match self {
-            Self::Sse(reader) => Ok(reader.feed_event(bytes, |piece| match piece {
-                sse::Piece::Data(part) => reading.data(part, on),
-                sse::Piece::End { .. } => {
-                    reading.end_piece(on);
-                }
-            })),
-            Self::Ndjson(reader) => Ok(reader.feed_line(bytes, |piece| reading.line(piece, on))),
-            Self::Binary(events) => events.feed_message(reading, bytes, on),
-            Self::Whole if reading.scanner.is_at_root() || reading.scanner.is_in_elements() => {
-                let Reading { rules, scanner, found, .. } = reading;
-                let rest = scanner.feed_element(bytes, &mut |path, value| found.take(rules, path, value, on));
-                if reading.scanner.is_after_element() {
-                    reading.found.end_element(on);
-                }
-                reading.end_whole(on);
-                Ok(rest)
-            }
-            Self::Messages | Self::Whole | Self::Nothing => self.feed(reading, bytes, on).map(|()| &bytes[..0]),
-        }
-    }
 }
 
 impl Reading {
@@ -430,6 +346,7 @@ impl std::fmt::Debug for Reading {
 
 mod binary;
 mod found;
+mod units;
 
 #[cfg(test)]
 mod price_tests;

@@ -70,11 +70,6 @@ impl ToolCalls {
         self.fragment.index
     }
 
-    /// The choice that the fragments belong to.
-    pub(super) fn current_choice(&self) -> u64 {
-        self.choice
-    }
-
     pub(super) fn index(&mut self, index: Option<u64>) {
         self.fragment.index = index;
         self.fragment.begun = true;
@@ -116,6 +111,7 @@ impl ToolCalls {
     /// The choice under way was read.
     pub(super) fn choice_ends(&mut self, on: &mut dyn FnMut(Event<'_>)) {
         let choice = std::mem::take(&mut self.choice);
+        on(Event::Choice(choice));
         if std::mem::take(&mut self.choice_stopped) {
             self.close_all(Some(choice), on);
         }

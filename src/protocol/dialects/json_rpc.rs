@@ -14,8 +14,22 @@ use crate::error::RefusalMetadata;
 use crate::protocol::facts::error_body::{ErrorBody, ErrorClass};
 use crate::protocol::facts::usage::ReportedCounts;
 
-const FIELDS: &[(&str, Field)] =
-    &[("id", Field::Reply), ("method", Field::NotLast), ("error.code", Field::NotLast)];
+const FIELDS: &[(&str, Field)] = &[
+    ("id", Field::Reply),
+    ("method", Field::NotLast),
+    ("error.code", Field::NotLast),
+    // What MCP and A2A give to a model.
+    ("error.message", Field::Text),
+    ("result.content[].text", Field::Text),
+    ("result.content[].resource.text", Field::Text),
+    ("result.structuredContent", Field::Text),
+    ("result.contents[].text", Field::Text),
+    ("result.messages[].content.text", Field::Text),
+    ("result.parts[].text", Field::Text),
+    ("result.status.message.parts[].text", Field::Text),
+    ("result.artifact.parts[].text", Field::Text),
+    ("result.artifacts[].parts[].text", Field::Text),
+];
 
 /// Answers count no tokens. They are read to know where a stream may be cut, and whether a client that
 /// hangs up has its answer: the response to its request, behind whatever else the server had to say.

@@ -19,5 +19,7 @@ mod timing;
 
 pub(crate) use accept::{ConnectionPermits, DescriptorBudget, Downstream, UnparsedRequests, serve};
 pub(crate) use handle::RequestHandle;
-pub(crate) use timing::{Gate, GateWait, KeepAlive, Next};
 pub(crate) use session::{LEG_CUT, UPSTREAM_IDLE};
+#[cfg(test)]
+pub(crate) use timing::Next;
+pub(crate) use timing::{Gate, GateWait, KeepAlive};

@@ -172,7 +172,7 @@ async fn a_phase_that_runs_too_early_fails_closed() {
     assert_eq!(error.etype(), &ErrorType::InternalError);
     let mut chunk = Some(bytes::Bytes::from_static(b"secret"));
     assert!(super::super::body_filters::upload(&mut ctx, &head.headers, &mut chunk, false).is_err());
-    assert!(super::super::body_filters::download(&mut ctx, &chunk, false).is_err());
+    assert!(super::super::body_filters::download(&mut ctx, &head.headers, &mut chunk, false).is_err());
     assert!(ctx.route(&head).await.is_err(), "nobody is identified");
     assert!(matches!(ctx.stage, Stage::Received(_)));
 }
@@ -221,9 +221,9 @@ async fn a_cut_leg_passes_no_byte() {
     let SessionHint::Known(found) = ctx.identify(&head.headers).unwrap() else { panic!("the head names it") };
     ctx.admit(&head.headers, found).await.unwrap();
     ctx.route(&head).await.unwrap();
-    let chunk = Some(bytes::Bytes::from_static(b"answer"));
-    super::super::body_filters::download(&mut ctx, &chunk, false).unwrap();
+    let mut chunk = Some(bytes::Bytes::from_static(b"answer"));
+    super::super::body_filters::download(&mut ctx, &head.headers, &mut chunk, false).unwrap();
     ctx.stage.received().unwrap().handle.cut.cut(CutReason::Killed);
-    assert!(super::super::body_filters::download(&mut ctx, &chunk, false).is_err());
+    assert!(super::super::body_filters::download(&mut ctx, &head.headers, &mut chunk, false).is_err());
     assert_eq!(ctx.outcome.answer.sent, 6);
 }

@@ -1,3 +1,5 @@
+//! The same answer in every dialect, divided into chunks in every way: what leaves, and what does not.
+
 use std::collections::HashMap;
 
 use proptest::prelude::*;
@@ -10,6 +12,7 @@ use crate::protocol::answer::tap::ResponseTap;
 use crate::protocol::wire::coding::Coding;
 use crate::protocol::wire::framing::Framing;
 use crate::protocol::wire::websocket::text_frame;
+use crate::proxy::downstream::Next;
 
 /// What must not be written, and the tool that must not be called.
 const PHRASE: &str = "drop all tables";
@@ -42,7 +45,7 @@ impl Judge for Toy {
             Event::Choice(choice) => drop(self.flush(choice, None)),
             Event::Piece(index) => drop(self.flush(0, index)),
             Event::Call(call) => self.refuses |= call.name == TOOL,
-            Event::Stop(_) | Event::Usage(_) | Event::Block => {}
+            Event::Stop(_) | Event::Usage(_) => {}
         }
     }
 
@@ -100,6 +103,10 @@ impl Source for Read {
             Self::Socket(_) => true,
         }
     }
+
+    fn is_unread(&self) -> bool {
+        false
+    }
 }
 
 /// An answer in one dialect, in its units.
@@ -140,7 +147,7 @@ fn leaves(sample: &Sample, chunks: &[&[u8]]) -> (Vec<u8>, bool) {
                 return (left, true);
             }
         }
-        while let Some(crate::proxy::downstream::Next::Write(bytes)) = gate.next() {
+        while let Some(Next::Write(bytes)) = gate.next() {
             left.extend_from_slice(&bytes);
         }
     }
@@ -160,8 +167,14 @@ fn words(text: &str) -> Vec<String> {
 fn anthropic(text: &str, tool: &str) -> Sample {
     let event = |name: &str, data: &str| format!("event: {name}\ndata: {data}\n\n").into_bytes();
     let mut units = vec![
-        event("message_start", r#"{"type":"message_start","message":{"model":"claude-x","usage":{"input_tokens":3,"output_tokens":1}}}"#),
-        event("content_block_start", r#"{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}"#),
+        event(
+            "message_start",
+            r#"{"type":"message_start","message":{"model":"claude-x","usage":{"input_tokens":3,"output_tokens":1}}}"#,
+        ),
+        event(
+            "content_block_start",
+            r#"{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}"#,
+        ),
         b": a comment\n\n".to_vec(),
     ];
     units[2] = b": a comment\n".to_vec();
@@ -195,13 +208,17 @@ fn openai(text: &str, tool: &str) -> Sample {
 }
 
 fn response_events(text: &str, tool: &str) -> Vec<String> {
-    let mut datas: Vec<String> = vec![r#"{"type":"response.created","response":{"id":"r","model":"gpt"}}"#.into()];
-    datas.extend(words(text).iter().map(|word| {
-        format!(r#"{{"type":"response.output_text.delta","output_index":0,"delta":"{word}"}}"#)
-    }));
+    let mut datas: Vec<String> =
+        vec![r#"{"type":"response.created","response":{"id":"r","model":"gpt"}}"#.into()];
+    datas.extend(
+        words(text).iter().map(|word| {
+            format!(r#"{{"type":"response.output_text.delta","output_index":0,"delta":"{word}"}}"#)
+        }),
+    );
     datas.push(format!(r#"{{"type":"response.output_item.added","output_index":1,"item":{{"type":"function_call","call_id":"c","name":"{tool}","arguments":""}}}}"#));
     datas.push(r#"{"type":"response.function_call_arguments.delta","output_index":1,"delta":"{}"}"#.into());
-    datas.push(r#"{"type":"response.function_call_arguments.done","output_index":1,"arguments":"{}"}"#.into());
+    datas
+        .push(r#"{"type":"response.function_call_arguments.done","output_index":1,"arguments":"{}"}"#.into());
     datas
 }
 
@@ -233,7 +250,8 @@ fn gemini(text: &str, tool: &str, is_array: bool) -> Sample {
         true => {
             let last = datas.len() - 1;
             let unit = |(at, data): (usize, &String)| {
-                let (before, after) = (if at == 0 { "[" } else { ",\r\n" }, if at == last { "\n]\n" } else { "" });
+                let (before, after) =
+                    (if at == 0 { "[" } else { ",\r\n" }, if at == last { "\n]\n" } else { "" });
                 format!("{before}{data}{after}").into_bytes()
             };
             ("gemini array", Framing::Json, datas.iter().enumerate().map(unit).collect())
@@ -244,11 +262,15 @@ fn gemini(text: &str, tool: &str, is_array: bool) -> Sample {
 
 fn ollama(text: &str, tool: &str) -> Sample {
     let line = |message: &str, done: bool| {
-        format!("{{\"model\":\"m\",\"message\":{{\"role\":\"assistant\",{message}}},\"done\":{done}}}\n").into_bytes()
+        format!("{{\"model\":\"m\",\"message\":{{\"role\":\"assistant\",{message}}},\"done\":{done}}}\n")
+            .into_bytes()
     };
     let mut units: Vec<Vec<u8>> =
         words(text).iter().map(|word| line(&format!(r#""content":"{word}""#), false)).collect();
-    units.push(line(&format!(r#""content":"","tool_calls":[{{"function":{{"name":"{tool}","arguments":{{}}}}}}]"#), false));
+    units.push(line(
+        &format!(r#""content":"","tool_calls":[{{"function":{{"name":"{tool}","arguments":{{}}}}}}]"#),
+        false,
+    ));
     units.push(line(r#""content":"""#, true));
     Sample { name: "ollama", dialect: Dialect::OLLAMA, framing: Framing::Ndjson, units }
 }
@@ -287,9 +309,14 @@ fn binary(kind: &str, payload: &str) -> Vec<u8> {
 fn bedrock(text: &str, tool: &str) -> Sample {
     let mut units: Vec<Vec<u8>> = words(text)
         .iter()
-        .map(|word| binary("contentBlockDelta", &format!(r#"{{"contentBlockIndex":0,"delta":{{"text":"{word}"}}}}"#)))
+        .map(|word| {
+            binary("contentBlockDelta", &format!(r#"{{"contentBlockIndex":0,"delta":{{"text":"{word}"}}}}"#))
+        })
         .collect();
-    units.push(binary("contentBlockStart", &format!(r#"{{"contentBlockIndex":1,"start":{{"toolUse":{{"toolUseId":"t","name":"{tool}"}}}}}}"#)));
+    units.push(binary(
+        "contentBlockStart",
+        &format!(r#"{{"contentBlockIndex":1,"start":{{"toolUse":{{"toolUseId":"t","name":"{tool}"}}}}}}"#),
+    ));
     units.push(binary("contentBlockStop", r#"{"contentBlockIndex":1}"#));
     units.push(binary("messageStop", r#"{"stopReason":"tool_use"}"#));
     let dialect = Dialect::detect("/model/m/converse-stream", &http::HeaderMap::new());
@@ -320,7 +347,8 @@ fn units_that_leave(sample: &Sample) -> (usize, bool) {
         *sum += unit.len();
         Some(*sum)
     });
-    let count = if left.is_empty() { Some(0) } else { ends.position(|end| end == left.len()).map(|at| at + 1) };
+    let count =
+        if left.is_empty() { Some(0) } else { ends.position(|end| end == left.len()).map(|at| at + 1) };
     (count.unwrap_or_else(|| panic!("{}: a part of a unit has left", sample.name)), is_refused)
 }
 
@@ -358,7 +386,8 @@ fn no_unit_that_completes_a_phrase_leaves_whatever_its_chunks() {
 
 #[test]
 fn no_byte_of_a_secret_leaves_from_its_anchor_on() {
-    for sample in samples("take |key- 1 |and key-1| or key-99 98 |then ke y-1234 |or key-1234 |done", "Bash") {
+    for sample in samples("take |key- 1 |and key-1| or key-99 98 |then ke y-1234 |or key-1234 |done", "Bash")
+    {
         let at = sample.units.iter().rposition(|unit| String::from_utf8_lossy(unit).contains("key-1234"));
         assert_eq!(units_that_leave(&sample), (at.unwrap(), true), "{}", sample.name);
     }
@@ -381,7 +410,15 @@ fn no_unit_that_completes_a_denied_call_leaves_whatever_its_chunks() {
         assert!(is_refused, "{}", sample.name);
         // Deltas of the call have left; its end, and what follows, have not.
         let rest = String::from_utf8_lossy(&sample.units[left]).into_owned();
-        let ends = ["content_block_stop", "finish_reason", "arguments.done", "functionCall", "tool_calls", "tool-call-end", "contentBlockStop"];
+        let ends = [
+            "content_block_stop",
+            "finish_reason",
+            "arguments.done",
+            "functionCall",
+            "tool_calls",
+            "tool-call-end",
+            "contentBlockStop",
+        ];
         assert!(ends.iter().any(|end| rest.contains(end)), "{}: {rest}", sample.name);
         let whole: Vec<u8> = sample.units[..left].concat();
         for chunks in divisions(&sample.body()) {
@@ -394,7 +431,9 @@ fn no_unit_that_completes_a_denied_call_leaves_whatever_its_chunks() {
 #[test]
 fn a_whole_answer_leaves_as_a_whole() {
     for (text, refused) in [("all is fine", false), (PHRASE, true)] {
-        let body = format!(r#"{{"id":"x","choices":[{{"index":0,"message":{{"content":"{text}"}},"finish_reason":"stop"}}]}} "#);
+        let body = format!(
+            r#"{{"id":"x","choices":[{{"index":0,"message":{{"content":"{text}"}},"finish_reason":"stop"}}]}} "#
+        );
         let sample = Sample {
             name: "whole",
             dialect: Dialect::OPENAI_CHAT,
@@ -412,8 +451,11 @@ fn a_whole_answer_leaves_as_a_whole() {
 fn a_long_answer_flows_but_for_its_last_chunk() {
     let text = "fine ".repeat(400 << 10);
     for (end, refused) in [("fine", false), (PHRASE, true)] {
-        let body = format!(r#"{{"choices":[{{"index":0,"message":{{"content":"{text}{end}"}},"finish_reason":"stop"}}]}}"#);
-        let sample = Sample { name: "long", dialect: Dialect::OPENAI_CHAT, framing: Framing::Json, units: Vec::new() };
+        let body = format!(
+            r#"{{"choices":[{{"index":0,"message":{{"content":"{text}{end}"}},"finish_reason":"stop"}}]}}"#
+        );
+        let sample =
+            Sample { name: "long", dialect: Dialect::OPENAI_CHAT, framing: Framing::Json, units: Vec::new() };
         let chunks: Vec<&[u8]> = body.as_bytes().chunks(64 << 10).collect();
         let (gate, mut source, mut judge) = (Gate::default(), sample.source(), Toy::default());
         gate.begin(true);
@@ -430,8 +472,9 @@ fn a_long_answer_flows_but_for_its_last_chunk() {
                 assert_eq!(left, at * (64 << 10), "all but the last chunk");
             }
         }
-        let last = chunks[chunks.len() - 1].len();
-        assert_eq!(left, if refused { body.len() - last } else { body.len() });
+        // What is refused is the last chunk, and the one that was kept before it.
+        let passed = (chunks.len() - 2) * (64 << 10);
+        assert_eq!(left, if refused { passed } else { body.len() });
     }
 }
 

@@ -116,10 +116,7 @@ impl Found {
             Field::CallId => text(&value, |id| self.calls.id(id)),
             Field::CallName => text(&value, |name| self.calls.name(name)),
             Field::CallAgainEnd if self.calls.has_known() => end(&value, || self.calls.clear()),
-            Field::CallAgainEnd | Field::CallEnd => end(&value, || {
-                self.calls.whole(rules.calls.suffix, on);
-                on(Event::Block);
-            }),
+            Field::CallAgainEnd | Field::CallEnd => end(&value, || self.calls.whole(rules.calls.suffix, on)),
             Field::CallPieceEnd => end(&value, || self.calls.piece(on)),
             Field::ChoiceIndex => {
                 number(&value, |index| self.calls.choice(index.parse().unwrap_or_default()));
@@ -128,10 +125,7 @@ impl Found {
                 self.stops(why, rules, on);
                 self.calls.choice_stops();
             }),
-            Field::ChoiceEnd => end(&value, || {
-                on(Event::Choice(self.calls.current_choice()));
-                self.calls.choice_ends(on);
-            }),
+            Field::ChoiceEnd => end(&value, || self.calls.choice_ends(on)),
         }
     }
 

@@ -41,7 +41,7 @@ fn listen(dialect: Dialect, framing: Framing, chunks: &[&[u8]]) -> Heard {
             Event::Call(call) => heard.calls.push(call.clone()),
             Event::Stop(why) => heard.stops.push(why.to_owned()),
             Event::Usage(usage) => heard.usage = Some(usage),
-            Event::Block | Event::Choice(_) | Event::Piece(_) => {}
+            Event::Choice(_) | Event::Piece(_) => {}
         });
         facts.feed(chunk);
     }

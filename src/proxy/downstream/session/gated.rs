@@ -35,7 +35,9 @@ impl DownstreamSession {
         for task in tasks {
             match task {
                 HttpTask::Header(head, false)
-                    if !head.status.is_informational() && head.status != 101 && self.handle.gate.holds_head() =>
+                    if !head.status.is_informational()
+                        && head.status != 101
+                        && self.handle.gate.holds_head() =>
                 {
                     self.held_head = Some(head);
                 }

@@ -9,8 +9,8 @@
 mod client_session;
 mod downstream_session;
 mod forward;
-mod h2_stream;
 mod gated;
+mod h2_stream;
 mod half_close;
 mod http2_session;
 mod read;

@@ -3,6 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use pingora_core::protocols::http::ServerSession;
@@ -125,12 +126,21 @@ impl DownstreamSession {
             }
             Poll::Pending => {}
         }
+        // A client whose bytes there is no room for does not keep anyone waiting.
+        let read_limit = self.read_limit.filter(|_| is_body && (has_room || idle != Some(false)));
+        self.poll_limits(read_limit, cx)
+    }
+
+    /// Waits for the cut and for the limits of time.
+    fn poll_limits(&mut self, read_limit: Option<Duration>, cx: &mut Context<'_>) -> Poll<Result<Event>> {
+        let (Some(ClientSession::Http1(http1)), handle) = (&mut self.inner, &*self.handle) else {
+            return Poll::Pending;
+        };
         if pin!(handle.cut.soft()).poll(cx).is_ready() {
             return Poll::Ready(cut());
         }
-        // A client whose bytes there is no room for does not keep anyone waiting.
-        let read_limit = self.read_limit.filter(|_| is_body && (has_room || idle != Some(false)));
-        self.limits.poll_due(http1.timer(), (&handle.activity, &handle.gate), read_limit, cx).map(|due| match due {
+        let watched = (&handle.activity, &handle.gate);
+        self.limits.poll_due(http1.timer(), watched, read_limit, cx).map(|due| match due {
             Due::BackendIdle => idle_backend(),
             Due::Comment => Ok(Event::Comment),
             Due::Gate => Ok(Event::Gate),

@@ -233,7 +233,8 @@ mod tests {
     async fn what_follows_a_wait_leaves_only_when_it_is_granted() {
         for granted in [true, false] {
             let (gate, (tell, told)) = (gate(), oneshot::channel::<()>());
-            let wait = async move { told.await.map_err(|_| Box::new(Refusal::new(ErrorKind::PolicyBlocked, "no"))) };
+            let wait =
+                async move { told.await.map_err(|_| Box::new(Refusal::new(ErrorKind::PolicyBlocked, "no"))) };
             gate.wait(Box::pin(wait), None);
             gate.push(Bytes::from_static(b"a"));
             assert_eq!(gate.next(), Some(Next::Wait(None)));

@@ -103,6 +103,9 @@ mod tests {
         assert_eq!(poll_fn(|cx| limits.poll_due(timer, (&activity, &gate), None, cx)).await, Due::Comment);
         activity.limit_idle(short);
         activity.allow_comments(None);
-        assert_eq!(poll_fn(|cx| limits.poll_due(timer, (&activity, &gate), Some(long), cx)).await, Due::BackendIdle);
+        assert_eq!(
+            poll_fn(|cx| limits.poll_due(timer, (&activity, &gate), Some(long), cx)).await,
+            Due::BackendIdle
+        );
     }
 }

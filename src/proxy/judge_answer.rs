@@ -1,0 +1,353 @@
+//! Judges an answer while it passes: its texts by the rules `on: response`, the calls in it by those `on: tool_call`, and what
+//! an MCP server returns by those `on: tool_result`. Whole answers, streams and messages of sockets take the same way.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use parking_lot::Mutex;
+
+use super::downstream::GateWait;
+use super::facts::RequestFacts;
+use super::judge::{Decision, HoldRequest, Unit, decide, refusal, refuse_repeats};
+use super::judge_call::call_verdict;
+use super::judging::{Follows, Heard, Judging, TextLane};
+use super::request_ctx::Ends;
+use super::state::ProxyState;
+use super::upgrade::Frames;
+use super::withheld::{Exit, Judge, Part, Ruling, Source};
+use crate::error::{ErrorKind, Refusal};
+use crate::policy::facts::{Phase, ToolFacts};
+use crate::policy::rule::{Place, Role};
+use crate::policy::ruleset::{Element, RuleSet};
+use crate::policy::scan::{Lane, Patterns};
+use crate::policy::verdict::Verdict;
+use crate::protocol::Dialect;
+use crate::protocol::answer::events::Event;
+use crate::protocol::answer::tap::ResponseTap;
+use crate::protocol::facts::tools::ToolCall;
+
+/// Texts of one answer that are read at the same time.
+const MAX_LANES: usize = 128;
+/// Bytes of text that are gathered before they are read; more than an event has.
+const MAX_GATHERED: usize = 64 << 10;
+
+/// Judges a chunk, and returns what of the answer may leave now.
+///
+/// # Errors
+/// A rule refuses the answer.
+pub(super) fn pass(
+    judging: &mut Judging,
+    with: With<'_>,
+    tap: Option<&mut ResponseTap>,
+    frames: Option<&mut Frames<'_>>,
+    chunk: Option<Bytes>,
+    end: bool,
+    leaving: &mut dyn FnMut(&[u8]),
+) -> Result<Bytes, Box<Refusal>> {
+    let (mut body, chunk) = (tap.map(Body), chunk.unwrap_or_default());
+    let source: &mut dyn Source = match (&mut body, frames) {
+        (_, Some(frames)) => frames,
+        (Some(body), None) => body,
+        (None, None) => return Ok(chunk),
+    };
+    let Ends { who, leg, route, .. } = with.ends;
+    let forward = Some((leg, Some(route)));
+    let facts = RequestFacts { forward, ..RequestFacts::new(who, with.headers, &with.app.clock) };
+    let rules = &*who.received.handle.settings.rules;
+    let mut hearing = Hearing {
+        rules,
+        patterns: rules.patterns(judging.heard.phase),
+        facts,
+        with,
+        heard: &mut judging.heard,
+    };
+    match &mut judging.withheld {
+        Some(withheld) => {
+            let exit = Exit::new(&who.received.handle.gate, leaving);
+            withheld.feed(chunk, end, source, &mut hearing, exit)
+        }
+        None => {
+            hearing.listen(&chunk, end, source);
+            leaving(&chunk);
+            Ok(chunk)
+        }
+    }
+}
+
+/// What an answer is judged with.
+pub(super) struct With<'a> {
+    pub(super) app: &'a ProxyState,
+    pub(super) ends: Ends<'a>,
+    /// Those of the request.
+    pub(super) headers: &'a HeaderMap,
+    /// Counts the bytes of text for budgets.
+    pub(super) text_bytes: &'a mut u64,
+}
+
+/// The body of an answer.
+struct Body<'a>(&'a mut ResponseTap);
+
+impl Source for Body<'_> {
+    fn read(&mut self, bytes: &[u8], on: &mut dyn FnMut(Event<'_>)) -> usize {
+        self.0.listen_unit(bytes, on)
+    }
+
+    fn end(&mut self, on: &mut dyn FnMut(Event<'_>)) {
+        self.0.end_listening(on);
+    }
+
+    fn is_between(&self) -> bool {
+        self.0.is_between_units()
+    }
+
+    fn has_units(&self) -> bool {
+        self.0.has_units() == Some(true)
+    }
+
+    fn is_unread(&self) -> bool {
+        self.0.unread().is_some()
+    }
+}
+
+/// Judges what is heard.
+struct Hearing<'a> {
+    rules: &'a RuleSet,
+    patterns: Option<&'a Patterns>,
+    facts: RequestFacts<'a>,
+    with: With<'a>,
+    heard: &'a mut Heard,
+}
+
+impl Judge for Hearing<'_> {
+    fn hear(&mut self, event: Event<'_>) {
+        let bytes = event.text_bytes();
+        *self.with.text_bytes += bytes;
+        self.heard.fresh += bytes;
+        self.heard.bytes += bytes;
+        match event {
+            Event::Text(text) if self.patterns.is_some() => self.heard.text.extend_from_slice(text),
+            Event::Reasoning(text) if self.patterns.is_some() => self.heard.thoughts.extend_from_slice(text),
+            Event::Choice(choice) => self.read(choice, None),
+            Event::Piece(index) => self.read(0, index),
+            Event::Call(call) => self.call(call),
+            Event::Stop(_) => self.heard.has_stopped = true,
+            Event::Text(_) | Event::Reasoning(_) | Event::Usage(_) => {}
+        }
+        if self.heard.text.len() + self.heard.thoughts.len() > MAX_GATHERED {
+            self.read(0, None);
+        }
+    }
+
+    fn rule(&mut self, of: Part) -> Ruling {
+        match of {
+            Part::Unit => {}
+            Part::Long => self.read(0, None),
+            Part::LongUnit | Part::Unread => {
+                self.read(0, None);
+                self.limit();
+            }
+            Part::End => {
+                self.read(0, None);
+                self.end_lanes();
+            }
+        }
+        let text = std::mem::take(&mut self.heard.fresh);
+        let is_over = of == Part::End || self.heard.has_stopped;
+        let is_result = self.heard.phase == Phase::ToolResult && text > 0;
+        if (is_over || is_result) && !std::mem::replace(&mut self.heard.is_finished, true) {
+            self.finish();
+        }
+        self.conclude();
+        match std::mem::take(&mut self.heard.next) {
+            Follows::Refuse(refused) => Ruling::Refuse(refused),
+            Follows::Wait(waits) => Ruling::Wait(all(waits.into_inner()), self.heard.keep_alive),
+            Follows::Nothing => self.undecided(text).unwrap_or(Ruling::Pass { text, is_last: is_over }),
+        }
+    }
+}
+
+impl Hearing<'_> {
+    /// Judges an answer of which nothing has to wait.
+    fn listen(&mut self, chunk: &[u8], end: bool, source: &mut dyn Source) {
+        let mut rest = chunk;
+        while !rest.is_empty() {
+            let read = source.read(rest, &mut |event| self.hear(event)).clamp(1, rest.len());
+            rest = &rest[read..];
+            let _ = self.rule(if source.is_unread() { Part::Unread } else { Part::Unit });
+        }
+        if end {
+            source.end(&mut |event| self.hear(event));
+            let _ = self.rule(Part::End);
+        }
+    }
+
+    /// Reads what was gathered, which belongs to this choice or block.
+    fn read(&mut self, choice: u64, index: Option<u64>) {
+        if !self.heard.text.is_empty() {
+            let mut text = std::mem::take(&mut self.heard.text);
+            let place = if self.heard.phase == Phase::ToolResult { Place::ToolResult } else { Place::Text };
+            self.feed(choice, index, place, &text);
+            text.clear();
+            self.heard.text = text;
+        }
+        if !self.heard.thoughts.is_empty() {
+            let mut text = std::mem::take(&mut self.heard.thoughts);
+            self.feed(choice, index, Place::Reasoning, &text);
+            text.clear();
+            self.heard.thoughts = text;
+        }
+    }
+
+    fn feed(&mut self, choice: u64, index: Option<u64>, place: Place, text: &[u8]) {
+        let Some(patterns) = self.patterns else { return };
+        let lanes = &mut self.heard.lanes;
+        let is_it = |lane: &TextLane| lane.choice == choice && lane.index == index && lane.place == place;
+        let at = match lanes.iter().rposition(is_it) {
+            Some(at) => at,
+            None if lanes.len() >= MAX_LANES => return self.limit(),
+            None => {
+                let mut hasher = DefaultHasher::new();
+                let request = self.with.ends.who.received.request_id.as_str();
+                (request, choice, index, place as u8).hash(&mut hasher);
+                let digest = hasher.finish().max(1);
+                lanes.push(TextLane {
+                    choice,
+                    index,
+                    place,
+                    lane: Lane::new(),
+                    fed: 0,
+                    undecided: None,
+                    digest,
+                });
+                lanes.len() - 1
+            }
+        };
+        let Heard { lanes, hits, .. } = &mut *self.heard;
+        let lane = &mut lanes[at];
+        lane.fed += text.len() as u64;
+        patterns.feed(&mut lane.lane, text, &mut |hit| hits.push(hit));
+        let has_exceeded = lane.lane.exceeded();
+        self.judge(at);
+        if has_exceeded {
+            self.limit();
+        }
+    }
+
+    /// Judges what was found in a lane.
+    fn judge(&mut self, at: usize) {
+        let Heard { lanes, hits, verdict, phase, bytes, .. } = &mut *self.heard;
+        if hits.is_empty() {
+            return;
+        }
+        let role = Some(if *phase == Phase::ToolResult { Role::Tool } else { Role::Assistant });
+        let element = Element { role, place: lanes[at].place, hits, digest: lanes[at].digest };
+        let tool = result_facts(self.with.ends, *bytes);
+        let facts = RequestFacts { tool: tool.as_ref(), ..self.facts };
+        self.rules.judge(*phase, &facts, &element, verdict);
+        hits.clear();
+    }
+
+    fn end_lanes(&mut self) {
+        let Some(patterns) = self.patterns else { return };
+        for at in 0..self.heard.lanes.len() {
+            let Heard { lanes, hits, .. } = &mut *self.heard;
+            patterns.end(&mut lanes[at].lane, &mut |hit| hits.push(hit));
+            self.judge(at);
+        }
+        self.heard.lanes.clear();
+    }
+
+    /// Notes that something was not read.
+    fn limit(&mut self) {
+        if !std::mem::replace(&mut self.heard.was_limited, true) {
+            self.rules.scan_limit(&mut self.heard.verdict);
+        }
+    }
+
+    /// Asks the rules that look for no text.
+    fn finish(&mut self) {
+        let tool = result_facts(self.with.ends, self.heard.bytes);
+        let facts = RequestFacts { tool: tool.as_ref(), ..self.facts };
+        self.rules.finish(self.heard.phase, &facts, &mut self.heard.verdict);
+    }
+
+    fn call(&mut self, call: &ToolCall) {
+        if !self.rules.has(Phase::ToolCall) {
+            return;
+        }
+        let tool = ToolFacts {
+            name: Some(&*call.name).filter(|name| !name.is_empty()),
+            args: call.arguments.as_bytes(),
+            args_truncated: call.truncated,
+            source: "model",
+            call_id: Some(&*call.id).filter(|id| !id.is_empty()),
+            ..ToolFacts::default()
+        };
+        let verdict = call_verdict(self.rules, &self.facts, &tool, self.with.app.judged(self.rules));
+        self.follow(Phase::ToolCall, &verdict, Some(&tool));
+    }
+
+    /// Does what follows from the texts.
+    fn conclude(&mut self) {
+        if !self.heard.verdict.is_empty() {
+            let verdict = std::mem::take(&mut self.heard.verdict);
+            self.follow(self.heard.phase, &verdict, None);
+        }
+    }
+
+    fn follow(&mut self, phase: Phase, verdict: &Verdict, tool: Option<&ToolFacts<'_>>) {
+        let (With { app, ends, .. }, result) = (&self.with, result_facts(self.with.ends, self.heard.bytes));
+        let unit = Unit { digests: ends.digests, tool: tool.or(result.as_ref()) };
+        let decision = decide(app, ends.who, Some(ends.leg), phase, verdict, &unit);
+        match (decision, &mut self.heard.next) {
+            // A stream is not slowed down.
+            (Decision::Pass | Decision::Wait(_), _) | (_, Follows::Refuse(_)) => {}
+            (Decision::Refuse(refused), next) => *next = Follows::Refuse(refused),
+            (Decision::Hold(held), Follows::Wait(waits)) => waits.get_mut().push(hold(app, *ends, &held)),
+            (Decision::Hold(held), next) => *next = Follows::Wait(Mutex::new(vec![hold(app, *ends, &held)])),
+        }
+    }
+
+    /// Tells whether a secret is under way.
+    fn undecided(&mut self, text: u64) -> Option<Ruling> {
+        let (mut longest, mut is_new) = (None, true);
+        for lane in &mut self.heard.lanes {
+            let from = lane.lane.held_from();
+            is_new &= from.is_none() || from != lane.undecided;
+            longest = longest.max(from.map(|from| lane.fed.saturating_sub(from)));
+            lane.undecided = from;
+        }
+        longest.map(|of_secret| Ruling::Undecided { text, of_secret, is_new })
+    }
+}
+
+/// Waits until an operator approves it, which nobody can yet.
+fn hold(app: &ProxyState, ends: Ends<'_>, held: &HoldRequest) -> GateWait {
+    let refused = refusal(&held.rule, "nobody can approve it here", ErrorKind::ApprovalTimeout);
+    refuse_repeats(app, ends.leg, &held.rule, &refused, &held.digests);
+    Box::pin(std::future::ready(Err(Box::new(refused))))
+}
+
+/// Waits for all of these, one after another.
+fn all(waits: Vec<GateWait>) -> GateWait {
+    Box::pin(async move {
+        for wait in waits {
+            wait.await?;
+        }
+        Ok(())
+    })
+}
+
+/// The result that an MCP server returns: of which tool, and how long it is so far.
+fn result_facts(ends: Ends<'_>, bytes: u64) -> Option<ToolFacts<'_>> {
+    let rpc = ends.who.call.rpc.as_deref().filter(|_| ends.route.dialect == Dialect::MCP)?;
+    let name = rpc.name.as_deref().filter(|_| rpc.calls_tool && !rpc.is_mixed);
+    Some(ToolFacts {
+        name: name.or(rpc.method.as_deref()),
+        server: Some(ends.route.backend.settings().name().as_str()),
+        source: "client",
+        bytes,
+        ..ToolFacts::default()
+    })
+}

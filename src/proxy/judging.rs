@@ -1,0 +1,140 @@
+//! The state of an answer that is judged while it passes (`judge_answer`).
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::downstream::{Gate, GateWait, KeepAlive};
+use super::withheld::Withheld;
+use crate::error::Refusal;
+use crate::policy::facts::Phase;
+use crate::policy::rule::Place;
+use crate::policy::ruleset::RuleSet;
+use crate::policy::scan::{Hit, Lane};
+use crate::policy::verdict::Verdict;
+use crate::protocol::Dialect;
+use crate::protocol::answer::tap::ResponseTap;
+use crate::protocol::wire::framing::Framing;
+
+/// How often a client that waits is sent something.
+const EVERY: Duration = Duration::from_secs(10);
+/// What keeps a client of the Messages API from giving up: comments do not.
+const PING_EVENT: &[u8] = b"event: ping\ndata: {\"type\": \"ping\"}\n\n";
+const COMMENT: &[u8] = b": keep-alive\n\n";
+/// A Ping frame of a server (RFC 6455, 5.5.2).
+const PING_FRAME: &[u8] = &[0x89, 0];
+
+/// Returns the phase whose rules judge the texts of an answer.
+fn phase_of_texts(dialect: Dialect) -> Phase {
+    if dialect == Dialect::MCP { Phase::ToolResult } else { Phase::Response }
+}
+
+/// Whether rules ask for what answers of this dialect say.
+pub(super) fn is_asked(rules: &RuleSet, dialect: Dialect) -> bool {
+    rules.has(phase_of_texts(dialect)) || dialect.is_llm() && rules.has(Phase::ToolCall)
+}
+
+/// Judges one answer.
+pub(crate) struct Judging {
+    /// `None` if no rule acts, so that nothing has to wait.
+    pub(super) withheld: Option<Withheld>,
+    pub(super) heard: Heard,
+}
+
+/// What an answer has said so far.
+pub(super) struct Heard {
+    pub(super) phase: Phase,
+    pub(super) keep_alive: Option<KeepAlive>,
+    /// Text and reasoning that no lane has yet.
+    pub(super) text: Vec<u8>,
+    pub(super) thoughts: Vec<u8>,
+    /// Bytes of text since the last ruling, and in all.
+    pub(super) fresh: u64,
+    pub(super) bytes: u64,
+    pub(super) lanes: Vec<TextLane>,
+    pub(super) hits: Vec<Hit>,
+    pub(super) verdict: Verdict,
+    /// The model has stopped.
+    pub(super) has_stopped: bool,
+    /// The rules without `match` were asked.
+    pub(super) is_finished: bool,
+    /// It was told that something cannot be read.
+    pub(super) was_limited: bool,
+    pub(super) next: Follows,
+}
+
+/// A text of the answer.
+pub(super) struct TextLane {
+    pub(super) choice: u64,
+    pub(super) index: Option<u64>,
+    pub(super) place: Place,
+    pub(super) lane: Lane,
+    /// Bytes that it was fed.
+    pub(super) fed: u64,
+    /// Where a secret began that was undecided at the last ruling.
+    pub(super) undecided: Option<u64>,
+    pub(super) digest: u64,
+}
+
+/// What follows from what was judged since the last ruling.
+#[derive(Default)]
+pub(super) enum Follows {
+    #[default]
+    Nothing,
+    /// It waits for all of these.
+    Wait(Mutex<Vec<GateWait>>),
+    Refuse(Box<Refusal>),
+}
+
+impl Judging {
+    /// Begins with the head of an answer whose body is read by `tap`, or of a socket. `None` if it has no text.
+    pub(super) fn begin(
+        rules: &RuleSet,
+        dialect: Dialect,
+        gate: &Gate,
+        tap: Option<&ResponseTap>,
+        framing: Framing,
+    ) -> Option<Box<Self>> {
+        let is_llm = dialect.is_llm();
+        match tap {
+            Some(tap) if !tap.is_of_text() => return None,
+            None if !is_llm => return None,
+            _ => {}
+        }
+        let phase = phase_of_texts(dialect);
+        let acts = rules.acts(phase) || is_llm && rules.acts(Phase::ToolCall) || rules.limit_acts();
+        if acts {
+            let is_unread = tap.is_some_and(|tap| tap.unread().is_some());
+            gate.begin(tap.is_some() && (framing == Framing::Json || is_unread));
+        }
+        let keep_alive = match (tap, framing) {
+            (None, _) => Some(PING_FRAME),
+            (Some(_), Framing::Sse) if dialect == Dialect::ANTHROPIC => Some(PING_EVENT),
+            (Some(_), Framing::Sse) => Some(COMMENT),
+            _ => None,
+        };
+        Some(Box::new(Self {
+            withheld: acts.then(|| Withheld::new(rules.hold_back())),
+            heard: Heard {
+                phase,
+                keep_alive: keep_alive.map(|bytes| KeepAlive { every: EVERY, bytes }),
+                text: Vec::new(),
+                thoughts: Vec::new(),
+                fresh: 0,
+                bytes: 0,
+                lanes: Vec::new(),
+                hits: Vec::new(),
+                verdict: Verdict::default(),
+                has_stopped: false,
+                is_finished: false,
+                was_limited: false,
+                next: Follows::Nothing,
+            },
+        }))
+    }
+
+    /// Whether the client stands between two units of the answer; `None` if that is not seen to.
+    pub(super) fn is_between(&self) -> Option<bool> {
+        self.withheld.as_ref().map(Withheld::is_between)
+    }
+}
