@@ -37,8 +37,12 @@ mod kills {
 }
 
 mod policy {
+    /// Rules on the control API: shown, tried, suppressed, and what they found.
+    pub mod control;
     /// Rules about facts: what they do to requests, and how they are told.
     pub mod rules;
+    /// The examples and tables of `docs/policies.md`.
+    pub mod tour;
 }
 
 /// What passes through: HTTP/1.1, HTTP/2, WebSockets, dialects, real programs, hostile peers.
