@@ -47,7 +47,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("opentelemetry", &["telemetry/otlp/"]),
     ("tonic", &["telemetry/otlp/"]),
     ("rustls_native_certs", &["identity/jwt/", "telemetry/otlp/"]),
-    ("serde_yaml", &["config/", "settings/", "pricing/settings.rs"]),
+    ("serde_yaml", &["config/", "settings/", "pricing/settings.rs", "policy/presets.rs", "cli/policy.rs"]),
     ("rustix", &["app/", "cli/doctor/", "settings/folder.rs", "proxy/downstream/http1/wire.rs"]),
     ("jsonwebtoken", &["identity/jwt/"]),
     ("ureq", &["cli/", "cli.rs", "identity/jwt/", "telemetry/otlp/"]),

@@ -175,7 +175,10 @@ fn every_file_of_gateway_tests_is_in_the_table_of_contents() {
         }
         subjects += 1;
     }
-    assert_eq!(subjects, 8, "sessions, kills, protocols, governance, callers, routing, fleet, operations");
+    assert_eq!(
+        subjects, 9,
+        "sessions, kills, policy, protocols, governance, callers, routing, fleet, operations"
+    );
 }
 
 /// The glossary's table: word, type and file of each row.

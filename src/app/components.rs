@@ -24,6 +24,7 @@ use crate::limits::fleet_rates::FleetRates;
 use crate::limits::ledger::Ledger;
 use crate::limits::overrides::{Additions, Overrides};
 use crate::policy::approvals::Approvals;
+use crate::policy::ruleset::RuleSet;
 use crate::policy::suppressions::Suppressions;
 use crate::protocol::dialects::output_limit;
 use crate::protocol::request::RequestPaths;
@@ -248,7 +249,7 @@ pub(crate) fn runtime_settings(
     }
     let mut body_paths = config.identity.body_paths();
     let output_hints = body_paths.len();
-    if !(config.limits.is_empty() && config.budgets.is_empty()) {
+    if !(config.limits.is_empty() && config.budgets.is_empty() && config.rules.is_empty()) {
         body_paths.extend(output_limit::paths().map(str::to_owned));
     }
     Ok(RuntimeSettings {
@@ -264,11 +265,7 @@ pub(crate) fn runtime_settings(
         identity: config.identity.clone(),
         admission: config.admission.clone(),
         budgets: config.budgets.with_additions(additions),
-        rules: match before {
-            // The same rules keep their generation, and what was judged by them.
-            Some(before) if before.rules.written() == config.rules.written() => Arc::clone(&before.rules),
-            _ => Arc::clone(&config.rules),
-        },
+        rules: rules(config, before),
         tls: config.server.tls().cloned(),
         h2c: config.server.h2c(),
         capture: config.capture,
@@ -280,6 +277,12 @@ pub(crate) fn runtime_settings(
         forwarding: config.server.forwarding().clone(),
         allow_origins: Arc::clone(config.server.allow_origins()),
     })
+}
+
+/// The same rules keep their generation, and what was judged by them.
+fn rules(config: &Config, before: Option<&RuntimeSettings>) -> Arc<RuleSet> {
+    let same = before.filter(|before| before.rules.written() == config.rules.written());
+    Arc::clone(same.map_or(&config.rules, |before| &before.rules))
 }
 
 /// How sessions and budgets are shared or kept.

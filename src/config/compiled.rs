@@ -119,13 +119,12 @@ pub(super) fn compile(
 ) -> Option<Config> {
     check_form(&written, tree, faults);
     let printable = printable(&written, token.is_some(), tree);
-    written.control.auth.token = token;
     let shorthand = fill_in_backend(&mut written);
-    let (listen, server) =
-        (listen_address("listen", &written.listen, faults), written.server.compile(faults));
-    let control = written.control.compile(written.auth.knows_operators(), faults);
-    let (session, identity) =
-        (written.session.session.compile(faults), written.session.identity.compile(faults));
+    let listen = listen_address("listen", &written.listen, faults);
+    let server = written.server.compile(faults);
+    let control = compile_control(written.control, token, &written.auth, faults);
+    let session = written.session.session.compile(faults);
+    let identity = written.session.identity.compile(faults);
     let rules: Vec<BackendRule> = written.backends.0.iter().map(rule).collect();
     let auth = compile_auth(written.auth, &rules, server.as_ref(), session.as_ref(), faults);
     let backends = compile_backends(written.backends, proxies, shorthand, faults);
@@ -221,6 +220,16 @@ fn check_people(
         let hint = "write auth.jwt.local.secret_file, with the same content on each (openssl rand -hex 32)";
         faults.add("auth.people.login", message, hint);
     }
+}
+
+fn compile_control(
+    mut written: control::settings::ControlConfig,
+    token: Option<Secret>,
+    auth: &identity::AuthConfig,
+    faults: &mut Faults,
+) -> Option<control::settings::Settings> {
+    written.auth.token = token;
+    written.compile(auth.knows_operators(), faults)
 }
 
 fn names(rules: &[BackendRule]) -> Vec<String> {

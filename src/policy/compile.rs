@@ -10,7 +10,7 @@ use super::presets::{Chosen, PRESETS};
 use super::rule::{Action, Condition, Matching, Mode, Places, Rule, RuleKind, Severity};
 use super::ruleset::{PhaseRules, RuleSet};
 use super::scan::{Pattern, PatternKind, Patterns};
-use super::secrets::{DETECTORS, detector};
+use super::secrets::{DETECTORS, Detector, detector};
 use super::settings::{MatchConfig, OnLimit, OnUnknown, PatternConfig, PolicyConfig, RuleConfig};
 use crate::settings::fault::Faults;
 use crate::settings::nearest::did_you_mean;
@@ -366,12 +366,13 @@ fn patterns(written: &MatchConfig, path: &str, faults: &mut Faults) -> Vec<(Opti
 
 /// Adds the rows of the table of secrets that a name stands for.
 fn detectors(name: &str, path: String, found: &mut Vec<(Option<Pattern>, String)>, faults: &mut Faults) {
-    const GROUPS: [&str; 3] = ["secrets", "pii", "hidden-text"];
+    const GROUPS: [&str; 4] = ["vendor-keys", "secrets", "pii", "hidden-text"];
     let rows: Vec<_> = match name {
         "hidden-text" => {
             found.push((None, path));
             return;
         }
+        "vendor-keys" => DETECTORS.iter().filter(|row| is_certain(row)).collect(),
         "secrets" => DETECTORS.iter().filter(|row| !row.is_pii).collect(),
         "pii" => DETECTORS.iter().filter(|row| row.is_pii).collect(),
         _ => detector(name).into_iter().collect(),
@@ -385,4 +386,10 @@ fn detectors(name: &str, path: String, found: &mut Vec<(Option<Pattern>, String)
         rows.into_iter()
             .map(|row| (Some(Pattern { kind: PatternKind::Detector(row), slow: false }), path.clone())),
     );
+}
+
+/// Whether what is found is a secret beyond doubt: it has the form of one vendor's keys, or it is a private key.
+fn is_certain(row: &Detector) -> bool {
+    const VAGUE: [&str; 4] = ["jwt", "bearer-token", "url-password", "generic-secret"];
+    row.is_secret && !row.is_pii && !VAGUE.contains(&row.id)
 }

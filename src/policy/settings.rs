@@ -213,7 +213,8 @@ pub enum PatternConfig {
         /// It may be searched in all text, which is slow.
         slow: bool,
     },
-    /// A row of the table of secrets and personal data, or `secrets` or `pii` for all such rows, or `hidden-text`.
+    /// A row of the table of secrets and personal data, or `vendor-keys`, `secrets` or `pii` for all such rows, or
+    /// `hidden-text`.
     Detector(String),
 }
 
@@ -225,8 +226,8 @@ struct Written {
     /// A regular expression.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     regex: Option<String>,
-    /// A row of the table of secrets and personal data; `secrets` or `pii` for all such rows; `hidden-text` for
-    /// characters that are not shown.
+    /// A row of the table of secrets and personal data; `vendor-keys` for those that are secrets beyond doubt, `secrets` or
+    /// `pii` for all such rows; `hidden-text` for characters that are not shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     detector: Option<String>,
     /// Permits a regular expression without three letters that each match has, which is searched in all text.

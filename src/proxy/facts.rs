@@ -58,6 +58,20 @@ impl RequestFacts<'_> {
         self.session().and_then(|session| session.policy()).map(|state| state.marks()).unwrap_or_default()
     }
 
+    /// Returns what is known of a session.
+    fn of_session<'s>(&self, session: &'s Session, fact: Fact) -> Value<'s> {
+        match fact {
+            Fact::SessionId => Value::text(Some(session.key().id.as_str())),
+            Fact::SessionAge => Value::count(session.duration(self.now).as_secs()),
+            Fact::SessionRequests => Value::count(session.requests()),
+            Fact::SessionToolCalls => Value::count(session.tool_calls()),
+            Fact::UsageInputTokens => Value::count(session.usage().prompt_tokens()),
+            Fact::UsageOutputTokens => Value::count(session.usage().output_tokens),
+            Fact::UsageCost => session.usage().cost.as_usd().map_or(Value::Unknown, Value::Float),
+            _ => Value::Unknown,
+        }
+    }
+
     /// The names of the tools that the request offers.
     fn tools(&self) -> &[Box<str>] {
         self.who.call.tools_offered.names()
@@ -90,6 +104,10 @@ impl RequestFacts<'_> {
     }
 }
 
+fn backend_name(route: &Route) -> &str {
+    route.backend.settings().name().as_str()
+}
+
 fn owned<'a>(text: impl ToString) -> Value<'a> {
     Value::Text(Cow::Owned(text.to_string()))
 }
@@ -98,7 +116,6 @@ impl Facts for RequestFacts<'_> {
     fn get(&self, fact: Fact) -> Value<'_> {
         let Identified { received, caller, .. } = self.who;
         let (leg, route) = self.forward.unzip();
-        let session = self.session();
         let utc = || self.clock.wall(self.now).to_zoned(jiff::tz::TimeZone::UTC);
         match fact {
             Fact::PrincipalId => Value::text(Some(caller.principal.as_str())),
@@ -110,21 +127,12 @@ impl Facts for RequestFacts<'_> {
             Fact::RequestPath => Value::text(Some(received.uri.path())),
             Fact::RequestHost => self.entry(Fact::RequestHeaders, "host"),
             Fact::RequestDialect => Value::text(Some(received.dialect.name())),
-            Fact::RequestBackend => {
-                Value::text(route.flatten().map(|route| route.backend.settings().name().as_str()))
-            }
+            Fact::RequestBackend => Value::text(route.flatten().map(backend_name)),
             Fact::RequestModel => self.model(),
             Fact::RequestStream => self.stream(),
             Fact::RequestBytes => Value::count(received.handle.upload.bytes()),
             Fact::RequestMaxTokens => {
                 max_output(self.who, self.who.received.dialect).map_or(Value::Absent, Value::count)
-            }
-            Fact::SessionId => Value::text(session.map(|session| session.key().id.as_str())),
-            Fact::SessionAge => {
-                session.map_or(Value::Absent, |session| Value::count(session.duration(self.now).as_secs()))
-            }
-            Fact::SessionRequests => {
-                session.map_or(Value::Absent, |session| Value::count(session.requests()))
             }
             Fact::AgentId => self.agent().and_then(|found| found.agent_id).map_or(Value::Absent, owned),
             Fact::AgentParent => {
@@ -133,20 +141,17 @@ impl Facts for RequestFacts<'_> {
             Fact::TimeHour => Value::Int(utc().hour().into()),
             Fact::TimeWeekday => Value::Int(utc().weekday().to_sunday_zero_offset().into()),
             Fact::PrincipalTenant => Value::text(self.membership().and_then(|found| found.tenant.as_deref())),
-            Fact::SessionToolCalls => {
-                session.map_or(Value::Absent, |session| Value::count(session.tool_calls()))
+            Fact::SessionId
+            | Fact::SessionAge
+            | Fact::SessionRequests
+            | Fact::SessionToolCalls
+            | Fact::UsageInputTokens
+            | Fact::UsageOutputTokens
+            | Fact::UsageCost => {
+                self.session().map_or(Value::Absent, |session| self.of_session(session, fact))
             }
             Fact::SessionRisk => Value::Float(self.risk()),
             Fact::AgentDepth => leg.map_or(Value::Absent, |leg| Value::count(leg.agent_depth())),
-            Fact::UsageInputTokens => {
-                session.map_or(Value::Absent, |session| Value::count(session.usage().prompt_tokens()))
-            }
-            Fact::UsageOutputTokens => {
-                session.map_or(Value::Absent, |session| Value::count(session.usage().output_tokens))
-            }
-            Fact::UsageCost => session.map_or(Value::Absent, |session| {
-                session.usage().cost.as_usd().map_or(Value::Unknown, Value::Float)
-            }),
             Fact::ToolName
             | Fact::ToolServer
             | Fact::ToolArgsTruncated

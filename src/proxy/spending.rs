@@ -124,8 +124,7 @@ impl RequestCtx {
     }
 }
 
-/// Kills the session of a request that passes a budget, or meets a rule. Returns whether it was killed by this: it may have
-/// ended before.
+/// Kills the session of a request. Returns whether it was killed by this: it may have ended before.
 pub(super) fn kill(
     app: &ProxyState,
     leg: &Leg,

@@ -39,8 +39,12 @@ mod kills {
 mod policy {
     /// Rules about answers: streams, whole answers and sockets end before what is forbidden.
     pub mod answers;
+    /// Rules on the control API: shown, tried, suppressed, and what they found.
+    pub mod control;
     /// Rules about facts: what they do to requests, and how they are told.
     pub mod rules;
+    /// The examples and tables of `docs/policies.md`.
+    pub mod tour;
 }
 
 /// What passes through: HTTP/1.1, HTTP/2, WebSockets, dialects, real programs, hostile peers.

@@ -250,13 +250,7 @@ fn value<'a>(node: &'a Node, env: Env<'a>) -> Value<'a> {
             Value::Absent => Value::Absent,
             _ => Value::Unknown,
         },
-        Node::Length(inner) => match value(inner, env) {
-            Value::Text(text) => Value::count(text.chars().count() as u64),
-            Value::Json(Json::List(elements)) => Value::count(elements.len() as u64),
-            Value::Json(Json::Object(members)) => Value::count(members.len() as u64),
-            Value::Absent => Value::Absent,
-            _ => Value::Unknown,
-        },
+        Node::Length(inner) => length(&value(inner, env)),
         Node::Count(list) => Value::count(env.facts.count(*list) as u64),
         Node::Bool(_)
         | Node::Not(_)
@@ -277,6 +271,16 @@ fn value<'a>(node: &'a Node, env: Env<'a>) -> Value<'a> {
             Truth::No => Value::Bool(false),
             Truth::Unknown => Value::Unknown,
         },
+    }
+}
+
+fn length<'a>(of: &Value<'_>) -> Value<'a> {
+    match of {
+        Value::Text(text) => Value::count(text.chars().count() as u64),
+        Value::Json(Json::List(elements)) => Value::count(elements.len() as u64),
+        Value::Json(Json::Object(members)) => Value::count(members.len() as u64),
+        Value::Absent => Value::Absent,
+        _ => Value::Unknown,
     }
 }
 

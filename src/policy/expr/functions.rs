@@ -50,26 +50,8 @@ impl Checker {
                 (text, Type::Text | Type::Any) => Ok((Node::Length(Box::new(text)), Type::Int)),
                 (_, kind) => fault(of.at, format!("{} has no size", kind.a_name()), ""),
             },
-            ("cidr", _, [address, net]) => {
-                let address = self.of(address, Type::Text)?;
-                let Kind::Text(text) = &net.kind else {
-                    return fault(net.at, "the network is a constant text".into(), "write \"10.0.0.0/8\"");
-                };
-                let hint = "write \"10.0.0.0/8\" or \"2001:db8::/32\"";
-                let network = network(text)
-                    .ok_or_else(|| SourceFault::new(net.at, format!("'{text}' is no network"), hint))?;
-                Ok((Node::Network(Box::new(address), network), Type::Bool))
-            }
-            ("matches", _, [text, pattern]) => {
-                let text = self.of(text, Type::Text)?;
-                let Kind::Text(source) = &pattern.kind else {
-                    return fault(pattern.at, "the pattern is a constant text".into(), signature(name));
-                };
-                let pattern = Pattern::new(source).map_err(|why| {
-                    SourceFault::new(pattern.at, why, "write a shorter regular expression of RE2")
-                })?;
-                Ok((Node::Matches(Box::new(text), pattern), Type::Bool))
-            }
+            ("cidr", _, [address, net]) => self.network(address, net),
+            ("matches", _, [text, pattern]) => self.matches(text, pattern),
             ("exists", _, [list, element, condition]) if is_method => {
                 self.each(Quantifier::Exists, list, element, condition)
             }
@@ -92,6 +74,27 @@ impl Checker {
             }
             _ => fault(at, format!("{name}() is not known"), did_you_mean(name, FUNCTIONS)),
         }
+    }
+
+    fn network(&mut self, address: &Expr, net: &Expr) -> Checked {
+        let address = self.of(address, Type::Text)?;
+        let Kind::Text(text) = &net.kind else {
+            return fault(net.at, "the network is a constant text".into(), "write \"10.0.0.0/8\"");
+        };
+        let hint = "write \"10.0.0.0/8\" or \"2001:db8::/32\"";
+        let network =
+            network(text).ok_or_else(|| SourceFault::new(net.at, format!("'{text}' is no network"), hint))?;
+        Ok((Node::Network(Box::new(address), network), Type::Bool))
+    }
+
+    fn matches(&mut self, text: &Expr, pattern: &Expr) -> Checked {
+        let text = self.of(text, Type::Text)?;
+        let Kind::Text(source) = &pattern.kind else {
+            return fault(pattern.at, "the pattern is a constant text".into(), signature("matches"));
+        };
+        let pattern = Pattern::new(source)
+            .map_err(|why| SourceFault::new(pattern.at, why, "write a shorter regular expression of RE2"))?;
+        Ok((Node::Matches(Box::new(text), pattern), Type::Bool))
     }
 
     /// Checks `list.exists(element, condition)` and `list.all(element, condition)`.

@@ -1,0 +1,74 @@
+//! The examples of `docs/policies.md`, executed as a reader pastes them; and its tables.
+
+use std::path::Path;
+use std::process::Command;
+
+use elida::policy::facts::Fact;
+use elida::policy::presets::{PRESETS, Preset};
+
+use crate::support::{Backend, Demo, Gateway};
+
+const PAGE: &str = include_str!("../../../docs/policies.md");
+
+/// The blocks of a section that begin with this word.
+fn blocks<'a>(section: &'a str, kind: &str) -> Vec<&'a str> {
+    let fence = format!("```{kind}\n");
+    let blocks = section.split(fence.as_str()).skip(1);
+    blocks.map(|block| block.split("```").next().expect("an end")).collect()
+}
+
+/// Runs commands in a folder; `elida` is the program that is tested.
+async fn run(commands: String, folder: &Path) -> String {
+    let program = Path::new(env!("CARGO_BIN_EXE_elida")).parent().expect("a folder").to_owned();
+    let path = format!("{}:{}", program.display(), std::env::var("PATH").expect("PATH"));
+    let folder = folder.to_owned();
+    let run = tokio::task::spawn_blocking(move || {
+        Command::new("sh").args(["-ec", &commands]).env("PATH", path).current_dir(folder).output()
+    });
+    let output = run.await.expect("the shell").expect("sh runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tour_does_what_the_page_says() {
+    let tour = PAGE.split("\n## ").find(|section| section.starts_with("A tour")).expect("the section");
+    let examples: Vec<&str> = tour.split("\n### ").skip(1).collect();
+    assert_eq!(examples.len(), 5);
+    for example in examples {
+        let demo = Demo::start().await;
+        let folder = tempfile::tempdir().expect("a folder");
+        let yaml = blocks(example, "yaml").concat();
+        let mut commands = blocks(example, "sh").concat();
+        let gateway = match yaml.starts_with("# cases.yaml") {
+            true => {
+                std::fs::write(folder.path().join("cases.yaml"), &yaml).expect("the cases");
+                None
+            }
+            false => Some(Gateway::with(yaml.replace("http://localhost:9100", &demo.url())).await),
+        };
+        if let Some(gateway) = &gateway {
+            commands = commands.replace("localhost:8080", &gateway.proxy().to_string());
+            commands = commands.replace("localhost:9090", &gateway.control().to_string());
+        }
+        let text = run(commands, folder.path()).await;
+        for line in blocks(example, "text").concat().lines() {
+            assert!(text.contains(line), "{line}\nis not in\n{text}\nof {example}");
+        }
+    }
+}
+
+#[test]
+fn the_page_lists_all_facts_and_presets() {
+    for fact in Fact::ALL {
+        let phases = fact.phases().names();
+        let row = format!("| `{}` | {} | {phases} | {} |", fact.name(), fact.kind().name(), fact.meaning());
+        assert!(PAGE.contains(&row), "docs/policies.md has no row\n{row}");
+    }
+    for (name, text) in PRESETS {
+        let preset: Preset = serde_yaml::from_str(text).expect("a preset");
+        let row = format!("| `{name}` | {} |", preset.summary);
+        assert!(PAGE.contains(&row), "docs/policies.md has no row\n{row}");
+    }
+}
