@@ -18,7 +18,7 @@ const ROWS: &[(u8, &[&str])] = &[
     (5, &["proxy", "control", "demo"]),
     (4, &["session", "identity", "pricing", "upstream", "history"]),
     (3, &["routing", "capture", "summary", "limits"]),
-    (2, &["protocol", "redis"]),
+    (2, &["protocol", "redis", "notify"]),
     (1, &["telemetry", "model_patterns", "policy"]),
     (0, &["error", "ids", "clock", "settings"]),
 ];

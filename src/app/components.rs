@@ -25,6 +25,7 @@ use crate::limits::ledger::Ledger;
 use crate::limits::overrides::{Additions, Overrides};
 use crate::policy::approvals::Approvals;
 use crate::policy::suppressions::Suppressions;
+use crate::notify::notifier::Notifier;
 use crate::protocol::dialects::output_limit;
 use crate::protocol::request::RequestPaths;
 use crate::proxy::awaited::AwaitedAnswers;
@@ -63,6 +64,8 @@ pub(super) struct Components {
     pub(super) kills: Option<Arc<KillRecovery>>,
     /// Sends spans and session records to a collector; `None` when none is configured.
     pub(super) exporter: Option<Arc<Exporter>>,
+    /// Sends webhooks.
+    pub(super) notifier: Arc<Notifier>,
     pub(super) clock: Clock,
     /// Derives principals from credentials.
     pub(super) principals: Key,
@@ -111,7 +114,8 @@ impl Components {
         let readiness = Arc::<Readiness>::default();
         let history = history(config, &metrics, &readiness);
         let exporter = Exporter::start(&config.telemetry, metrics.otlp_dropped(), &log);
-        let listener = EventSink::new(&log, &metrics, history.as_ref(), exporter.as_ref());
+        let notifier = Notifier::new(&config.webhooks, Arc::clone(&metrics));
+        let listener = EventSink::new(&log, &metrics, history.as_ref(), exporter.as_ref(), &notifier);
         let names = super::principal_key::load(config);
         let shared = Sharing::of(config, names.shared, Arc::clone(&state), &clock)?;
         let Sharing { replicator, ledger, spending, fleet_budgets, fleet_rates } = shared;
@@ -135,6 +139,7 @@ impl Components {
                 history,
                 kills,
                 exporter,
+                notifier,
                 clock,
                 principals: names.key,
                 state,

@@ -20,7 +20,7 @@ use crate::settings::fault::{Fault, Faults};
 use crate::settings::secret::Secret;
 use crate::upstream::egress::ProxyVariables;
 use crate::{
-    capture, control, history, identity, limits, policy, pricing, proxy, session, telemetry, upstream,
+    capture, control, history, identity, limits, notify, policy, pricing, proxy, session, telemetry, upstream,
 };
 
 /// Name of the backend that `backend:` defines.
@@ -59,6 +59,8 @@ pub struct Config {
     pub rules: Arc<policy::ruleset::RuleSet>,
     /// How calls that rules hold are approved.
     pub approvals: policy::approvals::ApprovalRules,
+    /// Who is told what happens.
+    pub webhooks: notify::settings::Webhooks,
     /// The history of ended sessions.
     pub history: history::Settings,
     /// Which bodies are captured into the history.
@@ -133,6 +135,8 @@ pub(super) fn compile(
     let (caller_limits, admission, budgets) =
         limits::settings::compile_all(written.limits, written.admission, written.budgets, faults);
     let (policy, approvals) = (written.policy.compile(faults), written.approvals.compile(faults));
+    let kinds = control::api::events::names();
+    let webhooks = notify::settings::compile(&written.webhooks, &kinds, faults);
     let (history, telemetry) = (written.history.compile(faults), written.telemetry.compile(faults));
     let capture = compile_capture(written.capture, history.as_ref(), faults);
     let (prices, logging) = (written.usage.compile(faults), written.logging.compile(faults));
@@ -160,6 +164,7 @@ pub(super) fn compile(
         budgets: budgets?,
         rules: policy?,
         approvals: approvals?,
+        webhooks: webhooks?,
         history: history?,
         capture: capture?,
         unpriced: unpriced(&rules, prices.as_ref()?),

@@ -106,7 +106,7 @@ pub(crate) fn download(ctx: &mut RequestCtx, chunk: &Option<Bytes>, end: bool) -
     }
     answer.whole |= end;
     if let Some(chunk) = chunk {
-        upgrade::on_backend_bytes(routed, admission, reservation.as_mut(), chunk);
+        upgrade::on_backend_bytes(app, routed, admission, reservation.as_mut(), chunk);
     }
     if let Some(refusal) = next_step::hold(ctx) {
         ctx.outcome.refusal = Some(Box::new(refusal));

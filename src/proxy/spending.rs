@@ -288,20 +288,21 @@ fn is_counted_later(app: &ProxyState, stage: &Stage, outcome: &Outcome) -> bool 
 
 /// Settles the budgets of a request that has ended. Each answer of a WebSocket was spent when it ended.
 pub(super) fn settle(
+    app: &ProxyState,
     reservation: &mut Option<Reservation>,
     charged: Option<Usage>,
     summary: &RequestSummary,
 ) {
     let Some(mut held) = reservation.take() else { return };
     if summary.socket.is_none() {
-        spend_all(&mut held, charged);
+        spend_all(app, &mut held, charged);
     }
 }
 
 /// Releases what is held, and spends this usage.
-pub(super) fn spend_all(held: &mut Reservation, charged: Option<Usage>) {
+pub(super) fn spend_all(app: &ProxyState, held: &mut Reservation, charged: Option<Usage>) {
     let used = Used::of(&charged.unwrap_or_default());
-    report(&held.settle(|claim| used.cost(claim)));
+    report(app, &held.settle(|claim| used.cost(claim)));
 }
 
 /// A WebSocket may be open for longer than a period or an override lasts: each answer is asked for and spent as it is now.
@@ -311,11 +312,11 @@ fn renew(held: &mut Reservation, budgets: &Budgets) {
 }
 
 /// Spends an answer of a WebSocket.
-pub(super) fn spend(reservation: Option<&mut Reservation>, budgets: &Budgets, usage: &Usage) {
+pub(super) fn spend(app: &ProxyState, reservation: Option<&mut Reservation>, budgets: &Budgets, usage: &Usage) {
     if let Some(held) = reservation {
         renew(held, budgets);
         let used = Used::of(usage);
-        report(&held.spend(|claim| used.cost(claim)));
+        report(app, &held.spend(|claim| used.cost(claim)));
     }
 }
 
@@ -336,9 +337,9 @@ pub(super) fn overdrawn(
     Some(Refusal::new(ErrorKind::BudgetExceeded, message))
 }
 
-fn report(passed: &[AccountKey]) {
+fn report(app: &ProxyState, passed: &[AccountKey]) {
     for AccountKey { budget, name, .. } in passed {
-        warn!(budget = &**budget, name = &**name, "a budget has passed its soft limit");
+        app.sessions.soft_limit_passed(budget, name);
     }
 }
 

@@ -13,6 +13,7 @@ use super::permissions::model_denied;
 use super::receive::Received;
 use super::request_ctx::{Outcome, RequestCtx, Routed, Stage};
 use super::spending;
+use super::state::ProxyState;
 use super::usage::{Priceable, count_tokens, priced};
 use crate::capture::redact_text;
 use crate::error::{ErrorKind, Refusal};
@@ -131,6 +132,7 @@ pub(crate) fn on_client_bytes(
 /// Parses the next bytes of the backend. The tokens of each response are counted when that response ends, not when the
 /// socket does.
 pub(crate) fn on_backend_bytes(
+    app: &ProxyState,
     routed: &mut Routed,
     admission: &mut Admission,
     mut reservation: Option<&mut Reservation>,
@@ -145,7 +147,7 @@ pub(crate) fn on_backend_bytes(
         let usage = priced(&who.received, route, &Priceable { asked, answered, tier }, usage);
         leg.add_usage(model.map(redact_text).as_deref(), usage);
         let budgets = &who.received.handle.settings.budgets;
-        spending::spend(reservation.as_deref_mut(), budgets, &usage);
+        spending::spend(app, reservation.as_deref_mut(), budgets, &usage);
         admission.add_tokens(usage.prompt_tokens().saturating_add(usage.output_tokens));
         let tenant = who.caller.membership().and_then(|found| found.tenant.as_deref());
         let tenant = tenant.map(|tenant| (tenant, who.received.handle.settings.max_tenants));

@@ -146,7 +146,7 @@ impl Selector {
             glob.map_err(|fault| Problem::bad_request(format!("model is no pattern: {}", fault.kind())))
         });
         let when = body.when.as_deref().map(|source| {
-            Expression::condition(source, Phase::Request /*SESSION*/).map_err(|fault| {
+            Expression::condition(source, Phase::Session).map_err(|fault| {
                 let hint = if fault.hint.is_empty() { String::new() } else { format!("; {}", fault.hint) };
                 Problem::bad_request(format!("when, character {}: {}{hint}", fault.at + 1, fault.message))
             })
