@@ -114,7 +114,7 @@ impl Components {
         let readiness = Arc::<Readiness>::default();
         let history = history(config, &metrics, &readiness);
         let exporter = Exporter::start(&config.telemetry, metrics.otlp_dropped(), &log);
-        let notifier = Notifier::new(&config.webhooks, Arc::clone(&metrics));
+        let notifier = Notifier::new(&config.receivers, Arc::clone(&metrics));
         let listener = EventSink::new(&log, &metrics, history.as_ref(), exporter.as_ref(), &notifier);
         let names = super::principal_key::load(config);
         let shared = Sharing::of(config, names.shared, Arc::clone(&state), &clock)?;

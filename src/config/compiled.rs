@@ -60,7 +60,7 @@ pub struct Config {
     /// How calls that rules hold are approved.
     pub approvals: policy::approvals::ApprovalRules,
     /// Who is told what happens.
-    pub webhooks: notify::settings::Webhooks,
+    pub receivers: notify::settings::Receivers,
     /// The history of ended sessions.
     pub history: history::Settings,
     /// Which bodies are captured into the history.
@@ -136,7 +136,7 @@ pub(super) fn compile(
         limits::settings::compile_all(written.limits, written.admission, written.budgets, faults);
     let (policy, approvals) = (written.policy.compile(faults), written.approvals.compile(faults));
     let kinds = control::api::events::names();
-    let webhooks = notify::settings::compile(&written.webhooks, &kinds, faults);
+    let receivers = notify::settings::compile(&written.webhooks, &written.ocsf, &kinds, faults);
     let (history, telemetry) = (written.history.compile(faults), written.telemetry.compile(faults));
     let capture = compile_capture(written.capture, history.as_ref(), faults);
     let (prices, logging) = (written.usage.compile(faults), written.logging.compile(faults));
@@ -164,7 +164,7 @@ pub(super) fn compile(
         budgets: budgets?,
         rules: policy?,
         approvals: approvals?,
-        webhooks: webhooks?,
+        receivers: receivers?,
         history: history?,
         capture: capture?,
         unpriced: unpriced(&rules, prices.as_ref()?),

@@ -49,6 +49,8 @@ pub(super) struct ConfigFile {
     pub(super) approvals: policy::approvals::ApprovalsConfig,
     /// Who is told what happens.
     pub(super) webhooks: Vec<notify::settings::WebhookConfig>,
+    /// Where events are written in the form of OCSF.
+    pub(super) ocsf: notify::settings::OcsfConfig,
     /// The list of models.
     pub(super) models: proxy::settings::ModelsConfig,
     /// Storage of ended sessions.
@@ -96,6 +98,7 @@ impl Default for ConfigFile {
             policy: Default::default(),
             approvals: Default::default(),
             webhooks: Vec::new(),
+            ocsf: Default::default(),
             models: Default::default(),
             history: Default::default(),
             capture: Default::default(),

@@ -63,7 +63,7 @@ impl Facts for EventFacts<'_> {
             Fact::ClientName => self.optional(&["/identity/client", "/client"]),
             Fact::ClientVersion => self.optional(&["/identity/client_version"]),
             Fact::ClientAddr => self.text(&["/client_addr"]),
-            Fact::SessionId => self.text(&["/session_id", "/id", "/order/session_id"]),
+            Fact::SessionId => self.text(&["/session_id", "/id"]),
             Fact::SessionAge => match self.number(&["/duration_ms"]) {
                 Value::Int(millis) => Value::Int(millis / 1000),
                 other => other,

@@ -10,17 +10,21 @@ use parking_lot::{Condvar, Mutex};
 use serde_json::Value;
 use tracing::warn;
 
+use super::ocsf;
+use super::output::Output;
 use super::queue::Queue;
-use super::settings::Webhooks;
+use super::settings::{OcsfTarget, Receivers};
 use super::webhook::{Message, Sent, Webhook};
 use crate::telemetry::metrics::Metrics;
 
 /// The longest sleep of a thread that waits for messages.
 const NAP: Duration = Duration::from_secs(60);
 
-/// Passes events on to webhooks.
+/// Passes events on to webhooks, and writes those of OCSF.
 pub struct Notifier {
     lanes: ArcSwap<Vec<Arc<Lane>>>,
+    /// Where OCSF events are written, and how that was configured.
+    output: ArcSwap<(OcsfTarget, Option<Output>)>,
     metrics: Arc<Metrics>,
 }
 
@@ -47,17 +51,25 @@ struct State {
 
 impl Notifier {
     /// Starts the threads of these webhooks.
-    pub fn new(webhooks: &Webhooks, metrics: Arc<Metrics>) -> Arc<Self> {
-        let notifier = Arc::new(Self { lanes: ArcSwap::default(), metrics });
-        notifier.reconfigure(webhooks);
+    pub fn new(receivers: &Receivers, metrics: Arc<Metrics>) -> Arc<Self> {
+        let notifier = Arc::new(Self {
+            lanes: ArcSwap::default(),
+            output: ArcSwap::from_pointee((OcsfTarget::default(), None)),
+            metrics,
+        });
+        notifier.reconfigure(receivers);
         notifier
     }
 
     /// Applies a reload. What waits for a webhook that keeps its name is sent to its new address; the rest is lost.
-    pub fn reconfigure(&self, webhooks: &Webhooks) {
+    pub fn reconfigure(&self, receivers: &Receivers) {
+        if self.output.load().0 != receivers.ocsf {
+            let output = Output::start(&receivers.ocsf, &self.metrics);
+            self.output.store(Arc::new((receivers.ocsf.clone(), output)));
+        }
         let before = self.lanes.load_full();
         let mut lanes = Vec::new();
-        for webhook in &webhooks.0 {
+        for webhook in &receivers.webhooks {
             match before.iter().find(|lane| lane.name == webhook.name) {
                 Some(lane) => {
                     let mut state = lane.state.lock();
@@ -79,12 +91,19 @@ impl Notifier {
 
     /// Whether any webhook is sent events of this kind.
     pub fn wants(&self, kind: &str) -> bool {
-        self.lanes.load().iter().any(|lane| lane.state.lock().webhook.wants_kind(kind))
+        self.output.load().1.is_some()
+            || self.lanes.load().iter().any(|lane| lane.state.lock().webhook.wants_kind(kind))
     }
 
     /// Queues an event for those webhooks that are sent it; never waits.
     pub fn tell(&self, kind: &str, data: &Value) {
         let now = Timestamp::now();
+        if let (_, Some(output)) = &**self.output.load() {
+            let id = uuid::Uuid::now_v7().to_string();
+            if let Some(event) = ocsf::event(kind, data, now.as_millisecond(), &id) {
+                output.push(event.to_string());
+            }
+        }
         for lane in self.lanes.load().iter() {
             lane.tell(kind, data, now);
         }
@@ -147,7 +166,8 @@ impl Lane {
         if state.gone || !state.webhook.wants(kind, data, now) {
             return;
         }
-        if state.queue.push(Message::new(kind, data, now), Instant::now()) {
+        let Some(message) = Message::new(kind, data, state.webhook.format, now) else { return };
+        if state.queue.push(message, Instant::now()) {
             self.metrics.webhook_waiting(&self.name, state.queue.len());
             self.changed.notify_all();
         } else {

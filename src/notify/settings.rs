@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use schemars::JsonSchema;
@@ -42,18 +43,82 @@ pub struct WebhookConfig {
     /// True: addresses of private networks may be called.
     #[serde(default)]
     pub allow_private: bool,
+    /// The form of messages: `elida` or `ocsf`.
+    #[serde(default)]
+    pub format: Format,
 }
 
 fn least() -> Severity {
     Severity::Info
 }
 
-/// The webhooks, compiled.
-#[derive(Clone, Debug, Default)]
-pub struct Webhooks(pub(super) Vec<Arc<Webhook>>);
+/// The form of messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "WebhookFormat")]
+pub enum Format {
+    /// That of the event feed.
+    #[default]
+    Elida,
+    /// OCSF 1.8: only findings, kills and changes by operators.
+    Ocsf,
+}
 
-/// Compiles `webhooks`.
-pub fn compile(written: &[WebhookConfig], kinds: &[&str], faults: &mut Faults) -> Option<Webhooks> {
+/// The section `ocsf:`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Ocsf")]
+pub struct OcsfConfig {
+    /// A file to which events are appended, one a line; empty for none.
+    pub file: String,
+    /// A syslog server that takes RFC 5424 over UDP, as `udp://host:514`; empty for none.
+    pub syslog: String,
+}
+
+/// Where OCSF events are written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OcsfTarget {
+    pub(super) file: Option<PathBuf>,
+    pub(super) syslog: Option<String>,
+}
+
+/// Who is told, compiled.
+#[derive(Clone, Debug, Default)]
+pub struct Receivers {
+    pub(super) webhooks: Vec<Arc<Webhook>>,
+    pub(super) ocsf: OcsfTarget,
+}
+
+impl OcsfConfig {
+    fn compile(&self, faults: &mut Faults) -> OcsfTarget {
+        let file = (!self.file.is_empty()).then(|| PathBuf::from(&self.file));
+        let syslog = match self.syslog.as_str() {
+            "" => None,
+            text => match text.strip_prefix("udp://").filter(|address| has_port(address)) {
+                Some(address) => Some(address.to_owned()),
+                None => {
+                    faults.add("ocsf.syslog", format!("'{text}' is no server"), "write udp://host:514");
+                    None
+                }
+            },
+        };
+        OcsfTarget { file, syslog }
+    }
+}
+
+fn has_port(address: &str) -> bool {
+    let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
+    port.is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
+}
+
+/// Compiles `webhooks` and `ocsf`.
+pub fn compile(
+    written: &[WebhookConfig],
+    ocsf: &OcsfConfig,
+    kinds: &[&str],
+    faults: &mut Faults,
+) -> Option<Receivers> {
+    let ocsf = ocsf.compile(faults);
     if written.len() > MOST {
         faults.add(
             "webhooks",
@@ -101,10 +166,11 @@ pub fn compile(written: &[WebhookConfig], kinds: &[&str], faults: &mut Faults) -
                 severity: hook.severity,
                 secrets,
                 allow_private: hook.allow_private,
+                format: hook.format,
             }));
         }
     }
-    (compiled.len() == written.len()).then_some(Webhooks(compiled))
+    (compiled.len() == written.len()).then_some(Receivers { webhooks: compiled, ocsf })
 }
 
 fn read_secrets(hook: &WebhookConfig, path: &str, faults: &mut Faults) -> Option<Secrets> {

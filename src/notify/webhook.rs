@@ -11,6 +11,8 @@ use ureq::unversioned::transport::DefaultConnector;
 
 use super::addresses::PublicOnly;
 use super::facts::EventFacts;
+use super::ocsf;
+use super::settings::Format;
 use super::signature::Secrets;
 use crate::policy::expr::{Expression, Truth};
 use crate::policy::rule::Severity;
@@ -29,6 +31,7 @@ pub(super) struct Webhook {
     pub(super) severity: Severity,
     pub(super) secrets: Secrets,
     pub(super) allow_private: bool,
+    pub(super) format: Format,
 }
 
 /// A message, the same in each attempt.
@@ -40,10 +43,14 @@ pub(super) struct Message {
 }
 
 impl Message {
-    /// A message about an event.
-    pub(super) fn new(kind: &str, data: &Value, now: Timestamp) -> Self {
-        let body = json!({"type": kind, "timestamp": now.to_string(), "data": data}).to_string();
-        Self { id: format!("msg_{}", uuid::Uuid::now_v7().simple()), body: body.into_bytes().into() }
+    /// A message about an event; `None` for one that has no such form.
+    pub(super) fn new(kind: &str, data: &Value, format: Format, now: Timestamp) -> Option<Self> {
+        let id = format!("msg_{}", uuid::Uuid::now_v7().simple());
+        let body = match format {
+            Format::Elida => json!({"type": kind, "timestamp": now.to_string(), "data": data}),
+            Format::Ocsf => ocsf::event(kind, data, now.as_millisecond(), &id)?,
+        };
+        Some(Self { id, body: body.to_string().into_bytes().into() })
     }
 }
 

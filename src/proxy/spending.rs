@@ -312,7 +312,12 @@ fn renew(held: &mut Reservation, budgets: &Budgets) {
 }
 
 /// Spends an answer of a WebSocket.
-pub(super) fn spend(app: &ProxyState, reservation: Option<&mut Reservation>, budgets: &Budgets, usage: &Usage) {
+pub(super) fn spend(
+    app: &ProxyState,
+    reservation: Option<&mut Reservation>,
+    budgets: &Budgets,
+    usage: &Usage,
+) {
     if let Some(held) = reservation {
         renew(held, budgets);
         let used = Used::of(usage);

@@ -109,7 +109,8 @@ pub(in crate::control) const EVENTS: &[(&str, SchemaOf)] = &[
 
 /// Returns the names of the events that are sent to webhooks.
 pub fn names() -> Vec<&'static str> {
-    EVENTS.iter().map(|(name, _)| *name).filter(|name| *name != "lagged").collect()
+    let told = EVENTS.iter().map(|(name, _)| *name).filter(|name| *name != "lagged");
+    told.chain([crate::notify::AUDIT]).collect()
 }
 
 impl<'a> From<&'a Event> for FeedEvent<'a> {
