@@ -123,6 +123,7 @@ pub(super) fn compile(
     let printable = printable(&written, token.is_some(), tree);
     written.control.auth.token = token;
     let shorthand = fill_in_backend(&mut written);
+    let receivers = compile_receivers(&written, faults);
     let (listen, server) =
         (listen_address("listen", &written.listen, faults), written.server.compile(faults));
     let control = written.control.compile(written.auth.knows_operators(), faults);
@@ -135,8 +136,6 @@ pub(super) fn compile(
     let (caller_limits, admission, budgets) =
         limits::settings::compile_all(written.limits, written.admission, written.budgets, faults);
     let (policy, approvals) = (written.policy.compile(faults), written.approvals.compile(faults));
-    let kinds = control::api::events::names();
-    let receivers = notify::settings::compile(&written.webhooks, &written.ocsf, &kinds, faults);
     let (history, telemetry) = (written.history.compile(faults), written.telemetry.compile(faults));
     let capture = compile_capture(written.capture, history.as_ref(), faults);
     let (prices, logging) = (written.usage.compile(faults), written.logging.compile(faults));
@@ -175,6 +174,11 @@ pub(super) fn compile(
         printable,
         warnings: Vec::new(),
     })
+}
+
+fn compile_receivers(written: &ConfigFile, faults: &mut Faults) -> Option<notify::settings::Receivers> {
+    let kinds = control::api::events::names();
+    notify::settings::compile(&written.webhooks, &written.ocsf, &kinds, faults)
 }
 
 /// Checks that nothing takes the port or the folder of another part.

@@ -302,7 +302,7 @@ pub(super) fn settle(
 /// Releases what is held, and spends this usage.
 pub(super) fn spend_all(app: &ProxyState, held: &mut Reservation, charged: Option<Usage>) {
     let used = Used::of(&charged.unwrap_or_default());
-    report(app, &held.settle(|claim| used.cost(claim)));
+    app.soft_limits_passed(&held.settle(|claim| used.cost(claim)));
 }
 
 /// A WebSocket may be open for longer than a period or an override lasts: each answer is asked for and spent as it is now.
@@ -312,16 +312,11 @@ fn renew(held: &mut Reservation, budgets: &Budgets) {
 }
 
 /// Spends an answer of a WebSocket.
-pub(super) fn spend(
-    app: &ProxyState,
-    reservation: Option<&mut Reservation>,
-    budgets: &Budgets,
-    usage: &Usage,
-) {
-    if let Some(held) = reservation {
+pub(super) fn spend(app: &ProxyState, held: Option<&mut Reservation>, budgets: &Budgets, usage: &Usage) {
+    if let Some(held) = held {
         renew(held, budgets);
         let used = Used::of(usage);
-        report(app, &held.spend(|claim| used.cost(claim)));
+        app.soft_limits_passed(&held.spend(|claim| used.cost(claim)));
     }
 }
 
@@ -340,12 +335,6 @@ pub(super) fn overdrawn(
         drop(kill(app, &routed.leg, format!("{BY_BUDGET}{budget}"), &message));
     }
     Some(Refusal::new(ErrorKind::BudgetExceeded, message))
-}
-
-fn report(app: &ProxyState, passed: &[AccountKey]) {
-    for AccountKey { budget, name, .. } in passed {
-        app.sessions.soft_limit_passed(budget, name);
-    }
 }
 
 /// Returns the tokens that a request has used: those that its provider counted, and where the response was cut short at least

@@ -167,11 +167,6 @@ impl Manager {
         LegId(self.legs.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
-    /// Publishes that the soft limit of a budget is passed.
-    pub fn soft_limit_passed(&self, budget: &str, name: &str) {
-        self.publish(Event::SoftLimit { budget: budget.to_owned(), name: name.to_owned() });
-    }
-
     /// Tells the listener and the feeds, also those of other instances, of an event.
     pub fn publish(&self, event: Event) {
         self.listener.on_event(&event);
