@@ -32,6 +32,7 @@ pub mod identity;
 pub mod ids;
 pub mod limits;
 mod model_patterns;
+pub mod notify;
 pub mod policy;
 pub mod pricing;
 pub mod protocol;

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use globset::{GlobBuilder, GlobMatcher, GlobSet, GlobSetBuilder};
 
 use crate::settings::fault::Faults;
 
@@ -36,6 +36,26 @@ pub(crate) struct PatternMatch {
     pub(crate) target: usize,
     /// Equal for patterns with the same text, whatever its case.
     pub(crate) rank: usize,
+}
+
+/// One pattern.
+#[derive(Clone, Debug)]
+pub(crate) struct ModelPattern(GlobMatcher);
+
+impl ModelPattern {
+    /// Compiles a pattern.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn new(text: &str) -> Result<Self, String> {
+        let glob = GlobBuilder::new(text).case_insensitive(true).build();
+        glob.map(|glob| Self(glob.compile_matcher())).map_err(|error| error.kind().to_string())
+    }
+
+    /// Returns whether a model fits.
+    pub(crate) fn fits(&self, model: &str) -> bool {
+        self.0.is_match(model)
+    }
 }
 
 impl Matcher {

@@ -23,6 +23,7 @@ use crate::limits::fleet::FleetBudgets;
 use crate::limits::fleet_rates::FleetRates;
 use crate::limits::ledger::Ledger;
 use crate::limits::overrides::{Additions, Overrides};
+use crate::notify::notifier::Notifier;
 use crate::policy::approvals::Approvals;
 use crate::policy::ruleset::RuleSet;
 use crate::policy::suppressions::Suppressions;
@@ -64,6 +65,8 @@ pub(super) struct Components {
     pub(super) kills: Option<Arc<KillRecovery>>,
     /// Sends spans and session records to a collector; `None` when none is configured.
     pub(super) exporter: Option<Arc<Exporter>>,
+    /// Sends webhooks.
+    pub(super) notifier: Arc<Notifier>,
     pub(super) clock: Clock,
     /// Derives principals from credentials.
     pub(super) principals: Key,
@@ -112,7 +115,8 @@ impl Components {
         let readiness = Arc::<Readiness>::default();
         let history = history(config, &metrics, &readiness);
         let exporter = Exporter::start(&config.telemetry, metrics.otlp_dropped(), &log);
-        let listener = EventSink::new(&log, &metrics, history.as_ref(), exporter.as_ref());
+        let notifier = Notifier::new(&config.receivers, Arc::clone(&metrics));
+        let listener = EventSink::new(&log, &metrics, history.as_ref(), exporter.as_ref(), &notifier);
         let names = super::principal_key::load(config);
         let shared = Sharing::of(config, names.shared, Arc::clone(&state), &clock)?;
         let Sharing { replicator, ledger, spending, fleet_budgets, fleet_rates } = shared;
@@ -136,6 +140,7 @@ impl Components {
                 history,
                 kills,
                 exporter,
+                notifier,
                 clock,
                 principals: names.key,
                 state,

@@ -20,6 +20,9 @@ use super::upgrade::Upgrade;
 /// responses.
 const CLOSING_TIME: Duration = Duration::from_millis(250);
 
+/// How long what is due to webhooks may take at the end.
+const LAST_MESSAGES: Duration = Duration::from_secs(2);
+
 /// Carries out signals, and tells Pingora when to exit.
 pub(super) struct Drain {
     pub(super) signals: Signals,
@@ -122,6 +125,8 @@ impl Drain {
         if let Some(exporter) = &self.shared.exporter {
             exporter.close().await;
         }
+        let notifier = Arc::clone(&self.shared.notifier);
+        let _ = tokio::task::spawn_blocking(move || notifier.finish(LAST_MESSAGES)).await;
         self.closing.send_replace(true);
         // The service drops its receiver when it has ended.
         let _ = timeout(CLOSING_TIME, self.closing.closed()).await;

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
+use crate::control::api::events::FeedEvent;
 use crate::history::Archive;
+use crate::notify::notifier::Notifier;
 use crate::session::{BY_BUDGET, BY_POLICY, Event, KillOrder, Listener, ServedLeg};
 use crate::telemetry::log::Log;
 use crate::telemetry::metrics::Metrics;
@@ -22,6 +24,7 @@ pub(super) struct EventSink {
     metrics: Arc<Metrics>,
     history: Option<Arc<Archive>>,
     exporter: Option<Arc<Exporter>>,
+    notifier: Arc<Notifier>,
 }
 
 impl EventSink {
@@ -31,12 +34,14 @@ impl EventSink {
         metrics: &Arc<Metrics>,
         history: Option<&Arc<Archive>>,
         exporter: Option<&Arc<Exporter>>,
+        notifier: &Arc<Notifier>,
     ) -> Self {
         Self {
             log: Arc::clone(log),
             metrics: Arc::clone(metrics),
             history: history.cloned(),
             exporter: exporter.cloned(),
+            notifier: Arc::clone(notifier),
         }
     }
 }
@@ -49,6 +54,12 @@ impl Listener for EventSink {
         }
         if let (Some(exporter), Event::Ended(record)) = (&self.exporter, event) {
             exporter.session(record.clone());
+        }
+        let told = FeedEvent::from(event);
+        if self.notifier.wants(told.name())
+            && let Ok(data) = serde_json::to_value(&told)
+        {
+            self.notifier.tell(told.name(), &data);
         }
     }
 
@@ -115,6 +126,9 @@ fn tell(log: &Log, metrics: &Metrics, event: &Event) {
                     "a held call is decided"
                 );
             }
+        }
+        Event::SoftLimit { budget, name } => {
+            warn!(budget, name, "a budget has passed its soft limit");
         }
         Event::StoreLost { why } => {
             metrics.store_lost();

@@ -118,6 +118,7 @@ impl Reload {
         if let Some(history) = &self.shared.history {
             history.reconfigure(config.history.clone());
         }
+        self.shared.notifier.reconfigure(&config.receivers);
         self.shared.log.reconfigure(&config.logging);
         self.current.store(Arc::new(config));
         Ok(ReloadReport { restart_required: restart.into_iter().map(str::to_owned).collect() })

@@ -200,6 +200,7 @@ fn control_service(
         suppressions: Arc::clone(&shared.suppressions),
         people: Arc::clone(&shared.people),
         history: shared.history.clone(),
+        notifier: Arc::clone(&shared.notifier),
         audit: Arc::new(AuditLog::new(
             Arc::clone(&shared.state),
             &reload.current.load().data_dir,

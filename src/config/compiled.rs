@@ -20,7 +20,7 @@ use crate::settings::fault::{Fault, Faults};
 use crate::settings::secret::Secret;
 use crate::upstream::egress::ProxyVariables;
 use crate::{
-    capture, control, history, identity, limits, policy, pricing, proxy, session, telemetry, upstream,
+    capture, control, history, identity, limits, notify, policy, pricing, proxy, session, telemetry, upstream,
 };
 
 /// Name of the backend that `backend:` defines.
@@ -59,6 +59,8 @@ pub struct Config {
     pub rules: Arc<policy::ruleset::RuleSet>,
     /// How calls that rules hold are approved.
     pub approvals: policy::approvals::ApprovalRules,
+    /// Who is told what happens.
+    pub receivers: notify::settings::Receivers,
     /// The history of ended sessions.
     pub history: history::Settings,
     /// Which bodies are captured into the history.
@@ -120,6 +122,7 @@ pub(super) fn compile(
     check_form(&written, tree, faults);
     let printable = printable(&written, token.is_some(), tree);
     let shorthand = fill_in_backend(&mut written);
+    let receivers = compile_receivers(&written, faults);
     let listen = listen_address("listen", &written.listen, faults);
     let server = written.server.compile(faults);
     let control = compile_control(written.control, token, &written.auth, faults);
@@ -159,6 +162,7 @@ pub(super) fn compile(
         budgets: budgets?,
         rules: policy?,
         approvals: approvals?,
+        receivers: receivers?,
         history: history?,
         capture: capture?,
         unpriced: unpriced(&rules, prices.as_ref()?),
@@ -169,6 +173,11 @@ pub(super) fn compile(
         printable,
         warnings: Vec::new(),
     })
+}
+
+fn compile_receivers(written: &ConfigFile, faults: &mut Faults) -> Option<notify::settings::Receivers> {
+    let kinds = control::api::events::names();
+    notify::settings::compile(&written.webhooks, &written.ocsf, &kinds, faults)
 }
 
 /// Checks that nothing takes the port or the folder of another part.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::session_section::SessionSection;
 use crate::{
-    capture, control, history, identity, limits, policy, pricing, proxy, routing, telemetry, upstream,
+    capture, control, history, identity, limits, notify, policy, pricing, proxy, routing, telemetry, upstream,
 };
 
 /// The only supported `version`.
@@ -47,6 +47,10 @@ pub(super) struct ConfigFile {
     pub(super) policy: policy::settings::PolicyConfig,
     /// How calls that rules hold are approved.
     pub(super) approvals: policy::approvals::ApprovalsConfig,
+    /// Who is told what happens.
+    pub(super) webhooks: Vec<notify::settings::WebhookConfig>,
+    /// Where events are written in the form of OCSF.
+    pub(super) ocsf: notify::settings::OcsfConfig,
     /// The list of models.
     pub(super) models: proxy::settings::ModelsConfig,
     /// Storage of ended sessions.
@@ -93,6 +97,8 @@ impl Default for ConfigFile {
             budgets: Vec::new(),
             policy: Default::default(),
             approvals: Default::default(),
+            webhooks: Vec::new(),
+            ocsf: Default::default(),
             models: Default::default(),
             history: Default::default(),
             capture: Default::default(),

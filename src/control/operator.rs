@@ -27,6 +27,7 @@ use crate::history::proof::hash_chain::{canonical, digest};
 use crate::identity::KnownOperator;
 use crate::identity::roles::{Grants, Reach, Right, Role};
 use crate::ids::{Membership, RequestId};
+use crate::notify::AUDIT;
 
 /// How long an answer waits for its line of the audit log. The change is done already, and the line is written even if it
 /// takes longer.
@@ -271,6 +272,11 @@ async fn recorded(state: &Arc<ControlState>, line: Option<AuditEntry>, mut respo
         line.reason = reason.map(|reason| auth.without_keys(&reason).into_owned());
         (line.before, line.after) = (before, after);
         line.operator.id = by.unwrap_or(line.operator.id);
+    }
+    if state.parts.notifier.wants(AUDIT)
+        && let Ok(line) = serde_json::to_value(&line)
+    {
+        state.parts.notifier.tell(AUDIT, &line);
     }
     let state = Arc::clone(state);
     let written = tokio::task::spawn_blocking(move || state.parts.audit.record(&line));

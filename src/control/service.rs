@@ -32,6 +32,7 @@ use crate::identity::{Auth, ClientKeys, People};
 use crate::limits::amount::CostUnit;
 use crate::limits::budgets::BudgetAccount;
 use crate::limits::overrides::Overrides;
+use crate::notify::notifier::Notifier;
 use crate::policy::approvals::Approvals;
 use crate::policy::ruleset::RuleSet;
 use crate::policy::suppressions::Suppressions;
@@ -106,6 +107,8 @@ pub struct Parts {
     pub history: Option<Arc<Archive>>,
     /// The audit log.
     pub audit: Arc<AuditLog>,
+    /// Who is told of changes.
+    pub notifier: Arc<Notifier>,
     /// Name of the session store: `memory` or `redis`.
     pub store: &'static str,
     /// Maximum of open connections: `control.limits.max_connections`, or less when the limit of open files is low.

@@ -24,6 +24,8 @@ use crate::ids::{PrincipalId, RequestId, Scope, SessionId, SessionKey, SharedDoc
 use crate::limits::amount::CostUnit;
 use crate::limits::budgets::BudgetAccount;
 use crate::limits::overrides::{OverrideStorage, Overrides};
+use crate::notify::notifier::Notifier;
+use crate::notify::settings::Receivers;
 use crate::policy::approvals::{ApprovalStorage, Approvals};
 use crate::policy::ruleset::RuleSet;
 use crate::policy::suppressions::Suppressions;
@@ -83,6 +85,11 @@ impl Runtime for Program {
         };
         BTreeMap::from([("openai".to_owned(), openai)])
     }
+}
+
+/// Without webhooks.
+fn nobody_told() -> Arc<Notifier> {
+    Notifier::new(&Receivers::default(), Metrics::new().unwrap())
 }
 
 /// An audit log that cannot be written.
@@ -208,6 +215,7 @@ impl TestServer {
             people: Arc::default(),
             history: None,
             audit: no_audit(),
+            notifier: nobody_told(),
             store: "memory",
             max_connections: 256,
         };
@@ -556,6 +564,7 @@ fn control_config_reload_tells_every_fault() {
         people: Arc::default(),
         history: None,
         audit: no_audit(),
+        notifier: nobody_told(),
         store: "memory",
         max_connections: 256,
     };

@@ -96,13 +96,13 @@ macro_rules! facts {
 }
 
 facts! {
-    PrincipalId = "principal.id" Text ALL "The caller.";
-    PrincipalKind = "principal.kind" Text ALL "How the caller is known: the part of its id before the colon.";
-    PrincipalTenant = "principal.tenant" Text ALL "The tenant of the caller's key; absent when it has none.";
-    PrincipalGroups = "principal.groups" List ALL "The groups of the caller's key.";
-    ClientName = "client.name" Text ALL "The client program; absent when it is not known.";
-    ClientVersion = "client.version" Text ALL "Its version; absent when it is not known.";
-    ClientAddr = "client.addr" Text ALL "The client's address, also behind `server.trusted_proxies`.";
+    PrincipalId = "principal.id" Text EVERYWHERE "The caller.";
+    PrincipalKind = "principal.kind" Text EVERYWHERE "How the caller is known: the part of its id before the colon.";
+    PrincipalTenant = "principal.tenant" Text EVERYWHERE "The tenant of the caller's key; absent when it has none.";
+    PrincipalGroups = "principal.groups" List EVERYWHERE "The groups of the caller's key.";
+    ClientName = "client.name" Text EVERYWHERE "The client program; absent when it is not known.";
+    ClientVersion = "client.version" Text EVERYWHERE "Its version; absent when it is not known.";
+    ClientAddr = "client.addr" Text EVERYWHERE "The client's address, also behind `server.trusted_proxies`.";
     RequestMethod = "request.method" Text ALL "The HTTP method.";
     RequestPath = "request.path" Text ALL "The path, without the query.";
     RequestHost = "request.host" Text ALL "The requested host; absent when the request names none.";
@@ -114,19 +114,19 @@ facts! {
     RequestBytes = "request.bytes" Int LATER "Bytes of the body that were received before the request is forwarded.";
     RequestMaxTokens = "request.max_tokens" Int LATER "The most tokens that the response may have; absent when the request sets no limit.";
     RequestTools = "request.tools" List LATER "The names of the tools that the request offers the model; of more than 128, the first.";
-    SessionId = "session.id" Text LATER "The session.";
-    SessionAge = "session.age_s" Int LATER "Seconds since the session began.";
-    SessionRequests = "session.requests" Int LATER "Requests of the session so far, with this one.";
-    SessionToolCalls = "session.tool_calls" Int LATER "Tool calls of the session in answers that have ended.";
+    SessionId = "session.id" Text SESSIONS "The session.";
+    SessionAge = "session.age_s" Int SESSIONS "Seconds since the session began.";
+    SessionRequests = "session.requests" Int SESSIONS "Requests of the session so far, with this one.";
+    SessionToolCalls = "session.tool_calls" Int SESSIONS "Tool calls of the session in answers that have ended.";
     SessionRisk = "session.risk" Float LATER "The score of the session's findings; half of it is gone after 30 minutes.";
     SessionLabels = "session.labels" List LATER "The marks that rules have set in the session.";
     SessionSaw = "session.saw" Marks LATER "Whether a rule has set this mark in the session, as in `session.saw[\"web\"]`.";
     AgentId = "agent.id" Text LATER "The agent inside the session; absent for the main one.";
     AgentParent = "agent.parent" Text LATER "The agent that started it; absent when it names none.";
     AgentDepth = "agent.depth" Int LATER "How many agents lie above it: 0 for the main one.";
-    UsageInputTokens = "usage.input_tokens" Int LATER "Tokens of prompts in the session so far, by the answers that have ended.";
-    UsageOutputTokens = "usage.output_tokens" Int LATER "Tokens of answers in the session so far.";
-    UsageCost = "usage.cost_usd" Float LATER "What the session has cost so far, in US dollars.";
+    UsageInputTokens = "usage.input_tokens" Int SESSIONS "Tokens of prompts in the session so far, by the answers that have ended.";
+    UsageOutputTokens = "usage.output_tokens" Int SESSIONS "Tokens of answers in the session so far.";
+    UsageCost = "usage.cost_usd" Float SESSIONS "What the session has cost so far, in US dollars.";
     TextRole = "text.role" Text TEXTS "Who wrote the text that a pattern was found in: `user`, `assistant`, `tool` or `system`. For rules with `match`.";
     Findings = "findings" List TEXTS "The ids of the rules that this request, answer or result has met so far, in the order of the file.";
     ToolName = "tool.name" Text TOOLS "The name of the tool.";
@@ -141,8 +141,8 @@ facts! {
     TurnRepeat = "turn.repeat" Int TURNS "How often the same calls had the same results in the last 32 turns, with this one.";
     TurnCycle = "turn.cycle" Int TURNS "How many rounds the last turns have gone in a circle.";
     TurnNewResults = "turn.new_results" Int TURNS "Results of the turn that the session has not seen before.";
-    TimeHour = "time.hour" Int ALL "The hour of the day, 0 to 23, in UTC.";
-    TimeWeekday = "time.weekday" Int ALL "The day of the week in UTC: 0 is Sunday, as in CEL's `getDayOfWeek()`.";
+    TimeHour = "time.hour" Int EVERYWHERE "The hour of the day, 0 to 23, in UTC.";
+    TimeWeekday = "time.weekday" Int EVERYWHERE "The day of the week in UTC: 0 is Sunday, as in CEL's `getDayOfWeek()`.";
 }
 
 /// The value of a fact or an expression for one request.

@@ -19,10 +19,13 @@ pub enum Phase {
     ToolResult,
     /// The answers to all calls of a turn are there: the next request brings them.
     Turn,
+    /// No request: a session is looked at, by a kill or a webhook. No rule is judged then.
+    #[serde(skip)]
+    Session,
 }
 
 impl Phase {
-    /// All phases, in their order.
+    /// All phases of rules, in their order.
     pub const ALL: [Self; 6] =
         [Self::Connect, Self::Request, Self::Response, Self::ToolCall, Self::ToolResult, Self::Turn];
 
@@ -35,6 +38,7 @@ impl Phase {
             Self::ToolCall => "tool_call",
             Self::ToolResult => "tool_result",
             Self::Turn => "turn",
+            Self::Session => "session",
         }
     }
 
@@ -49,8 +53,12 @@ impl Phase {
 pub struct Phases(u8);
 
 impl Phases {
-    /// All phases.
+    /// All phases of rules.
     pub const ALL: Self = Self::of(&Phase::ALL);
+    /// Those, and without a request.
+    pub const EVERYWHERE: Self = Self(Self::ALL.0 | Self::of(&[Phase::Session]).0);
+    /// All from the request on, and without a request.
+    pub const SESSIONS: Self = Self(Self::LATER.0 | Self::of(&[Phase::Session]).0);
     /// All from the request on.
     pub const LATER: Self = Self(Self::ALL.0 & !Self::of(&[Phase::Connect]).0);
     /// Those that read texts.
@@ -76,8 +84,8 @@ impl Phases {
     /// Their names, for messages and the documentation.
     pub fn names(self) -> String {
         match self {
-            Self::ALL => "all".to_owned(),
-            Self::LATER => "all but connect".to_owned(),
+            Self::ALL | Self::EVERYWHERE => "all".to_owned(),
+            Self::LATER | Self::SESSIONS => "all but connect".to_owned(),
             _ => {
                 let known = Phase::ALL.into_iter().filter(|phase| phase.knows(self));
                 known.map(Phase::name).collect::<Vec<_>>().join(", ")

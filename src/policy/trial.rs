@@ -232,7 +232,7 @@ impl RuleSet {
         let place = trial.place.unwrap_or(match on {
             Phase::ToolCall => Place::ToolArgs,
             Phase::ToolResult => Place::ToolResult,
-            Phase::Connect | Phase::Request | Phase::Response | Phase::Turn => Place::Text,
+            Phase::Connect | Phase::Request | Phase::Response | Phase::Turn | Phase::Session => Place::Text,
         });
         let element = Element { role: trial.role, place, hits: &hits, digest: 1 };
         let mut verdict = Verdict::default();

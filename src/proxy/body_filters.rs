@@ -94,7 +94,7 @@ pub(crate) fn download(
     let Answer { judging, tap, text_bytes, sent, tail, endpoint, .. } = answer;
     let mut leaving = Leaving { app, ends, sent, capture, tail, endpoint };
     let (socket, reservation) = (socket.as_deref_mut(), reservation.as_mut());
-    let mut frames = socket.map(|socket| Frames { ends, socket, admission, reservation });
+    let mut frames = socket.map(|socket| Frames { app, ends, socket, admission, reservation });
     if let Some(judging) = judging {
         let with = With { app, ends, headers, text_bytes };
         let leaves = &mut |bytes: &[u8]| leaving.count(bytes);

@@ -49,7 +49,7 @@ fn finish(ctx: &mut RequestCtx) {
     if summary.socket.is_none() {
         govern::correct(admission, outcome, counted);
     }
-    spending::settle(reservation, charged, &summary);
+    spending::settle(app, reservation, charged, &summary);
     if let Some(leg) = stage.leg_mut() {
         leg.settle(&summary);
     }

@@ -277,7 +277,7 @@ fn message(rule: &Rule, phase: Phase) -> String {
         return message.to_string();
     }
     let what = match phase {
-        Phase::Connect | Phase::Request => "the request",
+        Phase::Connect | Phase::Request | Phase::Session => "the request",
         Phase::Response => "the answer",
         Phase::ToolCall => "the tool call",
         Phase::ToolResult => "the result of the tool",

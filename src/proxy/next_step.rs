@@ -17,7 +17,7 @@ pub(super) fn hold(ctx: &mut RequestCtx) -> Option<Refusal> {
     let (kind, message) = why(&short);
     if let Some(mut summary) = finish::summary(app, stage, outcome, Some(kind)) {
         let charged = spending::charge(app, stage, outcome, &mut summary);
-        spending::spend_all(held, charged);
+        spending::spend_all(app, held, charged);
     }
     let budget = &*short.budget;
     app.metrics.budget_refused(budget, kind.code());

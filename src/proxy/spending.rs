@@ -287,20 +287,21 @@ fn is_counted_later(app: &ProxyState, stage: &Stage, outcome: &Outcome) -> bool 
 
 /// Settles the budgets of a request that has ended. Each answer of a WebSocket was spent when it ended.
 pub(super) fn settle(
+    app: &ProxyState,
     reservation: &mut Option<Reservation>,
     charged: Option<Usage>,
     summary: &RequestSummary,
 ) {
     let Some(mut held) = reservation.take() else { return };
     if summary.socket.is_none() {
-        spend_all(&mut held, charged);
+        spend_all(app, &mut held, charged);
     }
 }
 
 /// Releases what is held, and spends this usage.
-pub(super) fn spend_all(held: &mut Reservation, charged: Option<Usage>) {
+pub(super) fn spend_all(app: &ProxyState, held: &mut Reservation, charged: Option<Usage>) {
     let used = Used::of(&charged.unwrap_or_default());
-    report(&held.settle(|claim| used.cost(claim)));
+    app.soft_limits_passed(&held.settle(|claim| used.cost(claim)));
 }
 
 /// A WebSocket may be open for longer than a period or an override lasts: each answer is asked for and spent as it is now.
@@ -310,11 +311,11 @@ fn renew(held: &mut Reservation, budgets: &Budgets) {
 }
 
 /// Spends an answer of a WebSocket.
-pub(super) fn spend(reservation: Option<&mut Reservation>, budgets: &Budgets, usage: &Usage) {
-    if let Some(held) = reservation {
+pub(super) fn spend(app: &ProxyState, held: Option<&mut Reservation>, budgets: &Budgets, usage: &Usage) {
+    if let Some(held) = held {
         renew(held, budgets);
         let used = Used::of(usage);
-        report(&held.spend(|claim| used.cost(claim)));
+        app.soft_limits_passed(&held.spend(|claim| used.cost(claim)));
     }
 }
 
@@ -333,12 +334,6 @@ pub(super) fn overdrawn(
         drop(kill(app, &routed.leg, format!("{BY_BUDGET}{budget}"), &message));
     }
     Some(Refusal::new(ErrorKind::BudgetExceeded, message))
-}
-
-fn report(passed: &[AccountKey]) {
-    for AccountKey { budget, name, .. } in passed {
-        warn!(budget = &**budget, name = &**name, "a budget has passed its soft limit");
-    }
 }
 
 /// Returns the tokens that a request has used: those that its provider counted, and where the response was cut short at least

@@ -12,11 +12,11 @@ use crate::history::Archive;
 use crate::identity::Key;
 use crate::limits::fleet::FleetBudgets;
 use crate::limits::fleet_rates::FleetRates;
-use crate::limits::ledger::Ledger;
+use crate::limits::ledger::{AccountKey, Ledger};
 use crate::policy::ruleset::RuleSet;
 use crate::policy::scan::Judged;
 use crate::policy::suppressions::Suppressions;
-use crate::session::Manager;
+use crate::session::{Event, Manager};
 use crate::telemetry::log::Log;
 use crate::telemetry::metrics::{BackendMetrics, Gauge, Metrics};
 use crate::telemetry::otlp::export::Exporter;
@@ -73,5 +73,15 @@ impl ProxyState {
     /// Returns the gauge that counts an open leg of this kind.
     pub(super) fn open(&self, is_socket: bool) -> &Gauge {
         if is_socket { &self.open_sockets } else { &self.open_legs }
+    }
+}
+
+impl ProxyState {
+    /// Publishes the budgets whose soft limits are passed.
+    pub(super) fn soft_limits_passed(&self, passed: &[AccountKey]) {
+        for AccountKey { budget, name, .. } in passed {
+            let (budget, name) = (budget.to_string(), name.to_string());
+            self.sessions.publish(Event::SoftLimit { budget, name });
+        }
     }
 }

@@ -13,6 +13,7 @@ use super::permissions::model_denied;
 use super::receive::Received;
 use super::request_ctx::{Ends, Outcome, RequestCtx, Routed, Stage};
 use super::spending;
+use super::state::ProxyState;
 use super::usage::{Priceable, count_tokens, priced};
 use super::withheld::Source;
 use crate::capture::redact_text;
@@ -132,6 +133,7 @@ pub(crate) fn on_client_bytes(
 
 /// The messages of a backend over a socket.
 pub(super) struct Frames<'a> {
+    pub(super) app: &'a ProxyState,
     pub(super) ends: Ends<'a>,
     pub(super) socket: &'a mut SocketTap,
     pub(super) admission: &'a mut Admission,
@@ -154,13 +156,13 @@ impl Source for Frames<'_> {
         let Ends { who, leg, route, .. } = self.ends;
         let asked = who.call.model.as_deref();
         let failed = self.socket.failed_answers();
-        let (admission, reservation) = (&mut *self.admission, &mut self.reservation);
+        let (app, admission, reservation) = (self.app, &mut *self.admission, &mut self.reservation);
         let read = self.socket.listen_message(bytes, on, &mut |usage, answered, tier| {
             let model = asked.or(answered);
             let usage = priced(&who.received, route, &Priceable { asked, answered, tier }, usage);
             leg.add_usage(model.map(redact_text).as_deref(), usage);
             let budgets = &who.received.handle.settings.budgets;
-            spending::spend(reservation.as_deref_mut(), budgets, &usage);
+            spending::spend(app, reservation.as_deref_mut(), budgets, &usage);
             admission.add_tokens(usage.prompt_tokens().saturating_add(usage.output_tokens));
             let tenant = who.caller.membership().and_then(|found| found.tenant.as_deref());
             let tenant = tenant.map(|tenant| (tenant, who.received.handle.settings.max_tenants));

@@ -25,6 +25,7 @@ pub use self::otlp::OtlpDropped;
 use self::policy::PolicyMetrics;
 use self::registry::{add, counters, gauges, histogram, histograms, options};
 use self::tenants::Tenants;
+use self::webhooks::WebhookMetrics;
 use super::log::Log;
 use super::log::sink::Sink;
 
@@ -41,6 +42,7 @@ mod policy;
 mod registry;
 mod table;
 mod tenants;
+mod webhooks;
 
 /// The `backend` label of a request for which no backend was chosen.
 const NO_BACKEND: &str = "none";
@@ -62,6 +64,7 @@ pub struct Metrics {
     rate_limited: IntCounterVec,
     pub(super) budgets: BudgetMetrics,
     policy: PolicyMetrics,
+    webhooks: WebhookMetrics,
     kill_latency: Histogram,
     requests: IntCounterVec,
     request_duration: HistogramVec,
@@ -112,6 +115,7 @@ impl Metrics {
             kills: counters(in_registry, &table::SESSION_KILLS)?,
             budgets: BudgetMetrics::new(in_registry)?,
             policy: PolicyMetrics::new(in_registry)?,
+            webhooks: WebhookMetrics::new(in_registry)?,
             rate_limited: counters(in_registry, &table::RATE_LIMITED)?,
             kill_latency: histogram(in_registry, &table::KILL_LATENCY, KILL_BUCKETS)?,
             requests: counters(in_registry, &table::REQUESTS)?,

@@ -277,6 +277,8 @@ mod operations {
     pub mod top;
     /// A new process takes over the ports.
     pub mod upgrade;
+    /// Webhooks: who is told, signatures, repetitions, private addresses.
+    pub mod webhooks;
 }
 
 mod support;

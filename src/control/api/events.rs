@@ -27,6 +27,8 @@ pub enum FeedEvent<'a> {
     ApprovalRequested(Box<ApprovalView>),
     /// An operator has answered.
     ApprovalDecided(Box<ApprovalView>),
+    /// The soft limit of a budget is passed.
+    SoftLimit(SoftLimitEvent),
     /// The reader was too slow and missed events.
     Lagged(LaggedEvent),
     /// This instance lost Redis.
@@ -65,6 +67,15 @@ pub struct LaggedEvent {
     pub missed: u64,
 }
 
+/// Data of `budget.soft_limit`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SoftLimitEvent {
+    /// The budget.
+    pub budget: String,
+    /// The name that its `by` gives.
+    pub name: String,
+}
+
 /// Data of `store.lost`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StoreLostEvent {
@@ -90,10 +101,17 @@ pub(in crate::control) const EVENTS: &[(&str, SchemaOf)] = &[
     ("policy.finding", SchemaGenerator::subschema_for::<FindingEvent>),
     ("approval.requested", SchemaGenerator::subschema_for::<ApprovalView>),
     ("approval.decided", SchemaGenerator::subschema_for::<ApprovalView>),
+    ("budget.soft_limit", SchemaGenerator::subschema_for::<SoftLimitEvent>),
     ("lagged", SchemaGenerator::subschema_for::<LaggedEvent>),
     ("store.lost", SchemaGenerator::subschema_for::<StoreLostEvent>),
     ("store.back", SchemaGenerator::subschema_for::<StoreBackEvent>),
 ];
+
+/// Returns the names of the events that are sent to webhooks.
+pub fn names() -> Vec<&'static str> {
+    let told = EVENTS.iter().map(|(name, _)| *name).filter(|name| *name != "lagged");
+    told.chain([crate::notify::AUDIT]).collect()
+}
 
 impl<'a> From<&'a Event> for FeedEvent<'a> {
     fn from(event: &'a Event) -> Self {
@@ -116,6 +134,9 @@ impl<'a> From<&'a Event> for FeedEvent<'a> {
             Event::ApprovalDecided(decided) => {
                 Self::ApprovalDecided(Box::new(ApprovalView::from(&**decided).without_arguments()))
             }
+            Event::SoftLimit { budget, name } => {
+                Self::SoftLimit(SoftLimitEvent { budget: budget.clone(), name: name.clone() })
+            }
             Event::StoreLost { why } => Self::StoreLost(StoreLostEvent { why: why.clone() }),
             Event::StoreBack => Self::StoreBack(StoreBackEvent {}),
         }
@@ -135,6 +156,7 @@ impl FeedEvent<'_> {
             Self::Finding(_) => "policy.finding",
             Self::ApprovalRequested(_) => "approval.requested",
             Self::ApprovalDecided(_) => "approval.decided",
+            Self::SoftLimit(_) => "budget.soft_limit",
             Self::Lagged(_) => "lagged",
             Self::StoreLost(_) => "store.lost",
             Self::StoreBack(_) => "store.back",

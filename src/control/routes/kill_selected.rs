@@ -6,7 +6,6 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{ConnectInfo, Extension, State};
 use futures::{StreamExt, stream};
-use globset::{GlobBuilder, GlobMatcher};
 use jiff::{SignedDuration, Timestamp};
 
 use super::kills::{read_reason, wait_until_written};
@@ -18,6 +17,7 @@ use crate::control::problem::Problem;
 use crate::control::service::ControlState;
 use crate::identity::roles::Reach;
 use crate::ids::Uid;
+use crate::model_patterns::ModelPattern;
 use crate::policy::expr::{Expression, Truth};
 use crate::policy::facts::Phase;
 use crate::session::{
@@ -127,7 +127,7 @@ struct Selector {
     filter: Filter,
     group: Option<String>,
     agent: Option<String>,
-    model: Option<GlobMatcher>,
+    model: Option<ModelPattern>,
     idle_over: Option<SignedDuration>,
     running_over: Option<SignedDuration>,
     when: Option<Expression>,
@@ -142,11 +142,11 @@ impl Selector {
             ));
         }
         let model = body.model.as_deref().map(|text| {
-            let glob = GlobBuilder::new(text).case_insensitive(true).build();
-            glob.map_err(|fault| Problem::bad_request(format!("model is no pattern: {}", fault.kind())))
+            ModelPattern::new(text)
+                .map_err(|fault| Problem::bad_request(format!("model is no pattern: {fault}")))
         });
         let when = body.when.as_deref().map(|source| {
-            Expression::condition(source, Phase::Request /*SESSION*/).map_err(|fault| {
+            Expression::condition(source, Phase::Session).map_err(|fault| {
                 let hint = if fault.hint.is_empty() { String::new() } else { format!("; {}", fault.hint) };
                 Problem::bad_request(format!("when, character {}: {}{hint}", fault.at + 1, fault.message))
             })
@@ -165,7 +165,7 @@ impl Selector {
             },
             group: body.group.clone(),
             agent: body.agent.clone(),
-            model: model.transpose()?.map(|glob| glob.compile_matcher()),
+            model: model.transpose()?,
             idle_over: span(body.idle_over),
             running_over: span(body.running_over),
             when: when.transpose()?,
@@ -213,7 +213,7 @@ impl Selector {
             && self
                 .model
                 .as_ref()
-                .is_none_or(|model| session.models.keys().any(|used| model.is_match(&**used)))
+                .is_none_or(|model| session.models.keys().any(|used| model.fits(used)))
             && self.idle_over.is_none_or(|span| is_older(span, session.last_activity))
             && self.running_over.is_none_or(|span| is_older(span, session.started_at))
             // What cannot be told selects nothing: a kill is not undone.

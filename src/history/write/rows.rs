@@ -53,7 +53,9 @@ impl Entry {
             }
             Event::ApprovalRequested(approval) => Self::ApprovalRequested(Arc::clone(approval)),
             Event::ApprovalDecided(approval) => Self::ApprovalDecided(Arc::clone(approval)),
-            Event::Finding(_) | Event::StoreLost { .. } | Event::StoreBack => return None,
+            Event::Finding(_) | Event::SoftLimit { .. } | Event::StoreLost { .. } | Event::StoreBack => {
+                return None;
+            }
         })
     }
 

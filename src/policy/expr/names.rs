@@ -118,10 +118,16 @@ impl Checker {
         if !self.known.knows(phases) {
             let message = match self.known {
                 Phase::Connect => format!("{} is not known yet when this is asked", fact.name()),
+                Phase::Session => format!("{} is not known here, without a request", fact.name()),
                 phase => format!("{} is not known here, in the phase {}", fact.name(), phase.name()),
             };
             let hint = match phases {
-                Phases::LATER => "the body of the request has not been read then".to_owned(),
+                _ if self.known == Phase::Session => {
+                    "write facts of principal, client, session, usage or time".to_owned()
+                }
+                Phases::LATER | Phases::SESSIONS => {
+                    "the body of the request has not been read then".to_owned()
+                }
                 _ => format!("it is known in: {}", phases.names()),
             };
             return fault(at, message, hint);

@@ -75,6 +75,13 @@ pub enum Event {
     ApprovalRequested(Arc<Approval>),
     /// An operator has answered; the last decision is the new one.
     ApprovalDecided(Arc<Approval>),
+    /// The soft limit of a budget is passed; once a period on each instance.
+    SoftLimit {
+        /// The budget.
+        budget: String,
+        /// The name that its `by` gives.
+        name: String,
+    },
     /// The shared store does not answer: this instance continues alone.
     StoreLost {
         /// The error.
@@ -97,6 +104,7 @@ impl Event {
             Self::Finding(_) => "policy_finding",
             Self::ApprovalRequested(_) => "approval_requested",
             Self::ApprovalDecided(_) => "approval_decided",
+            Self::SoftLimit { .. } => "budget_soft_limit",
             Self::StoreLost { .. } => "store_lost",
             Self::StoreBack => "store_back",
         }

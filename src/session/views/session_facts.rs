@@ -18,7 +18,7 @@ pub struct SessionFacts<'a> {
 
 impl Facts for SessionFacts<'_> {
     fn get(&self, fact: Fact) -> Value<'_> {
-        let SessionView { principal, identity, .. } = self.session;
+        let SessionView { principal, identity, usage, .. } = self.session;
         let utc = || self.now.to_zoned(TimeZone::UTC);
         match fact {
             Fact::PrincipalId => Value::text(Some(principal.id.as_str())),
@@ -33,6 +33,10 @@ impl Facts for SessionFacts<'_> {
                 Value::Int(age.max(0))
             }
             Fact::SessionRequests => Value::count(self.session.request_count),
+            Fact::SessionToolCalls => Value::count(self.session.tools.iter().map(|(_, calls)| calls).sum()),
+            Fact::UsageInputTokens => Value::count(usage.prompt_tokens()),
+            Fact::UsageOutputTokens => Value::count(usage.output_tokens),
+            Fact::UsageCost => usage.cost.as_usd().map_or(Value::Unknown, Value::Float),
             Fact::TimeHour => Value::Int(utc().hour().into()),
             Fact::TimeWeekday => Value::Int(utc().weekday().to_sunday_zero_offset().into()),
             _ => Value::Unknown,

@@ -44,6 +44,12 @@ table! {
         "Conditions of rules that could not be decided.";
     SCAN_BYTES = "elida_scan_bytes_total" ["outcome"]
         "Bytes of requests that rules asked for: read, or judged before.";
+    WEBHOOK_MESSAGES = "elida_webhook_messages_total" ["webhook", "result"]
+        "Messages to webhooks: delivered, failed attempts, and lost ones.";
+    OCSF_EVENTS = "elida_ocsf_events_total" ["result"]
+        "OCSF events for file and syslog: written and lost.";
+    WEBHOOK_WAITING = "elida_webhook_waiting" ["webhook"]
+        "Messages that wait to be sent to a webhook.";
     SESSION_KILLS = "elida_session_kills_total" ["source"]
         "Kill orders carried out, by who gave them.";
     KILL_LATENCY = "elida_kill_latency_seconds" []
