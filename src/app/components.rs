@@ -181,6 +181,8 @@ impl Components {
             ledger: Arc::clone(&self.ledger),
             fleet_budgets: self.fleet_budgets.clone(),
             fleet_rates: self.fleet_rates.clone(),
+            approvals: Arc::clone(&self.approvals),
+            live: Arc::clone(&self.live),
             load: Load::new(self.metrics.admission_waiting()),
             awaited: AwaitedAnswers::default(),
             connector: Connector::new(None),
@@ -264,6 +266,7 @@ pub(crate) fn runtime_settings(
         identity: config.identity.clone(),
         admission: config.admission.clone(),
         budgets: config.budgets.with_additions(additions),
+        approvals: config.approvals,
         rules: match before {
             // The same rules keep their generation, and what was judged by them.
             Some(before) if before.rules.written() == config.rules.written() => Arc::clone(&before.rules),

@@ -111,6 +111,8 @@ mod governance {
     pub mod fleet;
     /// Rates of several instances: many at once, Redis is away or wiped.
     pub mod fleet_rates;
+    /// Requests and calls that wait for an operator.
+    pub mod holds;
     /// Rates, tokens and open requests.
     pub mod limits;
     /// What operators add to the limits of budgets.

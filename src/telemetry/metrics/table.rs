@@ -44,6 +44,10 @@ table! {
         "Conditions of rules that could not be decided.";
     SCAN_BYTES = "elida_scan_bytes_total" ["outcome"]
         "Bytes of requests that rules asked for: read, or judged before.";
+    HOLD_SECONDS = "elida_hold_seconds" ["outcome"]
+        "Time that a call was held until an operator answered, by what came of it.";
+    HELD_CALLS = "elida_held_calls" []
+        "Calls that wait for an operator now.";
     SESSION_KILLS = "elida_session_kills_total" ["source"]
         "Kill orders carried out, by who gave them.";
     KILL_LATENCY = "elida_kill_latency_seconds" []
