@@ -314,7 +314,8 @@ impl RequestCtx {
     /// It is refused, the leg was cut, or the client has left.
     pub(super) async fn hold(&self, session: &mut Exchange, mut held: HoldRequest) -> Result<(), Reject> {
         let who = reached(self.stage.identified())?;
-        if held.args.is_empty() && held.tool.is_none() {
+        // A call without arguments is one; of all else, what is held is in the body.
+        if held.args.is_empty() && held.phase != Phase::ToolCall {
             held.args = self.held_text(session, held.phase)?;
         }
         let longest = if who.received.dialect.is_json_rpc() { MCP_REQUEST } else { BEFORE_THE_HEAD };

@@ -115,6 +115,8 @@ mod governance {
     pub mod holds;
     /// Rates, tokens and open requests.
     pub mod limits;
+    /// Agents that go in circles.
+    pub mod loops;
     /// What operators add to the limits of budgets.
     pub mod overrides;
     /// Rules over bodies that are not held, messages of sockets and calls of MCP.
