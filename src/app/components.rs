@@ -227,27 +227,7 @@ pub(crate) fn runtime_settings(
     made: &Made,
     additions: &Arc<ArcSwap<Additions>>,
 ) -> Result<RuntimeSettings, Faults> {
-    let mut faults = Faults::default();
-    let mut backends = Vec::with_capacity(config.backends.len());
-    for settings in &config.backends {
-        let known = before.into_iter().flat_map(|before| &before.backends);
-        if let Some(same) = known.into_iter().find(|backend| backend.settings() == settings) {
-            backends.push(Arc::clone(same));
-            continue;
-        }
-        let name = settings.name().clone();
-        match Backend::new(settings.clone(), metrics.backend(name.as_str())) {
-            Ok(backend) => backends.push(backend),
-            Err(why) => faults.add(
-                format!("backends.{name}.tls.ca_file"),
-                why,
-                "give a PEM file with the authorities to trust",
-            ),
-        }
-    }
-    if !faults.is_empty() {
-        return Err(faults);
-    }
+    let backends = backends(config, metrics, before)?;
     let mut body_paths = config.identity.body_paths();
     let output_hints = body_paths.len();
     if !(config.limits.is_empty() && config.budgets.is_empty()) {
@@ -283,6 +263,33 @@ pub(crate) fn runtime_settings(
         forwarding: config.server.forwarding().clone(),
         allow_origins: Arc::clone(config.server.allow_origins()),
     })
+}
+
+/// Builds the backends; one of `before` whose settings are unchanged is kept.
+fn backends(
+    config: &Config,
+    metrics: &Metrics,
+    before: Option<&RuntimeSettings>,
+) -> Result<Vec<Arc<Backend>>, Faults> {
+    let mut faults = Faults::default();
+    let mut backends = Vec::with_capacity(config.backends.len());
+    for settings in &config.backends {
+        let known = before.into_iter().flat_map(|before| &before.backends);
+        if let Some(same) = known.into_iter().find(|backend| backend.settings() == settings) {
+            backends.push(Arc::clone(same));
+            continue;
+        }
+        let name = settings.name().clone();
+        match Backend::new(settings.clone(), metrics.backend(name.as_str())) {
+            Ok(backend) => backends.push(backend),
+            Err(why) => faults.add(
+                format!("backends.{name}.tls.ca_file"),
+                why,
+                "give a PEM file with the authorities to trust",
+            ),
+        }
+    }
+    if faults.is_empty() { Ok(backends) } else { Err(faults) }
 }
 
 /// How sessions and budgets are shared or kept.
