@@ -187,6 +187,8 @@ impl Components {
             ledger: Arc::clone(&self.ledger),
             fleet_budgets: self.fleet_budgets.clone(),
             fleet_rates: self.fleet_rates.clone(),
+            approvals: Arc::clone(&self.approvals),
+            live: Arc::clone(&self.live),
             load: Load::new(self.metrics.admission_waiting()),
             awaited: AwaitedAnswers::default(),
             connector: Connector::new(None),
@@ -231,27 +233,7 @@ pub(crate) fn runtime_settings(
     made: &Made,
     additions: &Arc<ArcSwap<Additions>>,
 ) -> Result<RuntimeSettings, Faults> {
-    let mut faults = Faults::default();
-    let mut backends = Vec::with_capacity(config.backends.len());
-    for settings in &config.backends {
-        let known = before.into_iter().flat_map(|before| &before.backends);
-        if let Some(same) = known.into_iter().find(|backend| backend.settings() == settings) {
-            backends.push(Arc::clone(same));
-            continue;
-        }
-        let name = settings.name().clone();
-        match Backend::new(settings.clone(), metrics.backend(name.as_str())) {
-            Ok(backend) => backends.push(backend),
-            Err(why) => faults.add(
-                format!("backends.{name}.tls.ca_file"),
-                why,
-                "give a PEM file with the authorities to trust",
-            ),
-        }
-    }
-    if !faults.is_empty() {
-        return Err(faults);
-    }
+    let backends = backends(config, metrics, before)?;
     let mut body_paths = config.identity.body_paths();
     let output_hints = body_paths.len();
     if !(config.limits.is_empty() && config.budgets.is_empty() && config.rules.is_empty()) {
@@ -270,6 +252,7 @@ pub(crate) fn runtime_settings(
         identity: config.identity.clone(),
         admission: config.admission.clone(),
         budgets: config.budgets.with_additions(additions),
+        approvals: config.approvals,
         rules: rules(config, before),
         tls: config.server.tls().cloned(),
         h2c: config.server.h2c(),
@@ -288,6 +271,33 @@ pub(crate) fn runtime_settings(
 fn rules(config: &Config, before: Option<&RuntimeSettings>) -> Arc<RuleSet> {
     let same = before.filter(|before| before.rules.written() == config.rules.written());
     Arc::clone(same.map_or(&config.rules, |before| &before.rules))
+}
+
+/// Builds the backends; one of `before` whose settings are unchanged is kept.
+fn backends(
+    config: &Config,
+    metrics: &Metrics,
+    before: Option<&RuntimeSettings>,
+) -> Result<Vec<Arc<Backend>>, Faults> {
+    let mut faults = Faults::default();
+    let mut backends = Vec::with_capacity(config.backends.len());
+    for settings in &config.backends {
+        let known = before.into_iter().flat_map(|before| &before.backends);
+        if let Some(same) = known.into_iter().find(|backend| backend.settings() == settings) {
+            backends.push(Arc::clone(same));
+            continue;
+        }
+        let name = settings.name().clone();
+        match Backend::new(settings.clone(), metrics.backend(name.as_str())) {
+            Ok(backend) => backends.push(backend),
+            Err(why) => faults.add(
+                format!("backends.{name}.tls.ca_file"),
+                why,
+                "give a PEM file with the authorities to trust",
+            ),
+        }
+    }
+    if faults.is_empty() { Ok(backends) } else { Err(faults) }
 }
 
 /// How sessions and budgets are shared or kept.

@@ -139,9 +139,8 @@ pub(super) fn compile(
     let capture = compile_capture(written.capture, history.as_ref(), faults);
     let (prices, logging) = (written.usage.compile(faults), written.logging.compile(faults));
     if let Some(backends) = &backends {
-        if let (Some(listen), false) = (listen, knows_clients(server.as_ref(), auth.as_deref())) {
-            guard(written.startup_guard, listen, backends, faults);
-        }
+        let open = listen.filter(|_| !knows_clients(server.as_ref(), auth.as_deref()));
+        guard(written.startup_guard, open, backends, faults);
         warnings::of_backends((auth.as_deref(), routing.as_ref()), &rules, backends, shorthand, faults);
     }
     warnings::of_roles(auth.as_deref(), control.as_ref(), faults);
@@ -276,7 +275,13 @@ fn check_backend(written: &ConfigFile, tree: &Tree, faults: &mut Faults) {
 }
 
 /// Refuses injected keys on a public listener: clients are not authenticated, so anyone could spend them.
-fn guard(guard: Guard, listen: SocketAddr, backends: &[upstream::settings::Settings], faults: &mut Faults) {
+fn guard(
+    guard: Guard,
+    listen: Option<SocketAddr>,
+    backends: &[upstream::settings::Settings],
+    faults: &mut Faults,
+) {
+    let Some(listen) = listen else { return };
     let Some(backend) = backends.iter().find(|backend| backend.auth().is_injected()) else { return };
     if listen.ip().is_loopback() {
         return;

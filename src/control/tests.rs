@@ -26,7 +26,6 @@ use crate::limits::budgets::BudgetAccount;
 use crate::limits::overrides::{OverrideStorage, Overrides};
 use crate::notify::notifier::Notifier;
 use crate::notify::settings::Receivers;
-use crate::policy::approvals::{ApprovalStorage, Approvals};
 use crate::policy::ruleset::RuleSet;
 use crate::policy::suppressions::Suppressions;
 use crate::session::store::MemoryStore;
@@ -175,21 +174,6 @@ fn no_keys() -> Arc<ClientKeys> {
     Arc::new(ClientKeys::new(Vec::new(), Box::new(Nowhere)))
 }
 
-/// Approvals that are stored nowhere.
-fn no_approvals() -> Arc<Approvals> {
-    struct Nowhere;
-    impl ApprovalStorage for Nowhere {
-        fn put(&self, _: &SharedDocument) -> Result<bool, String> {
-            Ok(true)
-        }
-
-        fn remove(&self, _: &[String]) -> Result<(), String> {
-            Ok(())
-        }
-    }
-    Arc::new(Approvals::new(&[], Box::new(Nowhere)))
-}
-
 impl TestServer {
     fn open() -> Self {
         Self::with(ControlConfig::default())
@@ -210,7 +194,7 @@ impl TestServer {
             runtime: Arc::new(Program { faults: None }),
             keys: no_keys(),
             overrides: no_overrides(),
-            approvals: no_approvals(),
+            approvals: Arc::default(),
             suppressions: Arc::new(Suppressions::none()),
             people: Arc::default(),
             history: None,
@@ -559,7 +543,7 @@ fn control_config_reload_tells_every_fault() {
         runtime: Arc::new(Program { faults: Some(faults) }),
         keys: no_keys(),
         overrides: no_overrides(),
-        approvals: no_approvals(),
+        approvals: Arc::default(),
         suppressions: Arc::new(Suppressions::none()),
         people: Arc::default(),
         history: None,

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::expr::{Expression, SourceFault};
 use super::facts::{Fact, Phase};
+use super::loops::builtin::{LoopSet, loop_levels};
 use super::presets::{Chosen, PRESETS};
 use super::rule::{Action, Condition, Matching, Mode, Places, Rule, RuleKind, Severity};
 use super::ruleset::{PhaseRules, RuleSet};
@@ -49,8 +50,10 @@ impl PolicyConfig {
         }
         self.add_tools(&mut compiler, faults);
         let score = self.scores(faults);
+        let loops = self.loops.and_then(|loops| loops.compile("policy.loops", faults));
+        let loops = loops.map(|rules| LoopSet { rules, levels: loop_levels(self.mode) });
         let phases = compiler.phases(faults)?;
-        let mut rules = RuleSet { phases, score, ..RuleSet::default() };
+        let mut rules = RuleSet { phases, score, loops, ..RuleSet::default() };
         if !rules.is_empty() {
             rules.scan_limit = Some(Arc::new(scan_limit(on_limit, self.mode)));
         }
@@ -138,7 +141,7 @@ impl PolicyConfig {
 }
 
 /// A rule that no file writes.
-fn built_in(id: &str, action: Action, mode: Mode, kind: RuleKind) -> Rule {
+pub(super) fn built_in(id: &str, action: Action, mode: Mode, kind: RuleKind) -> Rule {
     Rule {
         id: id.into(),
         phase: Phase::Request,

@@ -258,6 +258,8 @@ pub enum RuleKind {
     ScanLimit,
     /// The score of the session.
     Score,
+    /// `policy.loops`.
+    Loop,
 }
 
 /// A compiled rule.

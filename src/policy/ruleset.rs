@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::expr::Truth;
 use super::facts::{Fact, Facts, Phase, Step, Value};
+use super::loops::LoopSet;
 use super::rule::{Action, Condition, Mode, Place, Role, Rule};
 use super::scan::{HIDDEN_TEXT, Hit, Patterns, Via};
 use super::settings::PolicyConfig;
@@ -199,6 +200,7 @@ pub struct RuleSet {
     pub(super) phases: [PhaseRules; Phase::ALL.len()],
     pub(super) scan_limit: Option<Arc<Rule>>,
     pub(super) score: [Option<(f64, Arc<Rule>)>; 3],
+    pub(super) loops: Option<LoopSet>,
     pub(super) written: PolicyConfig,
     pub(super) generation: u64,
 }
@@ -270,6 +272,11 @@ impl RuleSet {
     pub fn of_score(&self, score: f64) -> Option<&Arc<Rule>> {
         let reached = self.score.iter().flatten().filter(|(threshold, _)| score >= *threshold);
         reached.map(|(_, rule)| rule).next_back()
+    }
+
+    /// Returns how loops are found; `None` if they are not looked for.
+    pub fn loops(&self) -> Option<&LoopSet> {
+        self.loops.as_ref()
     }
 
     /// Whether scores have consequences.

@@ -1,9 +1,11 @@
 //! What rules know of a session: its score, its marks, what was counted before, and what may not be repeated.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::loops::{LoopWatch, Observation, TurnCall};
 use super::rule::{Action, Role, Rule};
 use super::verdict::Finding;
 use crate::error::ErrorKind;
@@ -18,6 +20,8 @@ const MAX_COUNTED: usize = 4096;
 const MAX_MARKS: usize = 64;
 /// The most orders against repeats.
 const MAX_ORDERS: usize = 32;
+/// The most agents whose turns are remembered.
+const MAX_AGENTS: usize = 128;
 /// The most rules that slow a session down.
 const MAX_PACES: usize = 16;
 
@@ -25,6 +29,8 @@ const MAX_PACES: usize = 16;
 #[derive(Debug, Default)]
 pub struct SessionState {
     inner: Mutex<Inner>,
+    /// The turns of each agent; absent unless loops are looked for.
+    turns: Mutex<Vec<(Option<Box<str>>, Box<LoopWatch>)>>,
 }
 
 #[derive(Debug, Default)]
@@ -63,6 +69,27 @@ pub struct Refused {
 }
 
 impl SessionState {
+    /// Takes a request of an agent, and returns what it adds to the agent's turns.
+    pub fn observe(&self, agent: Option<&str>, body: u64, calls: &[TurnCall], now: u64) -> Observation {
+        let mut turns = self.turns.lock();
+        let at = match turns.iter().position(|(known, _)| known.as_deref() == agent) {
+            Some(at) => at,
+            None => {
+                if turns.len() >= MAX_AGENTS {
+                    turns.remove(0);
+                }
+                turns.push((agent.map(Into::into), Box::default()));
+                turns.len() - 1
+            }
+        };
+        turns[at].1.observe(body, calls, Duration::from_millis(now))
+    }
+
+    /// Forgets the turns of an agent: an operator has let it go on.
+    pub fn forget_turns(&self, agent: Option<&str>) {
+        self.turns.lock().retain(|(known, _)| known.as_deref() != agent);
+    }
+
     /// Counts a finding once for each element. Returns whether it is a new one.
     pub fn count(&self, finding: &Finding, now: u64) -> bool {
         let mut inner = self.inner.lock();

@@ -7,6 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::facts::Phase;
+use super::loops::LoopsConfig;
 use super::rule::{Action, Mode, Place, Severity};
 use crate::settings::rate::RateText;
 use crate::settings::units::ByteSize;
@@ -28,6 +29,9 @@ pub struct PolicyConfig {
     pub tools: ToolsConfig,
     /// What the score of a session leads to.
     pub score: ScoreConfig,
+    /// How agents that go in circles are found; they are not looked for, if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loops: Option<LoopsConfig>,
     /// What happens when a bound of scanning is reached: `flag` or `block`. Presets may say `block`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_limit: Option<OnLimit>,
@@ -46,6 +50,7 @@ impl Default for PolicyConfig {
             rules: Vec::new(),
             tools: ToolsConfig::default(),
             score: ScoreConfig::default(),
+            loops: None,
             on_limit: None,
             hold_back: ByteSize(0),
             judged: ByteSize::mib(16),

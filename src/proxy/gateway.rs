@@ -65,6 +65,9 @@ impl Gateway {
         if ctx.has_rules() {
             Box::pin(ctx.judge_request(session)).await?;
         }
+        if ctx.watches_turns() {
+            Box::pin(ctx.judge_turn(session)).await?;
+        }
         ctx.pass_limits(session).await?;
         ctx.pass_budgets(session).await?;
         self.app.metrics.overhead(arrived.elapsed().saturating_sub(waited));
@@ -271,6 +274,7 @@ impl ProxyHttp for Gateway {
             return upstream_response::for_client(head, &routed.who.received);
         }
         upstream_response::rewrite_head(head, &routed.who.received, &routed.leg)?;
+        ctx.give_notice(head)?;
         govern::announce(head, &ctx.admission, &ctx.app.clock)
     }
 

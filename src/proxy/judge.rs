@@ -328,11 +328,7 @@ impl RequestCtx {
                 let cut = Arc::clone(&reached(self.stage.received())?.handle.cut);
                 while_waiting(session, &cut, time, pending::<()>()).await.map(|_| ())
             }
-            // Nothing can be approved yet.
-            Decision::Hold(held) => {
-                let message = message(&held.rule, held.phase);
-                Err(refusal(&held.rule, &message, ErrorKind::ApprovalTimeout).into())
-            }
+            Decision::Hold(held) => Box::pin(self.hold(session, *held)).await,
         }
     }
 }

@@ -11,6 +11,7 @@ use super::tls::Tls;
 use crate::capture;
 use crate::identity;
 use crate::limits as caller_limits;
+use crate::policy::approvals::ApprovalRules;
 use crate::policy::ruleset::RuleSet;
 use crate::pricing::Prices;
 use crate::protocol::request::RequestPaths;
@@ -42,6 +43,8 @@ pub(crate) struct RuntimeSettings {
     pub(crate) budgets: caller_limits::budgets::Budgets,
     /// Rules for requests, answers and tool calls.
     pub(crate) rules: Arc<RuleSet>,
+    /// How held calls are approved.
+    pub(crate) approvals: ApprovalRules,
     /// Certificate and key of the listener; `None` for a plain one.
     pub(crate) tls: Option<Tls>,
     /// Whether a listener without TLS accepts HTTP/2.

@@ -7,12 +7,14 @@ use pingora_core::connectors::http::Connector;
 use super::awaited::AwaitedAnswers;
 use super::endpoints::Endpoints;
 use super::load::Load;
+use super::runtime_settings::SharedSettings;
 use crate::clock::Clock;
 use crate::history::Archive;
 use crate::identity::Key;
 use crate::limits::fleet::FleetBudgets;
 use crate::limits::fleet_rates::FleetRates;
 use crate::limits::ledger::{AccountKey, Ledger};
+use crate::policy::approvals::Approvals;
 use crate::policy::ruleset::RuleSet;
 use crate::policy::scan::Judged;
 use crate::policy::suppressions::Suppressions;
@@ -56,6 +58,10 @@ pub(crate) struct ProxyState {
     pub(crate) fleet_rates: Option<Arc<FleetRates>>,
     /// What was found clean by the rules; made when they first ask for it.
     pub(crate) judged: OnceLock<Judged>,
+    /// What operators answer to calls that are held.
+    pub(crate) approvals: Arc<Approvals>,
+    /// The settings in force, for what outlives a reload.
+    pub(crate) live: SharedSettings,
     /// How many requests are open and wait.
     pub(crate) load: Load,
     /// Answers whose tokens are still to be counted.

@@ -117,8 +117,12 @@ mod governance {
     pub mod fleet;
     /// Rates of several instances: many at once, Redis is away or wiped.
     pub mod fleet_rates;
+    /// Requests and calls that wait for an operator.
+    pub mod holds;
     /// Rates, tokens and open requests.
     pub mod limits;
+    /// Agents that go in circles.
+    pub mod loops;
     /// What operators add to the limits of budgets.
     pub mod overrides;
     /// Rules over bodies that are not held, messages of sockets and calls of MCP.

@@ -5,6 +5,13 @@ use std::sync::Arc;
 use super::*;
 use crate::policy::approval::tests::{call, details};
 
+/// Approvals that are stored nowhere, for the tests of others.
+impl Default for Approvals {
+    fn default() -> Self {
+        Self::new(&[], Box::new(Memory::default()))
+    }
+}
+
 /// Keeps documents as `state.db` does; fails while told so.
 #[derive(Clone, Default)]
 struct Memory(Arc<Mutex<(BTreeMap<String, (u64, String)>, bool)>>);

@@ -3,6 +3,7 @@
 //! - [`reader`]: the body as it arrives, compressed or not.
 //! - [`batch_file`]: the models in the file of a batch.
 //! - [`body`]: model, streaming, tools, identity hints and JSON-RPC envelope of a JSON text, in one scan.
+//! - [`turn_calls`]: the tool calls whose results a request brings.
 //! - [`rewrite_model`]: the same body with another model.
 //! - [`rpc_calls`]: the calls of tools in a body of JSON-RPC.
 //! - [`segments`]: all texts of a JSON body.
@@ -13,6 +14,7 @@ pub mod reader;
 pub mod rewrite_model;
 pub mod rpc_calls;
 pub mod segments;
+pub mod turn_calls;
 
 mod form;
 mod tools_offered;

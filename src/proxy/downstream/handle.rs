@@ -1,8 +1,8 @@
 //! State of one request that the connection, the downstream session and the gateway share.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::task::Context;
 
 use bytes::Bytes;
@@ -56,6 +56,8 @@ pub(crate) struct RequestHandle {
     pub(crate) tunnel: Tunnel,
     /// The request as it is written to the backend.
     pub(crate) upstream: Upstream,
+    /// What the client is told of the loop that its agent is in.
+    pub(crate) notice: OnceLock<Box<str>>,
     /// The session on its way from the proxy back to the connection.
     returned: Mutex<Option<ClientSession>>,
 }
@@ -80,6 +82,7 @@ impl RequestHandle {
             gate: Gate::default(),
             tunnel: Tunnel::default(),
             upstream: Upstream::default(),
+            notice: OnceLock::new(),
             returned: Mutex::default(),
         })
     }

@@ -3,6 +3,7 @@
 use std::io::sink;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use http::Method;
 use pingora_core::ErrorType;
 use pingora_core::connectors::http::Connector;
@@ -68,6 +69,8 @@ impl Proxy {
             ledger: Arc::default(),
             fleet_budgets: None,
             fleet_rates: None,
+            approvals: Arc::default(),
+            live: Arc::new(ArcSwap::new(Arc::clone(&settings))),
             load: Load::new(metrics.admission_waiting()),
             awaited: AwaitedAnswers::default(),
             connector: Connector::new(None),

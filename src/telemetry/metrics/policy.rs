@@ -1,9 +1,14 @@
-//! What rules have decided.
+//! What rules have decided, and how long calls were held.
 
-use prometheus::{IntCounter, IntCounterVec, Registry};
+use std::time::Duration;
 
-use super::registry::counters;
-use super::{Metrics, table};
+use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry};
+
+use super::registry::{add, counters, histograms, options};
+use super::{Gauge, Metrics, table};
+
+/// Holds last seconds to minutes.
+const HOLD_BUCKETS: &[f64] = &[1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 240.0, 540.0];
 
 /// The counters.
 pub(in crate::telemetry) struct PolicyMetrics {
@@ -11,6 +16,8 @@ pub(in crate::telemetry) struct PolicyMetrics {
     unknown: IntCounterVec,
     /// Read, and judged before.
     scanned: [IntCounter; 2],
+    holds: HistogramVec,
+    held: IntGauge,
 }
 
 impl PolicyMetrics {
@@ -20,6 +27,8 @@ impl PolicyMetrics {
             decisions: counters(registry, &table::POLICY_DECISIONS)?,
             unknown: counters(registry, &table::POLICY_UNKNOWN)?,
             scanned: ["read", "judged"].map(|outcome| scanned.with_label_values(&[outcome])),
+            holds: histograms(registry, &table::HOLD_SECONDS, HOLD_BUCKETS)?,
+            held: add(registry, IntGauge::with_opts(options(&table::HELD_CALLS))?)?,
         })
     }
 }
@@ -28,6 +37,16 @@ impl Metrics {
     /// Counts that a rule holds. `action` and `mode` are from closed sets.
     pub fn rule_holds(&self, rule: &str, action: &'static str, mode: &'static str) {
         self.policy.decisions.with_label_values(&[rule, action, mode]).inc();
+    }
+
+    /// Records how long a call was held. `outcome` is from a closed set.
+    pub fn call_was_held(&self, outcome: &'static str, time: Duration) {
+        self.policy.holds.with_label_values(&[outcome]).observe(time.as_secs_f64());
+    }
+
+    /// The gauge of calls that are held.
+    pub fn held_calls(&self) -> Gauge {
+        Gauge(self.policy.held.clone())
     }
 
     /// Counts a condition that could not be decided.

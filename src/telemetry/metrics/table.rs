@@ -50,6 +50,10 @@ table! {
         "OCSF events for file and syslog: written and lost.";
     WEBHOOK_WAITING = "elida_webhook_waiting" ["webhook"]
         "Messages that wait to be sent to a webhook.";
+    HOLD_SECONDS = "elida_hold_seconds" ["outcome"]
+        "Time that a call was held until an operator answered, by what came of it.";
+    HELD_CALLS = "elida_held_calls" []
+        "Calls that wait for an operator now.";
     SESSION_KILLS = "elida_session_kills_total" ["source"]
         "Kill orders carried out, by who gave them.";
     KILL_LATENCY = "elida_kill_latency_seconds" []

@@ -1,0 +1,346 @@
+//! Calls that a rule holds until an operator answers. The request waits here; its session goes on.
+//!
+//! An approval is for exactly one call, once: it is taken by one atomic step, on disk and in Redis, before the call goes on. A
+//! client that leaves, or a kill, drops the wait and leaves the approval as it is; the same call again finds it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use pingora_proxy::Session as Exchange;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::error_response::Reject;
+use super::judge::{self, HoldRequest};
+use super::request_ctx::{Identified, RequestCtx, reached};
+use super::state::ProxyState;
+use super::waiting::while_waiting;
+use crate::capture::redact::redact_body;
+use crate::error::{ErrorKind, Refusal, RefusalMetadata};
+use crate::policy::approval::{Approval, ApprovalState, HeldCall, HeldDetails};
+use crate::policy::approvals::ApprovalRules;
+use crate::policy::arguments::arguments_digest;
+use crate::policy::facts::Phase;
+use crate::policy::rule::{Action, Mode};
+use crate::policy::session_state::Refused;
+use crate::protocol::wire::framing::Framing;
+use crate::session::{Event, Leg, Session};
+use crate::telemetry::metrics::{GaugeGuard, Metrics};
+
+/// How often it is tried again to take an approval that Redis or the disk did not give.
+const AGAIN: Duration = Duration::from_secs(1);
+/// The longest part of the arguments that is redacted, and the longest that is shown.
+const READ: usize = 64 << 10;
+const SHOWN: usize = 4 << 10;
+/// How long a request waits at most of which nothing has been answered: the HTTP clients of SDKs give up after 5 to 10 minutes.
+const BEFORE_THE_HEAD: Duration = Duration::from_secs(240);
+/// The same for MCP: the TypeScript SDK gives up after a minute.
+const MCP_REQUEST: Duration = Duration::from_secs(50);
+
+/// Ready with `Ok` when the call may go on, and with its refusal otherwise.
+pub(crate) type HoldWait = Pin<Box<dyn Future<Output = Result<(), Box<Refusal>>> + Send>>;
+
+/// Holds a call until an operator answers, at most for `longest`. Before a refusal is returned, the order against repeats is
+/// written.
+pub(crate) fn wait(
+    app: &Arc<ProxyState>,
+    who: &Identified,
+    leg: Option<&Leg>,
+    request: HoldRequest,
+    longest: Duration,
+) -> HoldWait {
+    let settings = &who.received.handle.settings;
+    let held = Held {
+        call: call(who, leg, &request),
+        details: details(who, leg, &request),
+        session: leg.map(|leg| Arc::clone(leg.session())),
+        rules: settings.approvals,
+        app: Arc::clone(app),
+        request,
+    };
+    let deadline = Instant::now() + longest.min(settings.approvals.wait);
+    let timer = Timer::start(&app.metrics);
+    Box::pin(async move {
+        let mut timer = timer;
+        let outcome = held.until(deadline).await;
+        timer.outcome = match &outcome {
+            Ok(()) => "approved",
+            Err(refusal) if refusal.kind == ErrorKind::ApprovalTimeout => "timeout",
+            Err(refusal) if refusal.kind == ErrorKind::ApprovalDenied => "denied",
+            Err(_) => "refused",
+        };
+        if let Err(refusal) = &outcome {
+            held.refuse_repeats(refusal);
+        }
+        outcome
+    })
+}
+
+/// What the approval is for.
+fn call(who: &Identified, leg: Option<&Leg>, request: &HoldRequest) -> HeldCall {
+    let HoldRequest { rule, phase, agent, tool, server, args, .. } = request;
+    HeldCall {
+        session: leg.map(|leg| leg.session().key().clone()),
+        agent: agent.clone(),
+        principal: who.caller.principal.clone(),
+        tenant: who.caller.membership().and_then(|found| found.tenant.clone()),
+        rule: Arc::clone(&rule.id),
+        phase: phase.name().to_owned(),
+        tool: tool.clone(),
+        server: server.clone(),
+        args_sha256: arguments_digest(args),
+    }
+}
+
+/// What operators see of it.
+fn details(who: &Identified, leg: Option<&Leg>, request: &HoldRequest) -> HeldDetails {
+    let args = &request.args[..request.args.len().min(READ)];
+    let text = String::from_utf8_lossy(args);
+    let framing = if text.trim_start().starts_with(['{', '[']) { Framing::Json } else { Framing::Opaque };
+    let mut shown = redact_body(&text, framing, args.len() < request.args.len());
+    if shown.len() > SHOWN {
+        shown.truncate(shown.floor_char_boundary(SHOWN));
+        shown.push('…');
+    }
+    HeldDetails {
+        uid: leg.map(|leg| leg.session().uid()),
+        dialect: who.received.dialect.name().to_owned(),
+        message: request.rule.message.as_deref().map(str::to_owned),
+        arguments: (!shown.is_empty()).then_some(shown),
+    }
+}
+
+struct Held {
+    app: Arc<ProxyState>,
+    session: Option<Arc<Session>>,
+    call: HeldCall,
+    details: HeldDetails,
+    request: HoldRequest,
+    rules: ApprovalRules,
+}
+
+impl Held {
+    /// # Errors
+    /// The call is denied, nobody answered in time, or it may not go on any more.
+    async fn until(&self, deadline: Instant) -> Result<(), Box<Refusal>> {
+        let mut changes = self.app.approvals.changes();
+        loop {
+            changes.mark_unchanged();
+            let approval = self.ask()?;
+            let state = approval.state(Timestamp::now());
+            match state {
+                ApprovalState::Denied => return Err(self.denied(&approval)),
+                ApprovalState::Approved => {
+                    self.check_again(&approval)?;
+                    if self.take(&approval).await {
+                        return Ok(());
+                    }
+                }
+                // What has expired or was used meanwhile is asked for anew.
+                ApprovalState::Pending | ApprovalState::Used | ApprovalState::Expired => {}
+            }
+            let is_pending = state == ApprovalState::Pending;
+            let until = if is_pending { expiry(&approval) } else { AGAIN };
+            tokio::select! {
+                _ = changes.changed() => {}
+                () = sleep_until(deadline) => return Err(self.timed_out(&approval)),
+                () = sleep(until) => {}
+            }
+        }
+    }
+
+    /// Returns the approval of the call; a new one is stored and told to the others.
+    fn ask(&self) -> Result<Approval, Box<Refusal>> {
+        let asked =
+            self.app.approvals.ask(self.call.clone(), || self.details.clone(), &self.rules, Timestamp::now());
+        let asked = asked.map_err(|fault| {
+            let message = format!("the rule '{}' holds {}, but {fault}", self.request.rule.id, self.name());
+            self.refusal(ErrorKind::PolicyBlocked, message, None)
+        })?;
+        if asked.is_new {
+            self.app.sessions.publish(Event::ApprovalRequested(Arc::new(asked.approval.clone())));
+            // A task of its own: the approval outlives a client that leaves at once.
+            tokio::spawn(store(Arc::clone(&self.app), asked.approval.clone()));
+        }
+        Ok(asked.approval)
+    }
+
+    /// # Errors
+    /// The rules of now, or the score of the session, do not permit the call.
+    fn check_again(&self, approval: &Approval) -> Result<(), Box<Refusal>> {
+        let rules = &self.app.live.load().rules;
+        if rules.generation() != self.request.generation {
+            let message = "the rules have changed while this call was held; send it again";
+            return Err(self.refusal(ErrorKind::PolicyBlocked, message.to_owned(), Some(approval)));
+        }
+        let Some(state) = self.session.as_ref().and_then(|session| session.policy()) else { return Ok(()) };
+        let now = self.app.clock.now().as_millis();
+        if let Some(Refused { rule, message, kind }) = state.repeats(None, &[], now) {
+            return Err(Box::new(judge::refusal(&rule, &message, kind)));
+        }
+        let of_score = rules.of_score(state.score(now));
+        match of_score.filter(|rule| rule.mode == Mode::Enforce && rule.action >= Action::Block) {
+            None => Ok(()),
+            Some(rule) => {
+                let message = format!("the rule '{}' refuses {} now", rule.id, self.name());
+                Err(Box::new(judge::refusal(rule, &message, ErrorKind::PolicyBlocked)))
+            }
+        }
+    }
+
+    /// Takes the approval; false if somebody else has, or it cannot be found out.
+    async fn take(&self, approval: &Approval) -> bool {
+        let Some(used) = self.app.approvals.begin_use(&approval.id, Timestamp::now()) else { return false };
+        let app = Arc::clone(&self.app);
+        // A task of its own: what is begun is ended, also when the client leaves.
+        let taken = tokio::spawn(async move {
+            let outcome = take(&app, &used).await;
+            app.approvals.finish_use(&used.id, outcome.is_some().then_some(&used));
+            outcome == Some(true)
+        });
+        taken.await.unwrap_or(false)
+    }
+
+    fn denied(&self, approval: &Approval) -> Box<Refusal> {
+        let name = self.name();
+        let message = match approval.decisions.last().and_then(|last| last.reason.as_deref()) {
+            Some(reason) => format!("an operator has denied {name}: {reason}"),
+            None => format!("an operator has denied {name}"),
+        };
+        self.refusal(ErrorKind::ApprovalDenied, message, Some(approval))
+    }
+
+    fn timed_out(&self, approval: &Approval) -> Box<Refusal> {
+        let what = format!("nobody has approved {} in time (approval {})", self.name(), approval.id);
+        let message = match &approval.message {
+            Some(text) => format!("{text}: {what}"),
+            None => what,
+        };
+        self.refusal(ErrorKind::ApprovalTimeout, message, Some(approval))
+    }
+
+    fn refusal(&self, kind: ErrorKind, message: String, approval: Option<&Approval>) -> Box<Refusal> {
+        let metadata = RefusalMetadata {
+            rule: Some((*self.request.rule.id).into()),
+            approval_id: approval.map(|approval| approval.id.as_str().into()),
+            ..RefusalMetadata::default()
+        };
+        Box::new(Refusal { metadata: Some(Box::new(metadata)), ..Refusal::new(kind, message) })
+    }
+
+    fn name(&self) -> String {
+        match &self.call.tool {
+            Some(tool) => format!("this call of {tool}"),
+            None => "this request".to_owned(),
+        }
+    }
+
+    /// Clients repeat within milliseconds; what the repetition would get is known.
+    fn refuse_repeats(&self, refusal: &Refusal) {
+        let Some(session) = &self.session else { return };
+        let why = Refused {
+            rule: Arc::clone(&self.request.rule),
+            message: refusal.message.as_str().into(),
+            kind: refusal.kind,
+        };
+        let agent = self.request.agent.as_ref().map(|agent| agent.as_str());
+        let now = self.app.clock.now().as_millis();
+        session.policy_state().refuse_repeats(agent, &self.request.digests, why, now);
+    }
+}
+
+/// How long an approval can still be answered.
+fn expiry(approval: &Approval) -> Duration {
+    Duration::try_from(approval.expires.duration_since(Timestamp::now())).unwrap_or_default() + AGAIN
+}
+
+/// Stores a new approval, and tells the others.
+async fn store(app: Arc<ProxyState>, approval: Approval) {
+    let (approvals, document) = (Arc::clone(&app.approvals), approval.shared());
+    let stored = tokio::task::spawn_blocking(move || approvals.store(&[document])).await;
+    if let Ok(Err(fault)) = stored {
+        tracing::error!(fault, "an approval cannot be stored in state.db: it does not outlive a restart");
+    }
+    app.sessions.share_client_key(approval.shared()).await;
+}
+
+/// Takes an approval for good. Returns whether this process was the first; `None` if that cannot be found out.
+async fn take(app: &ProxyState, used: &Approval) -> Option<bool> {
+    if !app.sessions.claim_document(&used.shared()).await? {
+        return Some(false);
+    }
+    let (approvals, document) = (Arc::clone(&app.approvals), used.clone());
+    match tokio::task::spawn_blocking(move || approvals.store_use(&document)).await {
+        // In a fleet, Redis has decided.
+        Ok(Ok(is_first)) => Some(is_first || app.sessions.is_shared()),
+        Ok(Err(fault)) => {
+            tracing::error!(
+                fault,
+                "the use of an approval cannot be stored in state.db: the call stays held"
+            );
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+/// Counts a call as held, and records for how long it was.
+struct Timer {
+    metrics: Arc<Metrics>,
+    begun: Instant,
+    outcome: &'static str,
+    _held: GaugeGuard,
+}
+
+impl Timer {
+    fn start(metrics: &Arc<Metrics>) -> Self {
+        let held = metrics.held_calls().enter();
+        Self { metrics: Arc::clone(metrics), begun: Instant::now(), outcome: "left", _held: held }
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        self.metrics.call_was_held(self.outcome, self.begun.elapsed());
+    }
+}
+
+impl RequestCtx {
+    /// Holds a request of which nothing has been forwarded.
+    ///
+    /// # Errors
+    /// It is refused, the leg was cut, or the client has left.
+    pub(super) async fn hold(&self, session: &mut Exchange, mut held: HoldRequest) -> Result<(), Reject> {
+        let who = reached(self.stage.identified())?;
+        // A call without arguments is one; of all else, what is held is in the body.
+        if held.args.is_empty() && held.phase != Phase::ToolCall {
+            held.args = self.held_text(session, held.phase)?;
+        }
+        let longest = if who.received.dialect.is_json_rpc() { MCP_REQUEST } else { BEFORE_THE_HEAD };
+        let wait = wait(&self.app, who, self.stage.leg(), held, longest);
+        let cut = Arc::clone(&who.received.handle.cut);
+        match while_waiting(session, &cut, longest + AGAIN, wait).await? {
+            Some(outcome) => outcome.map_err(Reject::Refused),
+            None => Err(Refusal::new(ErrorKind::ApprovalTimeout, "nobody has approved this request").into()),
+        }
+    }
+
+    /// What stands for a request that is no call of a tool: its body; before that is read, or without one, method and target.
+    /// A body that is not held whole stands for nothing but this one request.
+    fn held_text(&self, session: &mut Exchange, phase: Phase) -> Result<Box<[u8]>, Reject> {
+        let received = reached(self.stage.received())?;
+        let (method, target) = (&received.method, &received.uri);
+        let line = format!("{method} {target}");
+        let has_body = received.handle.upload.bytes() > 0 || received.declared.is_some_and(|size| size > 0);
+        if phase == Phase::Connect || !has_body && session.as_mut().is_body_done() {
+            return Ok(line.into_bytes().into());
+        }
+        let is_whole = session.as_mut().is_body_done();
+        match session.as_ref().get_retry_buffer().filter(|_| is_whole) {
+            Some(body) if body.len() as u64 == received.handle.upload.bytes() => Ok(body.to_vec().into()),
+            _ => Ok(format!("{line} {}", received.request_id).into_bytes().into()),
+        }
+    }
+}
