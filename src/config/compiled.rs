@@ -120,8 +120,7 @@ pub(super) fn compile(
     faults: &mut Faults,
 ) -> Option<Config> {
     check_form(&written, tree, faults);
-    let printable = printable(&written, token.is_some(), tree);
-    let shorthand = fill_in_backend(&mut written);
+    let (printable, shorthand) = (printable(&written, token.is_some(), tree), fill_in_backend(&mut written));
     let receivers = compile_receivers(&written, faults);
     let listen = listen_address("listen", &written.listen, faults);
     let server = written.server.compile(faults);

@@ -18,9 +18,6 @@ use crate::protocol::wire::framing::Framing;
 
 /// How often a client that waits is sent something.
 const EVERY: Duration = Duration::from_secs(10);
-/// What keeps a client of the Messages API from giving up: comments do not.
-const PING_EVENT: &[u8] = b"event: ping\ndata: {\"type\": \"ping\"}\n\n";
-const COMMENT: &[u8] = b": keep-alive\n\n";
 /// A Ping frame of a server (RFC 6455, 5.5.2).
 const PING_FRAME: &[u8] = &[0x89, 0];
 
@@ -109,8 +106,7 @@ impl Judging {
         }
         let keep_alive = match (tap, framing) {
             (None, _) => Some(PING_FRAME),
-            (Some(_), Framing::Sse) if dialect == Dialect::ANTHROPIC => Some(PING_EVENT),
-            (Some(_), Framing::Sse) => Some(COMMENT),
+            (Some(_), Framing::Sse) => Some(dialect.keep_alive()),
             _ => None,
         };
         Some(Box::new(Self {

@@ -145,6 +145,7 @@ pub(super) static SPEC: DialectSpec = DialectSpec {
         stream_ends: &[StreamEnd::named_event("event: error\ndata: ", common)],
         ..ErrorForm::COMMON
     },
+    ping: Some(b"event: ping\ndata: {\"type\": \"ping\"}\n\n"),
     model_list: ModelListForm { entry: model_entry, list: model_list },
     gen_ai_provider: GEN_AI_PROVIDER,
     ..DialectSpec::MODEL

@@ -54,6 +54,8 @@ pub(super) struct DialectSpec {
     /// How its answers are read; `None` when they are not.
     pub(super) answers: Option<&'static AnswerRules>,
     pub(super) errors: ErrorForm,
+    /// An event of its streams that says nothing; `None` where clients are kept waiting by comments.
+    pub(super) ping: Option<&'static [u8]>,
     /// How a client of this dialect wants `GET /v1/models` answered.
     pub(super) model_list: ModelListForm,
     /// Its word in `gen_ai.provider.name` when the type of the backend names none.
@@ -89,6 +91,7 @@ impl DialectSpec {
         request_shape: &openai::REQUEST,
         answers: None,
         errors: ErrorForm::COMMON,
+        ping: None,
         model_list: openai::MODEL_LIST,
         gen_ai_provider: openai::GEN_AI_PROVIDER,
     };
@@ -136,6 +139,12 @@ impl Dialect {
     /// True when its requests are JSON-RPC.
     pub fn is_json_rpc(self) -> bool {
         self.0.content == Content::JsonRpc
+    }
+
+    /// What keeps the client of an event stream waiting between two events: an event of the dialect that says nothing, or a
+    /// comment.
+    pub fn keep_alive(self) -> &'static [u8] {
+        self.0.ping.unwrap_or(b": keep-alive\n\n")
     }
 
     /// True when bodies of this dialect are read while they pass.
