@@ -304,6 +304,12 @@ impl RuleSet {
         self.generation
     }
 
+    /// Whether rules may hold something in this phase.
+    pub fn may_hold(&self, phase: Phase) -> bool {
+        let holds = |rule: &Arc<Rule>| rule.mode == Mode::Enforce && rule.action == Action::Hold;
+        self.of(phase).rules.iter().chain(&self.scan_limit).any(holds)
+    }
+
     /// Whether rules may act in this phase, so that what is judged has to wait for them.
     pub fn acts(&self, phase: Phase) -> bool {
         let acts = |rule: &Arc<Rule>| rule.mode == Mode::Enforce && rule.action > Action::Flag;

@@ -1,4 +1,5 @@
-//! Calls that a rule holds until an operator answers. The request waits here; its session goes on.
+//! Calls that a rule holds until an operator answers. A request waits here, an answer at the gate of its client; the session
+//! goes on.
 //!
 //! An approval is for exactly one call, once: it is taken by one atomic step, on disk and in Redis, before the call goes on. A
 //! client that leaves, or a kill, drops the wait and leaves the approval as it is; the same call again finds it.
@@ -38,12 +39,42 @@ const SHOWN: usize = 4 << 10;
 const BEFORE_THE_HEAD: Duration = Duration::from_secs(240);
 /// The same for MCP: the TypeScript SDK gives up after a minute.
 const MCP_REQUEST: Duration = Duration::from_secs(50);
+/// How long at least an answer waits that took long to come.
+const AT_LEAST: Duration = Duration::from_secs(10);
+
+/// How long a client waits for the rest of an answer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Patience {
+    /// It is sent events that its SDK counts as such.
+    Events,
+    /// It is sent comments, which may not count: Codex gives up after 300 seconds without an event.
+    Comments,
+    /// It has a part of the answer and is sent nothing.
+    Nothing,
+    /// It has nothing of the answer.
+    BeforeTheHead,
+    /// It gives up a while after it has asked, whatever it is sent.
+    Mcp,
+}
+
+impl Patience {
+    /// Returns how long the answer to a request may wait that came `since` ago.
+    pub(crate) fn longest(self, since: Duration) -> Duration {
+        match self {
+            Self::Events => Duration::from_secs(540),
+            Self::Comments => Duration::from_secs(240),
+            Self::Nothing => Duration::from_secs(50),
+            Self::BeforeTheHead => BEFORE_THE_HEAD.saturating_sub(since).max(AT_LEAST),
+            Self::Mcp => MCP_REQUEST.saturating_sub(since).max(AT_LEAST),
+        }
+    }
+}
 
 /// Ready with `Ok` when the call may go on, and with its refusal otherwise.
 pub(crate) type HoldWait = Pin<Box<dyn Future<Output = Result<(), Box<Refusal>>> + Send>>;
 
-/// Holds a call until an operator answers, at most for `longest`. Before a refusal is returned, the order against repeats is
-/// written.
+/// Holds a call until an operator answers, at most for `longest` from when this is first polled. Before a denial is returned,
+/// the order against repeats is written; a call that nobody has answered may come again, since it may be approved meanwhile.
 pub(crate) fn wait(
     app: &Arc<ProxyState>,
     who: &Identified,
@@ -60,18 +91,19 @@ pub(crate) fn wait(
         app: Arc::clone(app),
         request,
     };
-    let deadline = Instant::now() + longest.min(settings.approvals.wait);
-    let timer = Timer::start(&app.metrics);
+    let longest = longest.min(settings.approvals.wait);
     Box::pin(async move {
-        let mut timer = timer;
-        let outcome = held.until(deadline).await;
+        let mut timer = Timer::start(&held.app.metrics);
+        let outcome = held.until(Instant::now() + longest).await;
         timer.outcome = match &outcome {
             Ok(()) => "approved",
             Err(refusal) if refusal.kind == ErrorKind::ApprovalTimeout => "timeout",
             Err(refusal) if refusal.kind == ErrorKind::ApprovalDenied => "denied",
             Err(_) => "refused",
         };
-        if let Err(refusal) = &outcome {
+        if let Err(refusal) = &outcome
+            && refusal.kind == ErrorKind::ApprovalDenied
+        {
             held.refuse_repeats(refusal);
         }
         outcome
@@ -315,7 +347,7 @@ impl RequestCtx {
     pub(super) async fn hold(&self, session: &mut Exchange, mut held: HoldRequest) -> Result<(), Reject> {
         let who = reached(self.stage.identified())?;
         // A call without arguments is one; of all else, what is held is in the body.
-        if held.args.is_empty() && held.phase != Phase::ToolCall {
+        if held.args_truncated || held.args.is_empty() && held.phase != Phase::ToolCall {
             held.args = self.held_text(session, held.phase)?;
         }
         let longest = if who.received.dialect.is_json_rpc() { MCP_REQUEST } else { BEFORE_THE_HEAD };

@@ -57,6 +57,8 @@ pub(crate) struct HoldRequest {
     pub(crate) server: Option<String>,
     /// The arguments of the call, as JSON.
     pub(crate) args: Box<[u8]>,
+    /// Not all arguments were kept, so that they stand for no other call.
+    pub(crate) args_truncated: bool,
     /// The elements of the request.
     pub(crate) digests: Box<[u64]>,
 }
@@ -239,6 +241,7 @@ impl Judging<'_> {
             tool: tool.and_then(|tool| tool.name).map(str::to_owned),
             server: tool.and_then(ToolFacts::server).map(str::to_owned),
             args: tool.map(|tool| tool.args).unwrap_or_default().into(),
+            args_truncated: tool.is_some_and(|tool| tool.args_truncated),
             digests: self.unit.digests.into(),
         }
     }

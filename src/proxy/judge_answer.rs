@@ -2,13 +2,16 @@
 //! an MCP server returns by those `on: tool_result`. Whole answers, streams and messages of sockets take the same way.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::future::try_join_all;
 use http::HeaderMap;
 use parking_lot::Mutex;
 
 use super::downstream::GateWait;
 use super::facts::RequestFacts;
+use super::hold;
 use super::judge::{Decision, HoldRequest, Unit, decide, refusal, refuse_repeats};
 use super::judge_call::call_verdict;
 use super::judging::{Follows, Heard, Judging, TextLane};
@@ -77,7 +80,7 @@ pub(super) fn pass(
 
 /// What an answer is judged with.
 pub(super) struct With<'a> {
-    pub(super) app: &'a ProxyState,
+    pub(super) app: &'a Arc<ProxyState>,
     pub(super) ends: Ends<'a>,
     /// Those of the request.
     pub(super) headers: &'a HeaderMap,
@@ -125,6 +128,10 @@ impl Judge for Hearing<'_> {
         *self.with.text_bytes += bytes;
         self.heard.fresh += bytes;
         self.heard.bytes += bytes;
+        if let (Some(said), Event::Text(text) | Event::Reasoning(text)) = (&mut self.heard.said, &event) {
+            let room = MAX_GATHERED.saturating_sub(said.len());
+            said.extend_from_slice(&text[..text.len().min(room)]);
+        }
         match event {
             Event::Text(text) if self.patterns.is_some() => self.heard.text.extend_from_slice(text),
             Event::Reasoning(text) if self.patterns.is_some() => self.heard.thoughts.extend_from_slice(text),
@@ -300,13 +307,45 @@ impl Hearing<'_> {
         let (With { app, ends, .. }, result) = (&self.with, result_facts(self.with.ends, self.heard.bytes));
         let unit = Unit { digests: ends.digests, tool: tool.or(result.as_ref()) };
         let decision = decide(app, ends.who, Some(ends.leg), phase, verdict, &unit);
-        match (decision, &mut self.heard.next) {
+        let waits = match decision {
             // A stream is not slowed down.
-            (Decision::Pass | Decision::Wait(_), _) | (_, Follows::Refuse(_)) => {}
-            (Decision::Refuse(refused), next) => *next = Follows::Refuse(refused),
-            (Decision::Hold(held), Follows::Wait(waits)) => waits.get_mut().push(hold(app, *ends, &held)),
-            (Decision::Hold(held), next) => *next = Follows::Wait(Mutex::new(vec![hold(app, *ends, &held)])),
+            Decision::Pass | Decision::Wait(_) => return,
+            Decision::Refuse(refused) => Err(refused),
+            Decision::Hold(held) => self.hold(*held),
+        };
+        match (waits, &mut self.heard.next) {
+            (_, Follows::Refuse(_)) => {}
+            (Err(refused), next) => *next = Follows::Refuse(refused),
+            (Ok(wait), Follows::Wait(waits)) => waits.get_mut().push(wait),
+            (Ok(wait), next) => *next = Follows::Wait(Mutex::new(vec![wait])),
         }
+    }
+
+    /// Returns what waits until an operator approves it.
+    ///
+    /// # Errors
+    /// It cannot wait.
+    fn hold(&self, mut held: HoldRequest) -> Result<GateWait, Box<Refusal>> {
+        let With { app, ends, .. } = self.with;
+        let received = &ends.who.received;
+        let Some(patience) = self.heard.patience else {
+            let message = "a message of a WebSocket cannot wait for an approval: ask for it by a request";
+            let refused = refusal(&held.rule, message, ErrorKind::PolicyBlocked);
+            refuse_repeats(app, ends.leg, &held.rule, &refused, &held.digests);
+            return Err(Box::new(refused));
+        };
+        let mut is_whole = !held.args_truncated;
+        if held.phase != Phase::ToolCall {
+            let said = self.heard.said.as_deref().unwrap_or_default();
+            is_whole = !said.is_empty() && said.len() < MAX_GATHERED;
+            held.args = said.into();
+        }
+        if !is_whole {
+            // It stands for nothing but this one answer.
+            held.args = [&*held.args, b" ", received.request_id.as_str().as_bytes()].concat().into();
+        }
+        let longest = patience.longest(received.handle.arrived.elapsed());
+        Ok(hold::wait(app, ends.who, Some(ends.leg), held, longest))
     }
 
     /// Tells whether a secret is under way.
@@ -322,21 +361,12 @@ impl Hearing<'_> {
     }
 }
 
-/// Waits until an operator approves it, which nobody can yet.
-fn hold(app: &ProxyState, ends: Ends<'_>, held: &HoldRequest) -> GateWait {
-    let refused = refusal(&held.rule, "nobody can approve it here", ErrorKind::ApprovalTimeout);
-    refuse_repeats(app, ends.leg, &held.rule, &refused, &held.digests);
-    Box::pin(std::future::ready(Err(Box::new(refused))))
-}
-
-/// Waits for all of these, one after another.
-fn all(waits: Vec<GateWait>) -> GateWait {
-    Box::pin(async move {
-        for wait in waits {
-            wait.await?;
-        }
-        Ok(())
-    })
+/// Waits for all of these; each is asked for at once.
+fn all(mut waits: Vec<GateWait>) -> GateWait {
+    match (waits.pop(), waits.is_empty()) {
+        (Some(wait), true) => wait,
+        (last, _) => Box::pin(async move { try_join_all(waits.into_iter().chain(last)).await.map(drop) }),
+    }
 }
 
 /// The result that an MCP server returns: of which tool, and how long it is so far.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::downstream::{Gate, GateWait, KeepAlive};
+use super::hold::Patience;
 use super::withheld::Withheld;
 use crate::error::Refusal;
 use crate::policy::facts::Phase;
@@ -18,8 +19,6 @@ use crate::protocol::wire::framing::Framing;
 
 /// How often a client that waits is sent something.
 const EVERY: Duration = Duration::from_secs(10);
-/// A Ping frame of a server (RFC 6455, 5.5.2).
-const PING_FRAME: &[u8] = &[0x89, 0];
 
 /// Returns the phase whose rules judge the texts of an answer.
 fn phase_of_texts(dialect: Dialect) -> Phase {
@@ -42,6 +41,10 @@ pub(crate) struct Judging {
 pub(super) struct Heard {
     pub(super) phase: Phase,
     pub(super) keep_alive: Option<KeepAlive>,
+    /// How long its client waits while it is held; `None` if it does not.
+    pub(super) patience: Option<Patience>,
+    /// What it has said so far, as far as that is kept; `None` if no rule holds it.
+    pub(super) said: Option<Vec<u8>>,
     /// Text and reasoning that no lane has yet.
     pub(super) text: Vec<u8>,
     pub(super) thoughts: Vec<u8>,
@@ -84,13 +87,15 @@ pub(super) enum Follows {
 }
 
 impl Judging {
-    /// Begins with the head of an answer whose body is read by `tap`, or of a socket. `None` if it has no text.
+    /// Begins with the head of an answer whose body is read by `tap`, or of a socket. `None` if it has no text. `has_room` tells
+    /// whether events of the gateway may be put between those of the backend.
     pub(super) fn begin(
         rules: &RuleSet,
         dialect: Dialect,
         gate: &Gate,
         tap: Option<&ResponseTap>,
         framing: Framing,
+        has_room: bool,
     ) -> Option<Box<Self>> {
         let is_llm = dialect.is_llm();
         match tap {
@@ -104,16 +109,25 @@ impl Judging {
             let is_unread = tap.is_some_and(|tap| tap.unread().is_some());
             gate.begin(tap.is_some() && (framing == Framing::Json || is_unread));
         }
-        let keep_alive = match (tap, framing) {
-            (None, _) => Some(PING_FRAME),
-            (Some(_), Framing::Sse) => Some(dialect.keep_alive()),
+        let keep_alive = match framing {
+            Framing::Sse if has_room => Some(dialect.keep_alive()),
             _ => None,
+        };
+        let patience = match keep_alive {
+            _ if dialect == Dialect::MCP => Patience::Mcp,
+            Some([b':', ..]) => Patience::Comments,
+            Some(_) => Patience::Events,
+            None if framing == Framing::Json => Patience::BeforeTheHead,
+            None => Patience::Nothing,
         };
         Some(Box::new(Self {
             withheld: acts.then(|| Withheld::new(rules.hold_back())),
             heard: Heard {
                 phase,
                 keep_alive: keep_alive.map(|bytes| KeepAlive { every: EVERY, bytes }),
+                // The client of a socket gets no answer to its pings meanwhile: that of Python gives up after 20 seconds.
+                patience: tap.map(|_| patience),
+                said: rules.may_hold(phase).then(Vec::new),
                 text: Vec::new(),
                 thoughts: Vec::new(),
                 fresh: 0,

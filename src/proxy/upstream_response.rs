@@ -61,7 +61,8 @@ pub(crate) fn begin(routed: &Routed, head: &ResponseHeader) -> Answer {
         judging: is_judged
             .then(|| {
                 let rules = &handle.settings.rules;
-                Judging::begin(rules, route.dialect, &handle.gate, tap.as_ref(), inside)
+                let has_room = framing == inside && !head.headers.contains_key(CONTENT_LENGTH);
+                Judging::begin(rules, route.dialect, &handle.gate, tap.as_ref(), inside, has_room)
             })
             .flatten(),
         tap,

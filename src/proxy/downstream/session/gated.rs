@@ -51,7 +51,10 @@ impl DownstreamSession {
                         end = self.respond_now(tasks).await?;
                     }
                 }
-                failed @ HttpTask::Failed(_) => end = self.respond_now(vec![failed]).await?,
+                // A head goes before what its body has put into the gate already.
+                now @ (HttpTask::Failed(_) | HttpTask::Header(_, _)) => {
+                    end = self.respond_now(vec![now]).await?;
+                }
                 other => {
                     self.pass_gate().await?;
                     let tasks = self.with_head(other);
