@@ -118,6 +118,7 @@ mod governance {
     /// Rates of several instances: many at once, Redis is away or wiped.
     pub mod fleet_rates;
     /// Requests and calls that wait for an operator.
+    mod held_answers;
     pub mod holds;
     /// Rates, tokens and open requests.
     pub mod limits;
