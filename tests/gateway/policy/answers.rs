@@ -67,10 +67,11 @@ async fn a_stream_ends_natively_before_the_event_that_completes_a_phrase() {
     let gateway = ruled(&demo, RULES).await;
     let mut http2 = Client::connect(gateway.proxy()).await;
     for case in &CASES {
-        let answer = ask(case, FORBIDDEN).send(gateway.proxy()).await;
+        let answer = ask(case, FORBIDDEN).session(&case.0.replace(' ', "-")).send(gateway.proxy()).await;
         assert_stopped(case.0, answer.status(), &answer.text());
         assert!(answer.is_whole, "{}: its framing is complete", case.0);
-        let answer = http2.ask(&ask(case, FORBIDDEN)).await;
+        let answer =
+            http2.ask(&ask(case, FORBIDDEN).session(&format!("{}-2", case.0.replace(' ', "-")))).await;
         assert_stopped(case.0, answer.status, &answer.text());
     }
     let line = gateway.access_line("/v1/messages").await;
@@ -84,13 +85,13 @@ async fn the_repeat_of_a_stream_that_was_stopped_reaches_no_backend() {
     let demo = Demo::start().await;
     let gateway = ruled(&demo, RULES).await;
     for case in &CASES[..5] {
-        let answer = ask(case, FORBIDDEN).session("s").send(gateway.proxy()).await;
+        let answer = ask(case, FORBIDDEN).session(case.0).send(gateway.proxy()).await;
         assert_stopped(case.0, answer.status(), &answer.text());
         let arrived = demo.ledger().arrived();
         for stream in [true, false] {
             let mut body = (case.2)(FORBIDDEN);
             body["stream"] = json!(stream);
-            let answer = Call::post(case.1).json(&body).session("s").send(gateway.proxy()).await;
+            let answer = Call::post(case.1).json(&body).session(case.0).send(gateway.proxy()).await;
             assert_eq!(answer.status(), 403, "{}: {}", case.0, answer.text());
             assert!(answer.text().contains("this answer is stopped"), "{}: {}", case.0, answer.text());
         }
