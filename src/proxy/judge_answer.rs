@@ -2,21 +2,24 @@
 //! an MCP server returns by those `on: tool_result`. Whole answers, streams and messages of sockets take the same way.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
 use parking_lot::Mutex;
 
-use super::downstream::GateWait;
+use super::downstream::{GateWait, KeepAlive};
 use super::facts::RequestFacts;
-use super::judge::{Decision, HoldRequest, Unit, decide, refusal, refuse_repeats};
+use super::hold;
+use super::judge::{Decision, Unit, decide};
 use super::judge_call::call_verdict;
 use super::judging::{Follows, Heard, Judging, TextLane};
 use super::request_ctx::Ends;
 use super::state::ProxyState;
 use super::upgrade::Frames;
 use super::withheld::{Exit, Judge, Part, Ruling, Source};
-use crate::error::{ErrorKind, Refusal};
+use crate::error::Refusal;
 use crate::policy::facts::{Phase, ToolFacts};
 use crate::policy::rule::{Place, Role};
 use crate::policy::ruleset::{Element, RuleSet};
@@ -27,6 +30,8 @@ use crate::protocol::answer::events::Event;
 use crate::protocol::answer::tap::ResponseTap;
 use crate::protocol::facts::tools::ToolCall;
 
+/// How long a client waits that hears nothing meanwhile.
+const UNHEARD: Duration = Duration::from_secs(50);
 /// Texts of one answer that are read at the same time.
 const MAX_LANES: usize = 128;
 /// Bytes of text that are gathered before they are read; more than an event has.
@@ -77,7 +82,7 @@ pub(super) fn pass(
 
 /// What an answer is judged with.
 pub(super) struct With<'a> {
-    pub(super) app: &'a ProxyState,
+    pub(super) app: &'a Arc<ProxyState>,
     pub(super) ends: Ends<'a>,
     /// Those of the request.
     pub(super) headers: &'a HeaderMap,
@@ -300,12 +305,18 @@ impl Hearing<'_> {
         let (With { app, ends, .. }, result) = (&self.with, result_facts(self.with.ends, self.heard.bytes));
         let unit = Unit { digests: ends.digests, tool: tool.or(result.as_ref()) };
         let decision = decide(app, ends.who, Some(ends.leg), phase, verdict, &unit);
+        let longest = longest(self.heard.keep_alive);
         match (decision, &mut self.heard.next) {
             // A stream is not slowed down.
             (Decision::Pass | Decision::Wait(_), _) | (_, Follows::Refuse(_)) => {}
             (Decision::Refuse(refused), next) => *next = Follows::Refuse(refused),
-            (Decision::Hold(held), Follows::Wait(waits)) => waits.get_mut().push(hold(app, *ends, &held)),
-            (Decision::Hold(held), next) => *next = Follows::Wait(Mutex::new(vec![hold(app, *ends, &held)])),
+            (Decision::Hold(held), Follows::Wait(waits)) => {
+                waits.get_mut().push(hold::wait(app, ends.who, Some(ends.leg), *held, longest))
+            }
+            (Decision::Hold(held), next) => {
+                *next =
+                    Follows::Wait(Mutex::new(vec![hold::wait(app, ends.who, Some(ends.leg), *held, longest)]))
+            }
         }
     }
 
@@ -322,11 +333,9 @@ impl Hearing<'_> {
     }
 }
 
-/// Waits until an operator approves it, which nobody can yet.
-fn hold(app: &ProxyState, ends: Ends<'_>, held: &HoldRequest) -> GateWait {
-    let refused = refusal(&held.rule, "nobody can approve it here", ErrorKind::ApprovalTimeout);
-    refuse_repeats(app, ends.leg, &held.rule, &refused, &held.digests);
-    Box::pin(std::future::ready(Err(Box::new(refused))))
+/// Returns how long a client waits for an approval in an answer: as long as it hears of it, which the tests of real programs bound.
+fn longest(keep_alive: Option<KeepAlive>) -> Duration {
+    keep_alive.map_or(UNHEARD, |keep_alive| keep_alive.longest)
 }
 
 /// Waits for all of these, one after another.

@@ -16,6 +16,9 @@ use crate::protocol::Dialect;
 use crate::protocol::answer::tap::ResponseTap;
 use crate::protocol::wire::framing::Framing;
 
+/// How long a client waits for an approval, in seconds, that hears of it by events or frames of its protocol; and by comments.
+const LONGEST: u64 = 540;
+const LONGEST_BY_COMMENTS: u64 = 240;
 /// How often a client that waits is sent something.
 const EVERY: Duration = Duration::from_secs(10);
 /// A Ping frame of a server (RFC 6455, 5.5.2).
@@ -105,15 +108,20 @@ impl Judging {
             gate.begin(tap.is_some() && (framing == Framing::Json || is_unread));
         }
         let keep_alive = match (tap, framing) {
-            (None, _) => Some(PING_FRAME),
-            (Some(_), Framing::Sse) => Some(dialect.keep_alive()),
+            (None, _) => Some((PING_FRAME, LONGEST)),
+            (Some(_), Framing::Sse) if dialect.has_ping() => Some((dialect.keep_alive(), LONGEST)),
+            (Some(_), Framing::Sse) => Some((dialect.keep_alive(), LONGEST_BY_COMMENTS)),
             _ => None,
         };
         Some(Box::new(Self {
             withheld: acts.then(|| Withheld::new(rules.hold_back())),
             heard: Heard {
                 phase,
-                keep_alive: keep_alive.map(|bytes| KeepAlive { every: EVERY, bytes }),
+                keep_alive: keep_alive.map(|(bytes, longest)| KeepAlive {
+                    every: EVERY,
+                    longest: Duration::from_secs(longest),
+                    bytes,
+                }),
                 text: Vec::new(),
                 thoughts: Vec::new(),
                 fresh: 0,

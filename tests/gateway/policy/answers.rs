@@ -112,7 +112,7 @@ async fn no_event_that_completes_a_denied_call_leaves() {
         let ends = [
             "\"finish_reason\":\"tool_calls\"",
             "arguments.done",
-            "content_block_stop\",\"index\":1",
+            "event: content_block_stop",
             "tool-call-end",
             "functionCall\"",
         ];

@@ -26,6 +26,8 @@ pub(crate) type GateWait = Pin<Box<dyn Future<Output = Result<(), Box<Refusal>>>
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct KeepAlive {
     pub(crate) every: Duration,
+    /// How long the client waits with it.
+    pub(crate) longest: Duration,
     /// An event or frame by itself.
     pub(crate) bytes: &'static [u8],
 }
