@@ -147,6 +147,11 @@ impl Dialect {
         self.0.ping.unwrap_or(b": keep-alive\n\n")
     }
 
+    /// Whether that is an event, which clients wait with longer than with comments.
+    pub fn has_ping(self) -> bool {
+        self.0.ping.is_some()
+    }
+
     /// True when bodies of this dialect are read while they pass.
     pub fn is_read(self) -> bool {
         self.0.content != Content::Unread

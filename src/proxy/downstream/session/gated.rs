@@ -30,14 +30,14 @@ enum Waited {
 
 impl DownstreamSession {
     /// Writes tasks of the proxy as far as they may leave. Returns whether the response is complete.
+    ///
+    /// The bytes in all of the tasks precede what is in the gate: once it is closed, the gateway puts everything there.
     pub(super) async fn respond_gated(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
-        let mut end = false;
+        let (mut end, mut ending) = (false, None);
         for task in tasks {
             match task {
                 HttpTask::Header(head, false)
-                    if !head.status.is_informational()
-                        && head.status != 101
-                        && self.handle.gate.holds_head() =>
+                    if !head.status.is_informational() && self.handle.gate.holds_head() =>
                 {
                     self.held_head = Some(head);
                 }
@@ -45,22 +45,20 @@ impl DownstreamSession {
                     if let Some(data) = data.filter(|data| !data.is_empty()) {
                         self.leave(data).await?;
                     }
-                    self.pass_gate().await?;
                     if last {
-                        let tasks = self.with_head(self.body_task(None, true));
-                        end = self.respond_now(tasks).await?;
+                        ending = Some(self.body_task(None, true));
                     }
                 }
-                // A head goes before what its body has put into the gate already.
-                now @ (HttpTask::Failed(_) | HttpTask::Header(_, _)) => {
-                    end = self.respond_now(vec![now]).await?;
-                }
-                other => {
-                    self.pass_gate().await?;
-                    let tasks = self.with_head(other);
-                    end = self.respond_now(tasks).await?;
+                other @ (HttpTask::Trailer(_) | HttpTask::Done) => ending = Some(other),
+                other @ (HttpTask::Header(..) | HttpTask::Failed(_)) => {
+                    end = self.respond_now(vec![other]).await?;
                 }
             }
+        }
+        self.pass_gate().await?;
+        if let Some(ending) = ending {
+            let tasks = self.with_head(ending);
+            end = self.respond_now(tasks).await?;
         }
         Ok(end)
     }
