@@ -156,7 +156,7 @@ async fn calls_of_mcp_are_judged_as_tool_calls() {
         assert_eq!(backend.requests().len(), before);
         answer.json()
     };
-    assert_eq!(mcp(&gateway, call(1, "rm", json!({"path": "/tmp"}))).await.status(), 200);
+    assert_eq!(mcp(&gateway, call(1, "rm", json!({"path": "/var"}))).await.status(), 200);
     let told = refused(call(2, "rm", json!({"path": "/"})), "not the root").await;
     assert_eq!(
         (&told["id"], &told["result"]["isError"]),
@@ -171,10 +171,10 @@ async fn calls_of_mcp_are_judged_as_tool_calls() {
     assert_eq!(answers.as_array().expect("answers").len(), 2);
     // What a server may read otherwise.
     for body in [
-        r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"rm","arguments":{"path":"/tmp"},"arguments":{"path":"/"}}}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"rm","arguments":{"path":"/var"},"arguments":{"path":"/"}}}"#,
         r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"ok","arguments":{}},"params":{"name":"admin_x"}}"#,
         r#"{"jsonrpc":"2.0","id":1,"method":"tools\/call","params":{"n\u0061me":"admin_x"}}"#,
-        r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"rm","arguments":{"path":"/","path":"/tmp"}}}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"rm","arguments":{"path":"/","path":"/var"}}}"#,
     ] {
         let before = backend.requests().len();
         let answer = mcp(&gateway, body).await.text();

@@ -212,7 +212,7 @@ async fn the_lines_of_a_file_are_held_against_each_rule() {
         let call = Call::post(path).header("content-type", "multipart/form-data; boundary=b");
         let refused = call.header("mcp-session-id", "x").body(form(Some("batch"), true, &bad));
         let refused = refused.send(blocking.proxy()).await;
-        assert_eq!(refused.status(), 403, "{path}: {}", refused.text());
+        assert!(refused.text().contains("policy_blocked"), "{path}: {}", refused.text());
     }
 }
 
