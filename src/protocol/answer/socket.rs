@@ -44,6 +44,9 @@ pub enum ClientMessage<'a> {
     Unreadable,
 }
 
+/// Is told the counts of an answer, its model and its service tier.
+pub type Count<'a> = &'a mut dyn FnMut(Usage, Option<&str>, Option<&str>);
+
 /// Listens to both directions of one socket.
 #[derive(Debug)]
 pub struct SocketTap {
@@ -112,12 +115,7 @@ impl SocketTap {
 
     /// Reads up to the end of the backend's message under way and reports what it says, and what [`Self::feed_backend`] does.
     /// Returns how many bytes it has read.
-    pub fn listen_message(
-        &mut self,
-        bytes: &[u8],
-        on: &mut dyn FnMut(Event<'_>),
-        count: &mut dyn FnMut(Usage, Option<&str>, Option<&str>),
-    ) -> usize {
+    pub fn listen_message(&mut self, bytes: &[u8], on: &mut dyn FnMut(Event<'_>), count: Count<'_>) -> usize {
         let Some(Messages { answers, .. }) = &mut self.messages else {
             self.backend.feed(bytes, |_| {});
             return bytes.len();

@@ -72,8 +72,8 @@ impl Judge for Toy {
 
 /// The answer of one request.
 enum Read {
-    Body(ResponseTap),
-    Socket(SocketTap),
+    Body(Box<ResponseTap>),
+    Socket(Box<SocketTap>),
 }
 
 impl Source for Read {
@@ -120,8 +120,8 @@ struct Sample {
 impl Sample {
     fn source(&self) -> Read {
         match self.framing {
-            Framing::Messages => Read::Socket(SocketTap::listening(self.dialect)),
-            framing => Read::Body(ResponseTap::listening(self.dialect, framing, Coding::Identity)),
+            Framing::Messages => Read::Socket(Box::new(SocketTap::listening(self.dialect))),
+            framing => Read::Body(Box::new(ResponseTap::listening(self.dialect, framing, Coding::Identity))),
         }
     }
 
