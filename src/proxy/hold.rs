@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::error_response::Reject;
 use super::judge::{self, HoldRequest};
+use super::judging::Patience;
 use super::request_ctx::{Identified, RequestCtx, reached};
 use super::state::ProxyState;
 use super::waiting::while_waiting;
@@ -35,40 +36,6 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// The longest part of the arguments that is redacted, and the longest that is shown.
 const READ: usize = 64 << 10;
 const SHOWN: usize = 4 << 10;
-/// How long a request waits at most of which nothing has been answered: the HTTP clients of SDKs give up after 5 to 10 minutes.
-const BEFORE_THE_HEAD: Duration = Duration::from_secs(240);
-/// The same for MCP: the TypeScript SDK gives up after a minute.
-const MCP_REQUEST: Duration = Duration::from_secs(50);
-/// How long at least an answer waits that took long to come.
-const AT_LEAST: Duration = Duration::from_secs(10);
-
-/// How long a client waits for the rest of an answer.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Patience {
-    /// It is sent events that its SDK counts as such.
-    Events,
-    /// It is sent comments, which may not count: Codex gives up after 300 seconds without an event.
-    Comments,
-    /// It has a part of the answer and is sent nothing.
-    Nothing,
-    /// It has nothing of the answer.
-    BeforeTheHead,
-    /// It gives up a while after it has asked, whatever it is sent.
-    Mcp,
-}
-
-impl Patience {
-    /// Returns how long the answer to a request may wait that came `since` ago.
-    pub(crate) fn longest(self, since: Duration) -> Duration {
-        match self {
-            Self::Events => Duration::from_secs(540),
-            Self::Comments => Duration::from_secs(240),
-            Self::Nothing => Duration::from_secs(50),
-            Self::BeforeTheHead => BEFORE_THE_HEAD.saturating_sub(since).max(AT_LEAST),
-            Self::Mcp => MCP_REQUEST.saturating_sub(since).max(AT_LEAST),
-        }
-    }
-}
 
 /// Ready with `Ok` when the call may go on, and with its refusal otherwise.
 pub(crate) type HoldWait = Pin<Box<dyn Future<Output = Result<(), Box<Refusal>>> + Send>>;
@@ -350,7 +317,9 @@ impl RequestCtx {
         if held.args_truncated || held.args.is_empty() && held.phase != Phase::ToolCall {
             held.args = self.held_text(session, held.phase)?;
         }
-        let longest = if who.received.dialect.is_json_rpc() { MCP_REQUEST } else { BEFORE_THE_HEAD };
+        let is_rpc = who.received.dialect.is_json_rpc();
+        let patience = if is_rpc { Patience::Mcp } else { Patience::BeforeTheHead };
+        let longest = patience.longest(Duration::ZERO);
         let wait = wait(&self.app, who, self.stage.leg(), held, longest);
         let cut = Arc::clone(&who.received.handle.cut);
         match while_waiting(session, &cut, longest + AGAIN, wait).await? {

@@ -5,7 +5,6 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::downstream::{Gate, GateWait, KeepAlive};
-use super::hold::Patience;
 use super::withheld::Withheld;
 use crate::error::Refusal;
 use crate::policy::facts::Phase;
@@ -19,6 +18,35 @@ use crate::protocol::wire::framing::Framing;
 
 /// How often a client that waits is sent something.
 const EVERY: Duration = Duration::from_secs(10);
+
+/// How long a client waits for an answer, or for the rest of one, while it is held.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Patience {
+    /// It is sent events that its SDK counts as such.
+    Events,
+    /// It is sent comments, which may not count: Codex gives up after 300 seconds without an event.
+    Comments,
+    /// It has a part of the answer and is sent nothing.
+    Nothing,
+    /// It has nothing of the answer: the HTTP clients of SDKs give up after 5 to 10 minutes.
+    BeforeTheHead,
+    /// It gives up a minute after it has asked, whatever it is sent: the TypeScript SDK does.
+    Mcp,
+}
+
+impl Patience {
+    /// Returns how long a request may wait that came `since` ago, or its answer; ten seconds at least.
+    pub(super) fn longest(self, since: Duration) -> Duration {
+        let (seconds, since) = match self {
+            Self::Events => (540, Duration::ZERO),
+            Self::Comments => (240, Duration::ZERO),
+            Self::Nothing => (50, Duration::ZERO),
+            Self::BeforeTheHead => (240, since),
+            Self::Mcp => (50, since),
+        };
+        Duration::from_secs(seconds).saturating_sub(since).max(Duration::from_secs(10))
+    }
+}
 
 /// Returns the phase whose rules judge the texts of an answer.
 fn phase_of_texts(dialect: Dialect) -> Phase {

@@ -119,8 +119,9 @@ mod governance {
     pub mod fleet;
     /// Rates of several instances: many at once, Redis is away or wiped.
     pub mod fleet_rates;
+    /// Calls and texts in answers, and results of tools, that wait for an operator.
+    pub mod held_answers;
     /// Requests and calls that wait for an operator.
-    mod held_answers;
     pub mod holds;
     /// Rates, tokens and open requests.
     pub mod limits;
