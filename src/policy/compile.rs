@@ -90,11 +90,7 @@ impl PolicyConfig {
 
     /// Adds the rules that `policy.tools` is short for.
     fn add_tools(&self, compiler: &mut Compiler, faults: &mut Faults) {
-        let lists: [(&str, &[String], fn(Box<[Box<str>]>) -> Condition); 2] = [
-            ("deny", &self.tools.deny, Condition::IsTool),
-            ("allow", &self.tools.allow, Condition::IsOtherTool),
-        ];
-        for (key, written, condition) in lists {
+        for (key, written) in [("deny", &self.tools.deny), ("allow", &self.tools.allow)] {
             for (place, pattern) in written.iter().enumerate() {
                 if pattern.is_empty() || pattern.len() > 256 {
                     let message = "a pattern has 1 to 256 bytes";
@@ -103,6 +99,7 @@ impl PolicyConfig {
             }
             if !written.is_empty() {
                 let patterns = written.iter().map(|pattern| pattern.as_str().into()).collect();
+                let condition = if key == "deny" { Condition::IsTool } else { Condition::IsOtherTool };
                 compiler.push(
                     Rule {
                         when: Some(condition(patterns)),

@@ -30,8 +30,11 @@ const MAX_PACES: usize = 16;
 pub struct SessionState {
     inner: Mutex<Inner>,
     /// The turns of each agent; absent unless loops are looked for.
-    turns: Mutex<Vec<(Option<Box<str>>, Box<LoopWatch>)>>,
+    turns: Mutex<Vec<TurnsOfAgent>>,
 }
+
+/// An agent, `None` for the main one, with its turns.
+type TurnsOfAgent = (Option<Box<str>>, Box<LoopWatch>);
 
 #[derive(Debug, Default)]
 struct Inner {

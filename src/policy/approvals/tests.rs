@@ -14,7 +14,10 @@ impl Default for Approvals {
 
 /// Keeps documents as `state.db` does; fails while told so.
 #[derive(Clone, Default)]
-struct Memory(Arc<Mutex<(BTreeMap<String, (u64, String)>, bool)>>);
+struct Memory(Arc<Mutex<Held>>);
+
+/// Documents with their revisions, and whether nothing can be kept.
+type Held = (BTreeMap<String, (u64, String)>, bool);
 
 impl ApprovalStorage for Memory {
     fn put(&self, document: &SharedDocument) -> Result<bool, String> {

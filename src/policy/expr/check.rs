@@ -182,7 +182,7 @@ impl Checker {
     fn compare(&mut self, at: usize, relation: Relation, left: &Expr, right: &Expr) -> Checked {
         let ((left, kind), (right, other)) = (self.check(left)?, self.check(right)?);
         let are_alike = kind.may_be(other) || other.may_be(kind);
-        if !are_alike && !(kind.is_number() && other.is_number()) {
+        if !(are_alike || kind.is_number() && other.is_number()) {
             let hint = match [kind, other].contains(&Type::List) {
                 true => "ask whether it is in the list: \"build\" in principal.groups",
                 false => "",
