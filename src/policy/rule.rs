@@ -312,6 +312,12 @@ impl Rule {
         }
     }
 
+    /// Whether its condition may have another answer for another backend.
+    pub(super) fn depends_on_backend(&self) -> bool {
+        let depends = |fact: &Fact| matches!(fact, Fact::RequestBackend | Fact::ToolServer | Fact::Findings);
+        self.asks_for().iter().any(depends)
+    }
+
     pub(super) fn truth(&self, facts: &dyn Facts) -> Truth {
         self.when.as_ref().map_or(Truth::Yes, |when| when.truth(facts))
     }

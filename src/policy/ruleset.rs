@@ -203,6 +203,8 @@ pub struct RuleSet {
     pub(super) loops: Option<LoopSet>,
     pub(super) written: PolicyConfig,
     pub(super) generation: u64,
+    /// A rule asks which backend or server is called.
+    pub(super) asks_for_backend: bool,
 }
 
 impl RuleSet {
@@ -214,6 +216,23 @@ impl RuleSet {
     /// Whether the phase has rules.
     pub fn has(&self, phase: Phase) -> bool {
         !self.of(phase).rules.is_empty()
+    }
+
+    /// Whether rules ask for what bodies of requests and answers say, or may do so.
+    pub fn read_bodies(&self) -> bool {
+        use Phase::{Request, Response, ToolCall, ToolResult, Turn};
+        [Request, Response, ToolCall, ToolResult, Turn].into_iter().any(|phase| self.has(phase))
+    }
+
+    /// Whether a rule about requests asks which backend or server is called, so that another backend may be another answer.
+    pub fn asks_for_backend(&self) -> bool {
+        self.asks_for_backend
+    }
+
+    /// Whether a rule that found something stops the request for one backend and perhaps not for another.
+    pub fn refuses_backend(&self, verdict: &Verdict) -> bool {
+        let stops = |finding: &Finding| finding.mode == Mode::Enforce && finding.rule.action >= Action::Hold;
+        verdict.findings.iter().any(|finding| stops(finding) && finding.rule.depends_on_backend())
     }
 
     /// What the rules of the phase look for in texts; `None` if they look for nothing.

@@ -114,7 +114,7 @@ pub(crate) fn route(
         batch::check(batch, &settings.routes, decision.backend, restricts)?;
     }
     check_request(&decision, head, call, received.dialect.is_llm())?;
-    check_socket(received, settings.backends[decision.backend].settings(), &settings.routes)?;
+    check_socket(received, settings.backends[decision.backend].settings())?;
     let asked = Asked { received, caller, headers: &head.headers, call };
     asked.check(&settings.backends[decision.backend], decision.served_as.as_deref())?;
     let backend = settings.backends[decision.backend].in_flight(caller.for_health, Permit::Granted, now);
@@ -209,16 +209,18 @@ fn check_request(
     Ok(())
 }
 
-/// Checks that the messages of a WebSocket to a model backend are read, where some models are refused.
+/// Checks that the messages of a WebSocket to a model backend are read, where some models are refused or rules ask for them.
 ///
 /// # Errors
 /// They are not, so they could name any model.
-fn check_socket(received: &Received, backend: &Settings, routes: &Table) -> Result<(), Refusal> {
-    if !(received.is_unread_socket() && backend.kind().is_llm() && routes.restricts_models()) {
+fn check_socket(received: &Received, backend: &Settings) -> Result<(), Refusal> {
+    let settings = &received.handle.settings;
+    let is_checked = settings.routes.restricts_models() || settings.rules.read_bodies();
+    if !(received.is_unread_socket() && backend.kind().is_llm() && is_checked) {
         return Ok(());
     }
-    let message = "the messages of this WebSocket are not of an API that this gateway reads, so their models cannot be held \
-                   against routing.blocked_models and routing.strict_models";
+    let message = "the messages of this WebSocket are not of an API that this gateway reads, so they cannot be held against \
+                   routing.blocked_models, routing.strict_models and policy.rules";
     Err(Refusal::new(ErrorKind::PolicyBlocked, message))
 }
 

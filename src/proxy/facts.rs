@@ -23,6 +23,8 @@ pub(super) struct RequestFacts<'a> {
     pub(super) now: Moment,
     /// The session, and the backend unless the proxy answers itself; `None` before they are known.
     pub(super) forward: Option<(&'a Leg, Option<&'a Route>)>,
+    /// The backend in place of that of the route: one that the request may fail over to.
+    pub(super) backend: Option<&'a str>,
     /// The tool call or the result that is judged.
     pub(super) tool: Option<&'a ToolFacts<'a>>,
     /// The turn that is judged.
@@ -32,7 +34,7 @@ pub(super) struct RequestFacts<'a> {
 impl<'a> RequestFacts<'a> {
     /// Those of the head alone.
     pub(super) fn new(who: &'a Identified, headers: &'a HeaderMap, clock: &'a Clock) -> Self {
-        Self { who, headers, clock, now: clock.now(), forward: None, tool: None, turn: None }
+        Self { who, headers, clock, now: clock.now(), forward: None, backend: None, tool: None, turn: None }
     }
 }
 
@@ -127,7 +129,7 @@ impl Facts for RequestFacts<'_> {
             Fact::RequestPath => Value::text(Some(received.uri.path())),
             Fact::RequestHost => self.entry(Fact::RequestHeaders, "host"),
             Fact::RequestDialect => Value::text(Some(received.dialect.name())),
-            Fact::RequestBackend => Value::text(route.flatten().map(backend_name)),
+            Fact::RequestBackend => Value::text(self.backend.or_else(|| route.flatten().map(backend_name))),
             Fact::RequestModel => self.model(),
             Fact::RequestStream => self.stream(),
             Fact::RequestBytes => Value::count(received.handle.upload.bytes()),

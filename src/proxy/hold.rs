@@ -20,6 +20,7 @@ use super::request_ctx::{Identified, RequestCtx, reached};
 use super::state::ProxyState;
 use super::waiting::while_waiting;
 use crate::capture::redact::redact_body;
+use crate::capture::redact_text;
 use crate::error::{ErrorKind, Refusal, RefusalMetadata};
 use crate::policy::approval::{Approval, ApprovalState, HeldCall, HeldDetails};
 use crate::policy::approvals::ApprovalRules;
@@ -29,6 +30,7 @@ use crate::policy::rule::{Action, Mode};
 use crate::policy::session_state::Refused;
 use crate::protocol::wire::framing::Framing;
 use crate::session::{Event, Leg, Session};
+use crate::telemetry::access::mask_line;
 use crate::telemetry::metrics::{GaugeGuard, Metrics};
 
 /// How often it is tried again to take an approval that Redis or the disk did not give.
@@ -79,7 +81,7 @@ pub(crate) fn wait(
 
 /// What the approval is for.
 fn call(who: &Identified, leg: Option<&Leg>, request: &HoldRequest) -> HeldCall {
-    let HoldRequest { rule, phase, agent, tool, server, args, .. } = request;
+    let HoldRequest { rule, phase, agent, tool, server, target, args, .. } = request;
     HeldCall {
         session: leg.map(|leg| leg.session().key().clone()),
         agent: agent.clone(),
@@ -89,7 +91,11 @@ fn call(who: &Identified, leg: Option<&Leg>, request: &HoldRequest) -> HeldCall 
         phase: phase.name().to_owned(),
         tool: tool.clone(),
         server: server.clone(),
-        args_sha256: arguments_digest(args),
+        args_sha256: match target {
+            // The same body asks for something else elsewhere.
+            Some(target) => arguments_digest(format!("{target}\n{}", arguments_digest(args)).as_bytes()),
+            None => arguments_digest(args),
+        },
     }
 }
 
@@ -102,6 +108,10 @@ fn details(who: &Identified, leg: Option<&Leg>, request: &HoldRequest) -> HeldDe
     if shown.len() > SHOWN {
         shown.truncate(shown.floor_char_boundary(SHOWN));
         shown.push('…');
+    }
+    if let Some(target) = &request.target {
+        let target = redact_text(&mask_line(target)).into_owned();
+        shown = if shown.is_empty() { target } else { format!("{target}\n{shown}") };
     }
     HeldDetails {
         uid: leg.map(|leg| leg.session().uid()),
@@ -315,7 +325,8 @@ impl RequestCtx {
         let who = reached(self.stage.identified())?;
         // A call without arguments is one; of all else, what is held is in the body.
         if held.args_truncated || held.args.is_empty() && held.phase != Phase::ToolCall {
-            held.args = self.held_text(session, held.phase)?;
+            let (target, body) = self.held_text(session, held.phase)?;
+            (held.target, held.args) = (Some(target.into()), body);
         }
         let is_rpc = who.received.dialect.is_json_rpc();
         let patience = if is_rpc { Patience::Mcp } else { Patience::BeforeTheHead };
@@ -328,20 +339,29 @@ impl RequestCtx {
         }
     }
 
-    /// What stands for a request that is no call of a tool: its body; before that is read, or without one, method and target.
-    /// A body that is not held whole stands for nothing but this one request.
-    fn held_text(&self, session: &mut Exchange, phase: Phase) -> Result<Box<[u8]>, Reject> {
-        let received = reached(self.stage.received())?;
-        let (method, target) = (&received.method, &received.uri);
-        let line = format!("{method} {target}");
+    /// What stands for a request that is no call of a tool: method, target, backend and model in one line, and the body, empty
+    /// before that is read. A body that is not held whole stands for nothing but this one request.
+    fn held_text(&self, session: &mut Exchange, phase: Phase) -> Result<(String, Box<[u8]>), Reject> {
+        let who = reached(self.stage.identified())?;
+        let received = &who.received;
+        let target = received.uri.path_and_query().map_or("/", |target| target.as_str());
+        let mut line = format!("{} {target}", received.method);
+        if let Some(route) = self.stage.route() {
+            line += &format!(" backend={}", route.backend.settings().name());
+        }
+        if let Some(model) = &who.call.model {
+            line += &format!(" model={model:?}");
+        }
         let has_body = received.handle.upload.bytes() > 0 || received.declared.is_some_and(|size| size > 0);
         if phase == Phase::Connect || !has_body && session.as_mut().is_body_done() {
-            return Ok(line.into_bytes().into());
+            return Ok((line, Box::default()));
         }
         let is_whole = session.as_mut().is_body_done();
         match session.as_ref().get_retry_buffer().filter(|_| is_whole) {
-            Some(body) if body.len() as u64 == received.handle.upload.bytes() => Ok(body.to_vec().into()),
-            _ => Ok(format!("{line} {}", received.request_id).into_bytes().into()),
+            Some(body) if body.len() as u64 == received.handle.upload.bytes() => {
+                Ok((line, body.to_vec().into()))
+            }
+            _ => Ok((format!("{line} {}", received.request_id), Box::default())),
         }
     }
 }

@@ -55,7 +55,9 @@ pub(crate) struct HoldRequest {
     /// The tool that is called.
     pub(crate) tool: Option<String>,
     pub(crate) server: Option<String>,
-    /// The arguments of the call, as JSON.
+    /// Method, target, backend and model of a request that is held for what it is; `None` for the call of a tool.
+    pub(crate) target: Option<Box<str>>,
+    /// The arguments of the call, as JSON; the body of a request.
     pub(crate) args: Box<[u8]>,
     /// Not all arguments were kept, so that they stand for no other call.
     pub(crate) args_truncated: bool,
@@ -240,6 +242,7 @@ impl Judging<'_> {
             agent: self.agent.clone(),
             tool: tool.and_then(|tool| tool.name).map(str::to_owned),
             server: tool.and_then(ToolFacts::server).map(str::to_owned),
+            target: None,
             args: tool.map(|tool| tool.args).unwrap_or_default().into(),
             args_truncated: tool.is_some_and(|tool| tool.args_truncated),
             digests: self.unit.digests.into(),

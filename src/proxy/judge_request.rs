@@ -1,5 +1,5 @@
 //! Judges a request before it is forwarded: its texts and the results of tools in it, the calls of a client of MCP, and whether it
-//! repeats what was refused. It happens once; a request that fails over is not judged again.
+//! repeats what was refused. It happens once; where a request may fail over to is judged before it does (`judge_failover`).
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use super::error_response::Reject;
 use super::facts::RequestFacts;
 use super::judge::{Decision, Unit, decide, repeated};
 use super::judge_call::call_verdict;
+use super::judge_failover::keep_permitted;
 use super::judge_texts::{Found, Texts};
 use super::judge_upload::judge_upload;
 use super::passing::Passing;
@@ -55,6 +56,7 @@ impl RequestCtx {
         let routed = self.stage.routed_mut()?;
         let body = Body::of(routed, &head.headers, has_body, held.as_deref());
         let mut decisions = judge(&app, routed, &head.headers, &body)?;
+        keep_permitted(&app, routed, &head.headers, &body);
         // What is refused does not wait for anything first.
         decisions.sort_by_key(|decision| !matches!(decision, Decision::Refuse(_)));
         for decision in decisions {
@@ -134,14 +136,7 @@ pub(super) fn judge(
         if has_refusal(&decisions) {
             break;
         }
-        let tool = ToolFacts {
-            name: call.tool.as_deref(),
-            args: call.arguments.unwrap_or_default(),
-            args_truncated: call.is_unclear,
-            server: Some(server),
-            source: "client",
-            ..ToolFacts::default()
-        };
+        let tool = tool_facts(&call, server);
         let verdict = call_verdict(&rules, &facts, &tool, table);
         let unit = Unit { tool: Some(&tool), ..unit };
         decisions.push(decide(app, who, Some(leg), Phase::ToolCall, &verdict, &unit));
@@ -158,12 +153,24 @@ pub(super) fn judge(
     Ok(decisions)
 }
 
+/// The facts of a call that a client of MCP makes at this server.
+pub(super) fn tool_facts<'c>(call: &'c RpcCall<'_>, server: &'c str) -> ToolFacts<'c> {
+    ToolFacts {
+        name: call.tool.as_deref(),
+        args: call.arguments.unwrap_or_default(),
+        args_truncated: call.is_unclear,
+        server: Some(server),
+        source: "client",
+        ..ToolFacts::default()
+    }
+}
+
 fn has_refusal(decisions: &[Decision]) -> bool {
     decisions.iter().any(|decision| matches!(decision, Decision::Refuse(_)))
 }
 
 /// Reads the texts of a body that is there as a whole, if any rule asks for them, or for the digests of what is answered.
-fn read_texts(
+pub(super) fn read_texts(
     app: &ProxyState,
     rules: &RuleSet,
     routed: &Routed,
@@ -180,7 +187,10 @@ fn read_texts(
         return Found::default();
     }
     let generation = rules.generation().to_le_bytes();
-    let scope = [routed.who.caller.principal.as_str().as_bytes(), &generation];
+    // What was clean for one backend need not be for another.
+    let of_backend = facts.backend.map(|name| [&generation[..], name.as_bytes()].concat());
+    let scope =
+        [routed.who.caller.principal.as_str().as_bytes(), of_backend.as_deref().unwrap_or(&generation)];
     let mut texts = Texts::new(rules, facts, table, scope, body.plain().len());
     match body {
         Body::Json(plain) => segments::read(plain, routed.route.dialect, &mut texts),
@@ -192,7 +202,7 @@ fn read_texts(
 }
 
 /// Returns the calls that a client of MCP makes; one of an unknown tool if they cannot be read.
-fn calls<'b>(rules: &RuleSet, routed: &Routed, body: &'b Body<'_>) -> Vec<RpcCall<'b>> {
+pub(super) fn calls<'b>(rules: &RuleSet, routed: &Routed, body: &'b Body<'_>) -> Vec<RpcCall<'b>> {
     let is_mcp = routed.route.dialect == Dialect::MCP
         || routed.who.received.dialect == Dialect::MCP
         || routed.route.backend.settings().kind() == BackendKind::MCP;

@@ -26,11 +26,11 @@ pub(crate) fn check(
     let restricts = settings.routes.restricts_models() || caller.limits_models();
     batch::check_elsewhere(received, call, restricts)?;
     let counts = !settings.budgets.is_empty() || !settings.caller_limits.is_empty();
-    let is_checked = restricts || counts;
+    let is_checked = restricts || counts || settings.rules.read_bodies();
     if !received.dialect.is_llm() && is_checked && Dialect::is_respelled(received.uri.path(), headers) {
         let message = "the path is an unusual spelling of one of a model's API, so what it asks for cannot be held against \
-                       routing.blocked_models, routing.strict_models, the key, limits and budgets; write it as the API's \
-                       documentation does";
+                       routing.blocked_models, routing.strict_models, the key, limits, budgets and policy.rules; write it as \
+                       the API's documentation does";
         return Err(Refusal::new(ErrorKind::BadRequest, message));
     }
     let why = match call.unread {

@@ -152,6 +152,14 @@ pub(super) fn clip(text: &str) -> Cow<'_, str> {
     Cow::Owned(format!("{}{CLIPPED}", &text[..end]))
 }
 
+/// Masks what may be a secret in a line of a method, a target and more.
+pub(crate) fn mask_line(line: &str) -> String {
+    let mut words = line.splitn(3, ' ');
+    let mut next = || words.next().unwrap_or_default();
+    let (method, target, more) = (next(), next(), next());
+    format!("{method} {} {more}", mask(target)).trim_end().to_owned()
+}
+
 /// Masks what may be a secret in a URL.
 fn mask(url: &str) -> Cow<'_, str> {
     let (place, query) = url.split_once('?').map_or((url, None), |(place, query)| (place, Some(query)));

@@ -84,7 +84,7 @@ pub(super) fn plain_spelling(path: &str) -> Option<String> {
     let decoded = spelled_out(path).to_lowercase();
     let mut segments: Vec<&str> = Vec::new();
     for segment in decoded.split(['/', '\\']) {
-        match segment.split(';').next().unwrap_or_default() {
+        match segment.split(';').next().unwrap_or_default().trim() {
             "" | "." => {}
             ".." => drop(segments.pop()),
             segment => segments.push(segment),
