@@ -451,6 +451,10 @@ fn the_shipped_file_holds_exactly_the_defaults() {
 #[test]
 fn the_shipped_file_names_every_key() {
     let (_, with_examples) = shipped();
+    // Secrets are read when the file is.
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&secret, format!("whsec_{}=\n", "A".repeat(43))).unwrap();
+    let with_examples = with_examples.replace("/run/secrets/webhook", secret.path().to_str().unwrap());
     config(&with_examples);
     let written = read(&with_examples);
     let effective = serde_yaml::to_value(&written).unwrap();

@@ -12,6 +12,7 @@
 //! - [`secrets`]: what secrets and personal data look like, with the checks that tell them from look-alikes.
 //! - [`approval`], [`approvals`]: the question whether a held call may go on, its answers, and its single use.
 //! - [`arguments`]: the digest of a call's arguments.
+//! - [`command_lines`]: lists of words in them, as they read.
 //! - [`loops`]: agents that make the same calls again and again.
 //!
 //! Pure: no I/O, nothing of a request but what the caller supplies.
@@ -19,6 +20,7 @@
 pub mod approval;
 pub mod approvals;
 pub mod arguments;
+pub mod command_lines;
 mod compile;
 pub mod expr;
 pub mod facts;

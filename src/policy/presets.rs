@@ -38,6 +38,20 @@ pub fn text_of(name: &str) -> Option<&'static str> {
     PRESETS.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
 }
 
+/// Whether a rule makes another one of the same id needless: it finds all that the other does, and acts at least as strongly.
+fn covers(one: &RuleConfig, other: &RuleConfig) -> bool {
+    let finds_all = match (&one.matching, &other.matching) {
+        (Some(one), Some(other)) => {
+            one.places == other.places && other.any.iter().all(|pattern| one.any.contains(pattern))
+        }
+        (one, other) => one == other,
+    };
+    let RuleConfig { id, on, when, mark, mode, unknown, rate, .. } = other;
+    let same = (&one.id, one.on, &one.when, one.mode, one.unknown, one.rate)
+        == (id, *on, when, *mode, *unknown, *rate);
+    finds_all && same && one.action >= other.action && (mark.is_none() || one.mark == *mark)
+}
+
 /// The rules of some presets.
 #[derive(Debug, Default)]
 pub(super) struct Chosen {
@@ -47,7 +61,8 @@ pub(super) struct Chosen {
 }
 
 impl Chosen {
-    /// Adds a preset and those that it extends. Of two rules with the same id the one with the stronger action counts.
+    /// Adds a preset and those that it extends. Of two rules with the same id both are kept, unless one
+    /// finds all that the other does and acts at least as strongly.
     ///
     /// # Errors
     /// No preset has this name.
@@ -62,11 +77,20 @@ impl Chosen {
         }
         below.rules.retain(|(_, rule)| !preset.disable.contains(&rule.id));
         let own = preset.rules.into_iter().map(|rule| (*name, rule));
-        for (name, rule) in below.rules.into_iter().chain(own) {
-            match self.rules.iter_mut().find(|(_, known)| known.id == rule.id) {
+        for (name, rule) in own {
+            // A preset has its own form of a rule that it extends.
+            match below.rules.iter_mut().find(|(_, known)| known.id == rule.id) {
+                Some(known) => *known = (name, rule),
+                None => below.rules.push((name, rule)),
+            }
+        }
+        for (name, rule) in below.rules {
+            if self.rules.iter().any(|(_, known)| covers(known, &rule)) {
+                continue;
+            }
+            match self.rules.iter_mut().find(|(_, known)| covers(&rule, known)) {
+                Some(known) => *known = (name, rule),
                 None => self.rules.push((name, rule)),
-                Some(known) if known.1.action < rule.action => *known = (name, rule),
-                Some(_) => {}
             }
         }
         let strictest = |one: Option<OnLimit>, other: Option<OnLimit>| match (one, other) {

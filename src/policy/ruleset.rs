@@ -94,6 +94,10 @@ impl PhaseRules {
         }
     }
 
+    fn asks_facts(&self) -> bool {
+        !(self.always.is_empty() && self.guarded.is_empty() && self.last.is_empty())
+    }
+
     fn rule(&self, index: Index) -> &Arc<Rule> {
         &self.rules[usize::from(index)]
     }
@@ -238,6 +242,11 @@ impl RuleSet {
     /// What the rules of the phase look for in texts; `None` if they look for nothing.
     pub fn patterns(&self, phase: Phase) -> Option<&Patterns> {
         self.of(phase).patterns.as_ref()
+    }
+
+    /// Whether rules of the phase ask for facts alone, so that a text that was clean before may not be left out.
+    pub fn asks_facts(&self, phase: Phase) -> bool {
+        self.of(phase).asks_facts()
     }
 
     /// The rules of the phase, in the order of the file; those of presets before them.

@@ -206,6 +206,55 @@ fn presets_are_rules_that_can_be_left_out_and_replaced() {
 }
 
 #[test]
+fn presets_that_are_listed_together_lose_no_rule() {
+    let of = |presets: &str, args: &str| {
+        let rules = rules(&format!("presets: {presets}"));
+        let trial = serde_json::json!({ "on": "tool_call", "facts": { "tool.name": "Bash", "tool.args": { "command": args } } });
+        let report = rules.try_on(&serde_json::from_value(trial).unwrap()).unwrap();
+        (report.rule.unwrap_or_default(), report.action)
+    };
+    for presets in ["[strict, coding-agent]", "[coding-agent, strict]", "[strict, coding-agent, mcp]"] {
+        let found = |args| of(presets, args);
+        let destroys = "destructive-call".to_owned();
+        assert_eq!(found("rm -rf /"), (destroys.clone(), Some(Action::Block)), "{presets}");
+        assert_eq!(found("npm publish"), (destroys.clone(), Some(Action::Hold)), "{presets}");
+        assert_eq!(found("ls"), (String::new(), None), "{presets}");
+        let rules = rules(&format!("presets: {presets}"));
+        let calls = rules.rules(Phase::ToolCall).iter();
+        let origins: Vec<_> = calls.filter(|rule| *rule.id == *destroys).map(|rule| rule.origin).collect();
+        assert_eq!(origins.len(), 2, "{origins:?}");
+        assert!(origins.contains(&"strict") && origins.contains(&"coding-agent"));
+        // What one preset finds wholly is asked once.
+        let requests = rules.rules(Phase::Request).iter();
+        assert_eq!(requests.filter(|rule| *rule.id == *"hidden-text").count(), 1);
+    }
+}
+
+#[test]
+fn commands_that_are_lists_of_words_are_found() {
+    let rules = rules(
+        "rules: [{ id: a, on: tool_call, match: { in: tool.args, any: ['rm -rf /'] }, action: block }]",
+    );
+    for args in [
+        serde_json::json!({ "command": ["rm", "-rf", "/"] }),
+        serde_json::json!({ "cmd": "rm", "args": ["-rf", "/"] }),
+    ] {
+        let trial = serde_json::json!({ "on": "tool_call", "facts": { "tool.args": args } });
+        let report = rules.try_on(&serde_json::from_value(trial).unwrap()).unwrap();
+        assert_eq!(report.action, Some(Action::Block), "{args}");
+    }
+}
+
+#[test]
+fn results_are_asked_again_only_for_their_facts() {
+    let asks = |yaml: &str| rules(yaml).asks_facts(Phase::ToolResult);
+    assert!(asks("rules: [{ id: a, on: tool_result, when: 'tool.name == \"WebFetch\"' }]"));
+    assert!(asks("rules: [{ id: a, on: tool_result, when: 'session.risk > 5.0' }]"));
+    assert!(!asks("rules: [{ id: a, on: tool_result, when: 'tool.is_error', match: { any: [abcd] } }]"));
+    assert!(!asks("rules: [{ id: a, on: tool_call, when: 'tool.name == \"WebFetch\"' }]"));
+}
+
+#[test]
 fn a_score_halves_in_half_an_hour_and_counts_each_text_once() {
     let rules = rules(
         r#"

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Given;
 
+use super::command_lines::command_lines;
 use super::expr::Truth;
 use super::facts::{Fact, Facts, Phase, Step, Type, Value};
 use super::json::Json;
@@ -227,7 +228,13 @@ impl RuleSet {
         let text = trial.text.clone().or_else(|| args.map(Given::to_string)).unwrap_or_default();
         let mut hits: Vec<Hit> = Vec::new();
         if let Some(patterns) = self.patterns(on) {
-            patterns.whole(text.as_bytes(), &mut Work::new(text.len()), &mut |hit| hits.push(hit));
+            let mut work = Work::new(2 * text.len());
+            patterns.whole(text.as_bytes(), &mut work, &mut |hit| hits.push(hit));
+            if on == Phase::ToolCall {
+                command_lines(text.as_bytes(), &mut |line| {
+                    patterns.whole(line.as_bytes(), &mut work, &mut |hit| hits.push(hit));
+                });
+            }
         }
         let place = trial.place.unwrap_or(match on {
             Phase::ToolCall => Place::ToolArgs,
@@ -251,7 +258,8 @@ impl RuleSet {
 
 /// Reads the answer of a rule from the verdict, which is what a request would meet.
 fn answer(rule: &Rule, facts: &GivenFacts, verdict: &Verdict) -> RuleAnswer {
-    let is_it = |other: &Rule| other.id == rule.id && other.phase == rule.phase;
+    let is_it =
+        |other: &Rule| other.id == rule.id && other.phase == rule.phase && other.origin == rule.origin;
     let found = verdict.findings.iter().find(|finding| is_it(&finding.rule));
     let is_undecided = verdict.undecided.iter().any(|other| is_it(other));
     let result = match found {

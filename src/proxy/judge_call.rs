@@ -1,6 +1,7 @@
 //! Judges a call of a tool, whoever makes it: a client of MCP, or a model in its answer.
 
 use super::facts::RequestFacts;
+use crate::policy::command_lines::command_lines;
 use crate::policy::facts::{Phase, ToolFacts};
 use crate::policy::rule::{Place, Role};
 use crate::policy::ruleset::{Element, RuleSet};
@@ -26,7 +27,8 @@ pub(super) fn call_verdict(
             facts: &facts,
             patterns,
             digest,
-            work: Work::new(name.len() + tool.args.len()),
+            // The arguments may be read three times: as they are, without escapes, and as command lines.
+            work: Work::new(name.len() + 3 * tool.args.len()),
             hits: Vec::new(),
             verdict: &mut verdict,
         };
@@ -36,6 +38,7 @@ pub(super) fn call_verdict(
         if tool.args.contains(&b'\\') {
             segments::read(tool.args, Dialect::PLAIN, &mut reading);
         }
+        command_lines(tool.args, &mut |line| reading.text(Place::ToolArgs, line.as_bytes()));
         if reading.work.exceeded() {
             rules.scan_limit(&mut verdict);
         }

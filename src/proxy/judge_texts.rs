@@ -1,8 +1,7 @@
 //! Judges the texts of a body, element by element, and the results of tools in it. An element in which nothing was found before
-//! is neither read nor judged again: a turn costs what is new in it.
+//! is not searched again: a turn costs what is new in it. Rules about the facts of results are asked each time.
 
-use super::facts::RequestFacts;
-use crate::policy::facts::{Phase, ToolFacts};
+use crate::policy::facts::{Fact, Facts, Phase, Step, ToolFacts, Value};
 use crate::policy::rule::{Place, Role};
 use crate::policy::ruleset::{Element, RuleSet};
 use crate::policy::scan::{Hit, Judged, Patterns, Work};
@@ -19,7 +18,7 @@ const UNNAMED: CallResult<'static> =
 /// What a body says, as far as rules ask.
 pub(super) struct Texts<'a> {
     rules: &'a RuleSet,
-    facts: &'a RequestFacts<'a>,
+    facts: &'a dyn Facts,
     table: &'a Judged,
     /// What was clean is so for one caller and one set of rules.
     scope: [&'a [u8]; 2],
@@ -34,6 +33,8 @@ pub(super) struct Texts<'a> {
     pub(super) known: u64,
     key: u128,
     is_clean: bool,
+    /// No pattern was found in this element before: it is read for the results in it alone.
+    is_known: bool,
     hits: Vec<Hit>,
     result: Option<Box<ToolResult>>,
     /// The end of the text before.
@@ -66,7 +67,7 @@ impl<'a> Texts<'a> {
     /// For a body of `bytes` bytes. `generation` is that of the rules.
     pub(super) fn new(
         rules: &'a RuleSet,
-        facts: &'a RequestFacts<'a>,
+        facts: &'a dyn Facts,
         table: &'a Judged,
         scope: [&'a [u8]; 2],
         bytes: usize,
@@ -86,6 +87,7 @@ impl<'a> Texts<'a> {
             known: 0,
             key: 0,
             is_clean: true,
+            is_known: false,
             hits: Vec::new(),
             result: None,
             border: Vec::new(),
@@ -145,14 +147,15 @@ impl<'a> Texts<'a> {
                 bytes: result.bytes as u64,
             }));
         }
-        let (Some(patterns), Some(result)) = (self.in_results, &self.result) else { return };
+        let patterns = self.in_results.filter(|_| !self.is_known);
+        let (Some(patterns), Some(result)) = (patterns, &self.result) else { return };
         let hits = &mut self.hits;
         hits.clear();
         patterns.whole(segment.text, &mut self.work, &mut |hit| hits.push(hit));
         if !hits.is_empty() {
             self.is_clean = false;
             let tool = result.facts();
-            let facts = RequestFacts { tool: Some(&tool), ..*self.facts };
+            let facts = OfResult { facts: self.facts, tool: &tool };
             let Segment { role, kind, text, .. } = *segment;
             let element =
                 Element { role: Some(role), place: kind, hits: &self.hits, digest: self.digest(text) };
@@ -164,7 +167,7 @@ impl<'a> Texts<'a> {
     fn end_result(&mut self) {
         let Some(result) = self.result.take() else { return };
         let tool = result.facts();
-        let facts = RequestFacts { tool: Some(&tool), ..*self.facts };
+        let facts = OfResult { facts: self.facts, tool: &tool };
         let (found, undecided) = (self.results.findings.len(), self.results.undecided.len());
         self.rules.finish(Phase::ToolResult, &facts, &mut self.results);
         let digest = match &result.call_id {
@@ -176,6 +179,43 @@ impl<'a> Texts<'a> {
             finding.digest = digest;
         }
         self.is_clean &= found == self.results.findings.len() && undecided == self.results.undecided.len();
+    }
+}
+
+/// The facts of a request with those of a result in it.
+struct OfResult<'a> {
+    facts: &'a dyn Facts,
+    tool: &'a ToolFacts<'a>,
+}
+
+impl Facts for OfResult<'_> {
+    fn get(&self, fact: Fact) -> Value<'_> {
+        match fact {
+            Fact::ToolName | Fact::ToolServer | Fact::ToolCallId | Fact::ToolIsError | Fact::ToolBytes => {
+                self.tool.get(fact)
+            }
+            _ => self.facts.get(fact),
+        }
+    }
+
+    fn entry(&self, fact: Fact, key: &str) -> Value<'_> {
+        self.facts.entry(fact, key)
+    }
+
+    fn has(&self, fact: Fact, text: &str) -> bool {
+        self.facts.has(fact, text)
+    }
+
+    fn count(&self, fact: Fact) -> usize {
+        self.facts.count(fact)
+    }
+
+    fn element(&self, fact: Fact, index: usize) -> Value<'_> {
+        self.facts.element(fact, index)
+    }
+
+    fn at(&self, fact: Fact, path: &[Step]) -> Value<'_> {
+        self.facts.at(fact, path)
     }
 }
 
@@ -223,18 +263,25 @@ impl Reader for Texts<'_> {
         let what = [element.role as u8, element.kind as u8];
         self.key = self.table.key(&[self.scope[0], self.scope[1], &what, element.raw]);
         self.digests.push(self.key as u64);
-        if self.table.is_clean(self.key) {
+        self.is_known = self.table.is_clean(self.key);
+        if self.is_known {
             self.known += element.raw.len() as u64;
-            return false;
+            // The facts of a result change though its text does not: its call may be another one, the session has gone on.
+            if !self.rules.asks_facts(Phase::ToolResult) {
+                return false;
+            }
+        } else {
+            self.read += element.raw.len() as u64;
         }
-        self.read += element.raw.len() as u64;
         self.is_clean = true;
         self.border.clear();
         true
     }
 
     fn segment(&mut self, segment: &Segment<'_>) {
-        self.search(segment);
+        if !self.is_known {
+            self.search(segment);
+        }
         if segment.kind == Place::ToolResult && self.rules.has(Phase::ToolResult) {
             self.search_result(segment, segment.result.unwrap_or(UNNAMED));
         }
@@ -242,8 +289,76 @@ impl Reader for Texts<'_> {
 
     fn end(&mut self, _: &segments::Element<'_>) {
         self.end_result();
-        if self.is_clean && !self.work.exceeded() {
+        if self.is_clean && !self.is_known && !self.work.exceeded() {
             self.table.note_clean(self.key);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::policy::settings::PolicyConfig;
+    use crate::protocol::Dialect;
+    use crate::settings::fault::Faults;
+
+    /// A session of which only the mark is known.
+    struct Session(bool);
+
+    impl Facts for Session {
+        fn get(&self, _: Fact) -> Value<'_> {
+            Value::Absent
+        }
+
+        fn entry(&self, _: Fact, _: &str) -> Value<'_> {
+            Value::Bool(self.0)
+        }
+
+        fn has(&self, _: Fact, _: &str) -> bool {
+            false
+        }
+
+        fn count(&self, _: Fact) -> usize {
+            0
+        }
+    }
+
+    fn rules(yaml: &str) -> Arc<RuleSet> {
+        let written: PolicyConfig = serde_yaml::from_str(yaml).unwrap();
+        written.compile(&mut Faults::default()).unwrap()
+    }
+
+    fn turns(tool: &str) -> String {
+        let call = serde_json::json!({ "type": "tool_use", "id": "t1", "name": tool, "input": {} });
+        let result =
+            serde_json::json!({ "type": "tool_result", "tool_use_id": "t1", "content": "the same text" });
+        let turns = [("assistant", call), ("user", result)]
+            .map(|(role, block)| serde_json::json!({ "role": role, "content": [block] }));
+        serde_json::json!({ "messages": turns }).to_string()
+    }
+
+    #[test]
+    fn a_result_that_was_clean_before_is_asked_for_its_facts_again() {
+        let table = Judged::new(1 << 20);
+        let found = |rules: &RuleSet, session: Session, body: &str| {
+            let mut texts = Texts::new(rules, &session, &table, [b"alice", b"1"], body.len());
+            let dialect = Dialect::all().find(|dialect| dialect.name() == "anthropic").unwrap();
+            segments::read(body.as_bytes(), dialect, &mut texts);
+            let known = texts.known;
+            (texts.finish().results.findings.len(), known > 0)
+        };
+        let of_tool =
+            rules("rules: [{ id: a, on: tool_result, when: 'tool.name == \"WebFetch\"', action: block }]");
+        assert_eq!(found(&of_tool, Session(false), &turns("Read")), (0, false));
+        assert_eq!(
+            found(&of_tool, Session(false), &turns("WebFetch")),
+            (1, true),
+            "the text of another tool"
+        );
+        let of_mark = rules("rules: [{ id: b, on: tool_result, when: 'session.saw[\"x\"]', action: block }]");
+        assert_eq!(found(&of_mark, Session(false), &turns("Grep")).0, 0);
+        assert_eq!(found(&of_mark, Session(true), &turns("Grep")), (1, true), "the session has gone on");
     }
 }
