@@ -283,8 +283,16 @@ impl Hearing<'_> {
         if !self.rules.has(Phase::ToolCall) {
             return;
         }
+        let name = Some(&*call.name).filter(|name| !name.is_empty());
+        self.call_by(name, call);
+        if call.name_is_unclear && name.is_some() {
+            self.call_by(None, call);
+        }
+    }
+
+    fn call_by(&mut self, name: Option<&str>, call: &ToolCall) {
         let tool = ToolFacts {
-            name: Some(&*call.name).filter(|name| !name.is_empty()),
+            name,
             args: call.arguments.as_bytes(),
             args_truncated: call.truncated,
             source: "model",
