@@ -142,7 +142,8 @@ impl ToolCalls {
     /// Forgets what was said.
     pub(super) fn clear(&mut self) {
         if std::mem::take(&mut self.fragment.begun) {
-            let Fragment { index, kind, id, name, name_is_cut, arguments, truncated, .. } = &mut self.fragment;
+            let Fragment { index, kind, id, name, name_is_cut, arguments, truncated, .. } =
+                &mut self.fragment;
             *index = None;
             *name_is_cut = false;
             *truncated = false;
