@@ -128,6 +128,7 @@ impl Judge for Hearing<'_> {
         *self.with.text_bytes += bytes;
         self.heard.fresh += bytes;
         self.heard.bytes += bytes;
+        self.heard.has_result |= matches!(event, Event::Text(_));
         if let (Some(said), Event::Text(text) | Event::Reasoning(text)) = (&mut self.heard.said, &event) {
             let room = MAX_GATHERED.saturating_sub(said.len());
             said.extend_from_slice(&text[..text.len().min(room)]);
@@ -161,7 +162,7 @@ impl Judge for Hearing<'_> {
         }
         let text = std::mem::take(&mut self.heard.fresh);
         let is_over = of == Part::End || self.heard.has_stopped;
-        let is_result = self.heard.phase == Phase::ToolResult && text > 0;
+        let is_result = self.heard.phase == Phase::ToolResult && self.heard.has_result;
         if (is_over || is_result) && !std::mem::replace(&mut self.heard.is_finished, true) {
             self.finish();
         }
@@ -185,6 +186,9 @@ impl Hearing<'_> {
         }
         if end {
             source.end(&mut |event| self.hear(event));
+            if source.is_unread() {
+                let _ = self.rule(Part::Unread);
+            }
             let _ = self.rule(Part::End);
         }
     }
@@ -200,7 +204,10 @@ impl Hearing<'_> {
         }
         if !self.heard.thoughts.is_empty() {
             let mut text = std::mem::take(&mut self.heard.thoughts);
-            self.feed(choice, index, Place::Reasoning, &text);
+            // What a server says beside the result.
+            let place =
+                if self.heard.phase == Phase::ToolResult { Place::ToolResult } else { Place::Reasoning };
+            self.feed(choice, index, place, &text);
             text.clear();
             self.heard.thoughts = text;
         }
@@ -283,8 +290,16 @@ impl Hearing<'_> {
         if !self.rules.has(Phase::ToolCall) {
             return;
         }
+        let name = Some(&*call.name).filter(|name| !name.is_empty());
+        self.call_by(name, call);
+        if call.name_is_unclear && name.is_some() {
+            self.call_by(None, call);
+        }
+    }
+
+    fn call_by(&mut self, name: Option<&str>, call: &ToolCall) {
         let tool = ToolFacts {
-            name: Some(&*call.name).filter(|name| !name.is_empty()),
+            name,
             args: call.arguments.as_bytes(),
             args_truncated: call.truncated,
             source: "model",

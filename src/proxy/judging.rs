@@ -84,6 +84,8 @@ pub(super) struct Heard {
     pub(super) verdict: Verdict,
     /// The model has stopped.
     pub(super) has_stopped: bool,
+    /// It has said something that is no reasoning.
+    pub(super) has_result: bool,
     /// The rules without `match` were asked.
     pub(super) is_finished: bool,
     /// It was told that something cannot be read.
@@ -164,6 +166,7 @@ impl Judging {
                 hits: Vec::new(),
                 verdict: Verdict::default(),
                 has_stopped: false,
+                has_result: false,
                 is_finished: false,
                 was_limited: false,
                 next: Follows::Nothing,

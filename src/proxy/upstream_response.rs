@@ -26,7 +26,7 @@ use crate::session::Leg;
 static REQUEST_ID_FIELD: HeaderName = HeaderName::from_static(REQUEST_ID);
 
 /// Begins the backend's response. From here on the limit for silence is `stream_idle`.
-pub(crate) fn begin(routed: &Routed, head: &ResponseHeader) -> Answer {
+pub(crate) fn begin(routed: &Routed, head: &mut ResponseHeader) -> Answer {
     let Routed { who, route, .. } = routed;
     let Identified { received, call, .. } = &**who;
     let handle = &received.handle;
@@ -48,26 +48,38 @@ pub(crate) fn begin(routed: &Routed, head: &ResponseHeader) -> Answer {
     let tap = is_read.then(|| {
         let coding = Coding::of(encoding);
         // What a cut response has cost is estimated from its text.
-        match handle.settings.budgets.is_empty() && !is_judged {
+        match handle.settings.budgets.is_empty() {
+            _ if is_judged => ResponseTap::judged(route.dialect, inside, text(CONTENT_TYPE), coding),
             true => ResponseTap::of(route.dialect, inside, coding),
             false => ResponseTap::listening(route.dialect, inside, coding),
         }
     });
+    let judging = is_judged
+        .then(|| {
+            let rules = &handle.settings.rules;
+            let has_room = framing == inside && !head.headers.contains_key(CONTENT_LENGTH);
+            // What turns out to be text waits with its head.
+            let framing = if inside == Framing::Opaque { Framing::Json } else { inside };
+            Judging::begin(rules, route.dialect, &handle.gate, tap.as_ref(), framing, has_room)
+        })
+        .flatten();
+    let tail = bears_comments(received, framing, head).then(EventTail::default);
+    // A stream that may be cut has no fixed length, so that its end is written.
+    if inside.is_stream()
+        && received.method != Method::HEAD
+        && judging.as_ref().is_some_and(|judging| judging.is_between().is_some())
+    {
+        head.remove_header(&CONTENT_LENGTH);
+    }
     Answer {
         status: Some(head.status.as_u16()),
         first_byte: Some(handle.arrived.elapsed()),
         framing: Some(framing),
         is_stream: inside.is_stream(),
-        judging: is_judged
-            .then(|| {
-                let rules = &handle.settings.rules;
-                let has_room = framing == inside && !head.headers.contains_key(CONTENT_LENGTH);
-                Judging::begin(rules, route.dialect, &handle.gate, tap.as_ref(), inside, has_room)
-            })
-            .flatten(),
+        judging,
         tap,
         text_bytes: 0,
-        tail: bears_comments(received, framing, head).then(EventTail::default),
+        tail,
         endpoint: (framing == Framing::Sse && mcp::may_announce(received, route)).then(Box::default),
         sent: 0,
         whole: false,

@@ -222,7 +222,10 @@ impl Withheld {
         }
         if end {
             source.end(&mut |event| judge.hear(event));
-            let rest = self.kept.split().freeze();
+            let mut rest = self.kept.split().freeze();
+            if source.is_unread() {
+                self.settle(std::mem::take(&mut rest), judge.rule(Part::Unread), &mut exit)?;
+            }
             self.settle(rest, judge.rule(Part::End), &mut exit)?;
             self.let_all_go(&mut exit);
             exit.gate.lift();

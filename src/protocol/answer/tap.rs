@@ -13,6 +13,7 @@ use crate::protocol::wire::ndjson::{self, LineReader};
 use crate::protocol::wire::sse::{self, SseReader};
 use binary::BinaryEvents;
 use found::{Found, Seldom};
+use guess::Guess;
 
 /// What OpenAI writes as the data of the event behind the last one.
 const DONE: &[u8] = b"[DONE]";
@@ -39,6 +40,12 @@ enum Pieces {
     Binary(Box<BinaryEvents>),
     Messages,
     Whole,
+    /// A judged answer, at its beginning.
+    Guess(Guess),
+    /// Text without a form.
+    Text,
+    /// A picture, a sound, a file.
+    Foreign,
     /// The rest cannot be decoded.
     Nothing,
 }
@@ -51,6 +58,8 @@ struct Reading {
     /// The first bytes of the event's data, to know [`DONE`].
     head: [u8; DONE.len()],
     head_len: usize,
+    /// An event had data.
+    has_data: bool,
     /// The last event was seen to its end.
     complete: bool,
 }
@@ -80,6 +89,16 @@ impl ResponseTap {
             Framing::Json => Pieces::Whole,
             Framing::Opaque => return Self { inner: None, unread: None },
         };
+        Self::from(dialect, framing, coding, listening)
+    }
+
+    /// The same for an answer that is judged, which is read as what it is, not only as what its head says; `media` is its
+    /// `Content-Type`.
+    pub fn judged(dialect: Dialect, framing: Framing, media: Option<&str>, coding: Coding) -> Self {
+        Self::from(dialect, Pieces::judged(framing, media), coding, true)
+    }
+
+    fn from(dialect: Dialect, framing: Pieces, coding: Coding, listening: bool) -> Self {
         let Some(rules) = dialect.answer_rules() else { return Self { inner: None, unread: None } };
         match Decoder::new(coding) {
             Ok(decoder) => {
@@ -190,7 +209,7 @@ impl ResponseTap {
                 !complete && (found.stop.is_empty() || !rules.ends.stop_suffices)
             }
             Pieces::Whole => !complete && !scanner.is_broken(),
-            Pieces::Messages | Pieces::Nothing => false,
+            Pieces::Messages | Pieces::Guess(_) | Pieces::Text | Pieces::Foreign | Pieces::Nothing => false,
         }
     }
 
@@ -234,7 +253,7 @@ impl ResponseTap {
             Pieces::Sse(reader) => reader.at_boundary(),
             Pieces::Ndjson(reader) => reader.at_boundary(),
             Pieces::Whole => reading.scanner.is_after_element(),
-            Pieces::Binary(_) | Pieces::Messages | Pieces::Nothing => false,
+            _ => false,
         }
     }
 
@@ -269,7 +288,17 @@ impl Pieces {
                 reading.scan(bytes, on);
                 reading.end_whole(on);
             }
-            Self::Nothing => {}
+            Self::Guess(guess) => {
+                let (used, decided) = guess.look(bytes);
+                let Some(pieces) = decided else { return Ok(()) };
+                let guess = *guess;
+                *self = pieces?;
+                self.feed(reading, guess.held(), on)?;
+                return self.feed(reading, &bytes[used..], on);
+            }
+            Self::Text if bytes.contains(&0) => return Err(Unread::Coding),
+            Self::Text => on(Event::Text(bytes)),
+            Self::Foreign | Self::Nothing => {}
         }
         Ok(())
     }
@@ -284,11 +313,13 @@ impl Reading {
             found: Found::default(),
             head: [0; DONE.len()],
             head_len: 0,
+            has_data: false,
             complete: false,
         }
     }
 
     fn data(&mut self, part: &[u8], on: &mut dyn FnMut(Event<'_>)) {
+        self.has_data = true;
         let room = &mut self.head[self.head_len..];
         let taken = room.len().min(part.len());
         room[..taken].copy_from_slice(&part[..taken]);
@@ -346,6 +377,7 @@ impl std::fmt::Debug for Reading {
 
 mod binary;
 mod found;
+mod guess;
 mod units;
 
 #[cfg(test)]

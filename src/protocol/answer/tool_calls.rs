@@ -3,6 +3,8 @@
 //! An event, or an element of an array, fills in a fragment; where it ends, the fragment is joined to the
 //! call it belongs to. Without a listener only names and ids are kept.
 
+use serde::de::IgnoredAny;
+
 use super::events::Event;
 use crate::protocol::dialects::answer_rules::CallStep;
 use crate::protocol::facts::tools::{NAME_MAX, ToolCall, ToolCounts};
@@ -23,6 +25,8 @@ struct Fragment {
     kind: String,
     id: String,
     name: String,
+    /// The name was longer than what is kept.
+    name_is_cut: bool,
     arguments: Vec<u8>,
     truncated: bool,
 }
@@ -36,6 +40,10 @@ struct Known {
     arguments: Vec<u8>,
     /// The arguments came with the beginning.
     is_preset: bool,
+    /// It has no name, only a kind: without arguments, what it does is in members that are not read.
+    is_unnamed: bool,
+    /// Programs may put what another call has before its arguments.
+    has_more: bool,
     closed: bool,
     /// The event that repeats the whole call has come.
     repeated: bool,
@@ -87,6 +95,7 @@ impl ToolCalls {
 
     pub(super) fn name(&mut self, name: &str) {
         keep(&mut self.fragment.name, name);
+        self.fragment.name_is_cut = name.len() > NAME_MAX;
         self.fragment.begun = true;
     }
 
@@ -133,8 +142,10 @@ impl ToolCalls {
     /// Forgets what was said.
     pub(super) fn clear(&mut self) {
         if std::mem::take(&mut self.fragment.begun) {
-            let Fragment { index, kind, id, name, arguments, truncated, .. } = &mut self.fragment;
+            let Fragment { index, kind, id, name, name_is_cut, arguments, truncated, .. } =
+                &mut self.fragment;
             *index = None;
+            *name_is_cut = false;
             *truncated = false;
             kind.clear();
             id.clear();
@@ -153,8 +164,21 @@ impl ToolCalls {
             let has_own_id = !id.is_empty() && known.call.id == *id;
             !name.is_empty() && !known.call.name.is_empty() && !is_same && !has_own_id
         };
-        let found = self.find(|_| true).filter(|at| !is_another(&self.known[*at]));
+        let last = self.find(|_| true);
+        let found = last.filter(|at| !is_another(&self.known[*at]));
+        // Programs that gather by the index read more of the same call, unless what they have is a whole call.
+        let before = last.map(|at| &self.known[at]).filter(|known| {
+            found.is_none()
+                && id.is_empty()
+                && known.index.is_some()
+                && serde_json::from_slice::<IgnoredAny>(&known.arguments).is_err()
+        });
+        let continues = before.map(|known| !known.arguments.is_empty());
         let at = found.or_else(|| is_first.then(|| self.begin(on)).flatten());
+        if let (Some(at), Some(has_arguments)) = (at, continues) {
+            self.known[at].call.name_is_unclear = true;
+            self.known[at].has_more |= has_arguments;
+        }
         if let Some(at) = at.filter(|at| !self.known[*at].closed) {
             self.join(at, false);
         }
@@ -227,7 +251,8 @@ impl ToolCalls {
         }
         let Fragment { index, id, name, kind, .. } = &self.fragment;
         // ToolCalls that the provider serves itself have a kind and no name: `web_search_call`.
-        let name = if name.is_empty() { kind.strip_suffix("_call").unwrap_or_default() } else { name };
+        let of_kind = kind.strip_suffix("_call").filter(|_| name.is_empty());
+        let (name, is_unnamed) = (of_kind.unwrap_or(name), of_kind.is_some());
         let mut call = ToolCall { id: id.clone(), name: name.to_owned(), ..ToolCall::default() };
         if self.known.len() >= CALLS_MAX {
             call.truncated = true;
@@ -241,6 +266,8 @@ impl ToolCalls {
             call,
             arguments: Vec::new(),
             is_preset: false,
+            is_unnamed,
+            has_more: false,
             closed: false,
             repeated: false,
         });
@@ -249,14 +276,22 @@ impl ToolCalls {
 
     /// Adds the fragment to a call, its arguments behind those that are there or in their place.
     fn join(&mut self, at: usize, sets: bool) {
-        let Fragment { id, name, arguments, truncated, .. } = &self.fragment;
+        let Fragment { id, name, name_is_cut, arguments, truncated, .. } = &self.fragment;
         let known = &mut self.known[at];
         if known.call.id.is_empty() {
             known.call.id.clone_from(id);
         }
         if known.call.name.is_empty() {
             known.call.name.clone_from(name);
+        } else if !name.is_empty() && known.call.name != *name {
+            // Programs read the first piece, the last one, or all of them.
+            known.call.name_is_unclear = true;
+            if !sets {
+                let room = NAME_MAX.saturating_sub(known.call.name.len());
+                known.call.name.push_str(&name[..name.floor_char_boundary(room)]);
+            }
         }
+        known.call.name_is_unclear |= *name_is_cut;
         if sets || known.is_preset && !arguments.is_empty() {
             self.held -= known.arguments.len();
             known.arguments.clear();
@@ -278,6 +313,7 @@ impl ToolCalls {
         }
         let arguments = std::mem::take(&mut known.arguments);
         self.held -= arguments.len();
+        known.call.truncated |= known.has_more || known.is_unnamed && arguments.is_empty();
         known.call.arguments = String::from_utf8(arguments)
             .unwrap_or_else(|bad| String::from_utf8_lossy(bad.as_bytes()).into_owned());
         self.counts.add(&known.call.name, 1);

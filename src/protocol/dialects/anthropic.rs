@@ -53,6 +53,10 @@ const FIELDS: &[(&str, Field)] = &[
     ("content_block.name", Field::CallName),
     ("content_block.input", Field::CallArguments),
     ("delta.partial_json", Field::CallArguments),
+    ("content_block.text", Field::Text),
+    ("content_block.thinking", Field::Thought),
+    ("message.content[].text", Field::Text),
+    ("message.content[].thinking", Field::Thought),
     ("delta.text", Field::Text),
     ("delta.thinking", Field::Thought),
     // … and in the whole answer.

@@ -38,6 +38,8 @@ const FIELDS: &[(&str, Field)] = &[
     ("promptFeedback.blockReason", Field::Stop),
     ("candidates[].finishReason", Field::Stop),
     ("candidates[].content.parts[].text", Field::Text),
+    ("candidates[].content.parts[].executableCode.code", Field::Text),
+    ("candidates[].content.parts[].codeExecutionResult.output", Field::Text),
     ("candidates[].content.parts[].functionCall", Field::CallEnd),
     ("candidates[].content.parts[].functionCall.id", Field::CallId),
     ("candidates[].content.parts[].functionCall.name", Field::CallName),

@@ -23,6 +23,8 @@ pub struct ToolCall {
     pub arguments: String,
     /// Not all arguments were kept.
     pub truncated: bool,
+    /// Programs may read another name than this: it came in pieces, or is too long to be kept.
+    pub name_is_unclear: bool,
 }
 
 /// Calls by the tool's name, in the order of the first calls; bounded.

@@ -55,7 +55,7 @@ fn listen(dialect: Dialect, framing: Framing, chunks: &[&[u8]]) -> Heard {
 }
 
 fn call(id: &str, name: &str, arguments: &str) -> ToolCall {
-    ToolCall { id: id.into(), name: name.into(), arguments: arguments.into(), truncated: false }
+    ToolCall { id: id.into(), name: name.into(), arguments: arguments.into(), ..ToolCall::default() }
 }
 
 /// What each recording says: a part of its text, its calls, why it stopped.

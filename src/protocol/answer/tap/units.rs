@@ -12,15 +12,28 @@ impl ResponseTap {
     pub fn listen_unit(&mut self, bytes: &[u8], on: &mut dyn FnMut(Event<'_>)) -> usize {
         let Some(Inner { decoder: None, framing, reading }) = &mut self.inner else {
             self.listen(bytes, on);
+            self.give_up_broken();
             return bytes.len();
         };
-        match framing.feed_unit(reading, bytes, on) {
+        let read = match framing.feed_unit(reading, bytes, on) {
             Ok(rest) => bytes.len() - rest.len(),
             Err(unread) => {
                 self.unread = Some(unread);
                 *framing = Pieces::Nothing;
                 bytes.len()
             }
+        };
+        self.give_up_broken();
+        read
+    }
+
+    /// What looks like JSON and is none cannot be read.
+    fn give_up_broken(&mut self) {
+        if let Some(Inner { framing: framing @ Pieces::Whole, reading, .. }) = &mut self.inner
+            && reading.scanner.is_broken()
+        {
+            self.unread = Some(Unread::Corrupt);
+            *framing = Pieces::Nothing;
         }
     }
 
@@ -32,7 +45,8 @@ impl ResponseTap {
             Pieces::Ndjson(reader) => reader.at_boundary(),
             Pieces::Binary(events) => events.at_boundary(),
             Pieces::Whole => reading.scanner.is_after_element() || reading.scanner.is_done(),
-            Pieces::Messages | Pieces::Nothing => false,
+            Pieces::Foreign => true,
+            Pieces::Messages | Pieces::Guess(_) | Pieces::Text | Pieces::Nothing => false,
         }
     }
 
@@ -44,7 +58,8 @@ impl ResponseTap {
             Pieces::Sse(_) | Pieces::Ndjson(_) | Pieces::Binary(_) | Pieces::Messages => Some(true),
             Pieces::Whole if reading.scanner.is_at_root() => None,
             Pieces::Whole => Some(reading.scanner.is_in_elements()),
-            Pieces::Nothing => Some(false),
+            Pieces::Guess(_) => None,
+            Pieces::Text | Pieces::Foreign | Pieces::Nothing => Some(false),
         }
     }
 
@@ -62,6 +77,13 @@ impl ResponseTap {
         }
         reading.found.end_element(on);
         reading.found.calls.finish(on);
+        // It has bytes, and no event.
+        if let Pieces::Sse(reader) = framing
+            && !reading.has_data
+            && !reader.at_boundary()
+        {
+            self.unread = Some(Unread::Corrupt);
+        }
     }
 }
 
@@ -94,7 +116,15 @@ impl Pieces {
                 reading.end_whole(on);
                 Ok(rest)
             }
-            Self::Messages | Self::Whole | Self::Nothing => {
+            Self::Guess(guess) => {
+                let (used, decided) = guess.look(bytes);
+                let Some(pieces) = decided else { return Ok(&bytes[..0]) };
+                let guess = *guess;
+                *self = pieces?;
+                self.feed_unit(reading, guess.held(), on)?;
+                self.feed_unit(reading, &bytes[used..], on)
+            }
+            Self::Messages | Self::Whole | Self::Text | Self::Foreign | Self::Nothing => {
                 self.feed(reading, bytes, on).map(|()| &bytes[..0])
             }
         }
