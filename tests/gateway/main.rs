@@ -41,10 +41,10 @@ mod policy {
     pub mod answers;
     /// Rules on the control API: shown, tried, suppressed, and what they found.
     pub mod control;
-    /// Ways around rules that must not exist.
-    pub mod evasions;
     /// Answers that say things where, or as what, nobody expects them.
     pub mod disguised_answers;
+    /// Ways around rules that must not exist.
+    pub mod evasions;
     /// Calls in answers that wait for an approval.
     pub mod held_calls;
     /// Rules about facts: what they do to requests, and how they are told.

@@ -3,7 +3,7 @@ use serde_json::json;
 use super::rules::ruled;
 use crate::governance::holds::{answer, decide, held, list, pending};
 use crate::routing::failover::{configuration, error};
-use crate::support::{Call, Demo, Gateway, RawBackend};
+use crate::support::{Backend as _, Call, Demo, Gateway, RawBackend};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_spelling_of_a_models_path_is_no_way_around_rules_about_what_is_said() {
