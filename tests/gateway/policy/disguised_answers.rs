@@ -109,11 +109,9 @@ async fn a_stream_with_a_length_ends_natively() {
     let say = |text: &str| json!({"choices": [{"index": 0, "delta": {"content": text}}]});
     let body = sse(&[say("please "), say("drop all tables"), say(" quickly")]);
     let (status, text, is_whole) = answered(Call::chat_stream("hello"), "text/event-stream", &body).await;
-    assert!(status == 200 && is_whole, "{status}: {text}");
-    assert!(
-        text.contains("please") && text.contains("policy_blocked") && !text.contains("all tables"),
-        "{text}"
-    );
+    // A block that comes in one batch with the head is answered in place of it (docs/adr/0042).
+    assert!(is_whole && (status == 403 || status == 200 && text.contains("please")), "{status}: {text}");
+    assert!(text.contains("policy_blocked") && !text.contains("all tables"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
