@@ -87,7 +87,7 @@ async fn an_answer_is_read_as_what_it_is() {
         ("application/octet-stream", said.clone().into_bytes()),
         ("image/png", said.clone().into_bytes()),
         ("text/event-stream", said.clone().into_bytes()),
-        ("application/json", sse(&[event.clone()])),
+        ("application/json", sse(std::slice::from_ref(&event))),
         ("application/octet-stream", sse(&[event])),
         ("application/json; charset=utf-16", marked.clone()),
         ("application/json", wide),
@@ -125,7 +125,8 @@ async fn what_blocks_and_parts_have_of_text_is_judged() {
         json!({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": phrase}}),
         json!({"type": "message_start", "message": {"content": [{"type": "text", "text": phrase}]}}),
     ] {
-        let (_, text, _) = answered(messages(true), "text/event-stream", &sse(&[event.clone()])).await;
+        let (_, text, _) =
+            answered(messages(true), "text/event-stream", &sse(std::slice::from_ref(&event))).await;
         assert!(text.contains("policy_blocked") && !text.contains(phrase), "{event}: {text}");
     }
     for part in
