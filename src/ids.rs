@@ -283,6 +283,20 @@ mod tests {
     }
 }
 
+/// The digits of base62.
+pub const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+/// Returns the CRC-32 of a text in six digits of base62, with which keys of this gateway, of GitHub and of npm end.
+pub fn base62_checksum(text: &[u8]) -> [u8; 6] {
+    let mut rest = crc32fast::hash(text);
+    let mut digits = [b'0'; 6];
+    for place in digits.iter_mut().rev() {
+        *place = BASE62[(rest % 62) as usize];
+        rest /= 62;
+    }
+    digits
+}
+
 /// A document that all instances keep: the one with the higher revision counts, and of equal ones the greater text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SharedDocument {

@@ -12,6 +12,7 @@ use memchr::memmem;
 use ring::rand::{SecureRandom, SystemRandom};
 use sha2::{Digest, Sha256};
 
+use crate::ids::{BASE62, base62_checksum};
 use crate::settings::secret::Secret;
 
 /// How keys begin unless `auth.keys.prefix` says otherwise.
@@ -23,7 +24,6 @@ pub const MIN_LENGTH: usize = 32;
 /// Characters of a key that lists and logs show.
 const SHOWN: usize = 8;
 
-const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 /// Random characters: 62^43 is a little more than 2^256.
 pub(super) const RANDOM: usize = 43;
 /// Characters of the checksum: 62^6 is more than 2^32.
@@ -79,8 +79,8 @@ pub fn generate(prefix: &str) -> io::Result<Secret> {
 
 /// Returns a text of a prefix and [`RANDOM`] characters with its checksum.
 pub(super) fn with_checksum(mut text: String) -> Secret {
-    let checksum = checksum(text.as_bytes());
-    text.extend(checksum);
+    let checksum = base62_checksum(text.as_bytes());
+    text.extend(checksum.map(char::from));
     Secret::new(text)
 }
 
@@ -95,7 +95,10 @@ pub(super) fn random_after(start: &str, characters: usize) -> io::Result<String>
         let mut bytes = [0; RANDOM];
         random.fill(&mut bytes).map_err(|_| io::Error::other("the operating system gave no random bytes"))?;
         // 248 is the largest multiple of 62 in a byte: without the others, each character is equally likely.
-        let even = bytes.into_iter().filter(|byte| *byte < 248).map(|byte| digit(u32::from(byte)));
+        let even = bytes
+            .into_iter()
+            .filter(|byte| *byte < 248)
+            .map(|byte| char::from(BASE62[usize::from(byte % 62)]));
         text.extend(even.take(start.len() + characters - text.len()));
     }
     Ok(text)
@@ -105,7 +108,7 @@ pub(super) fn random_after(start: &str, characters: usize) -> io::Result<String>
 pub fn is_damaged(key: &[u8], prefix: &str) -> bool {
     let Some((text, sum)) = key.split_last_chunk::<CHECKSUM>() else { return true };
     let is_long_enough = text.len() == prefix.len() + RANDOM;
-    !is_long_enough || !checksum(text).into_iter().map(|c| c as u8).eq(sum.iter().copied())
+    !is_long_enough || *sum != base62_checksum(text)
 }
 
 /// Returns the first key with this prefix that a text contains.
@@ -127,21 +130,6 @@ pub fn may_contain(text: &[u8], prefix: &str) -> bool {
         || find(text, prefix).is_some()
 }
 
-fn checksum(text: &[u8]) -> [char; CHECKSUM] {
-    let mut rest = crc32fast::hash(text);
-    let mut digits = ['0'; CHECKSUM];
-    for place in digits.iter_mut().rev() {
-        *place = digit(rest);
-        rest /= 62;
-    }
-    digits
-}
-
-/// Returns the last base62 digit of a number.
-fn digit(number: u32) -> char {
-    char::from(ALPHABET[(number % 62) as usize])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,7 +140,7 @@ mod tests {
         let text = key.reveal();
         assert_ne!(generate(PREFIX).unwrap(), key);
         assert_eq!(text.len(), PREFIX.len() + RANDOM + CHECKSUM);
-        assert!(text[PREFIX.len()..].bytes().all(|byte| ALPHABET.contains(&byte)), "{text}");
+        assert!(text[PREFIX.len()..].bytes().all(|byte| BASE62.contains(&byte)), "{text}");
         assert!(!is_damaged(text.as_bytes(), PREFIX));
         for place in 0..text.len() {
             let mut typo = text.as_bytes().to_vec();
@@ -167,7 +155,7 @@ mod tests {
     #[test]
     fn a_key_of_an_earlier_version_stays_valid() {
         let key = format!("elida_{}", "0".repeat(43));
-        let sum: String = checksum(key.as_bytes()).into_iter().collect();
+        let sum: String = base62_checksum(key.as_bytes()).into_iter().map(char::from).collect();
         // The CRC-32 (IEEE) of the text, computed with Python's zlib.crc32, in base62.
         assert_eq!(sum, "0PK575");
     }

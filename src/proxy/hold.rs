@@ -249,14 +249,8 @@ impl Held {
     /// Clients repeat within milliseconds; what the repetition would get is known.
     fn refuse_repeats(&self, refusal: &Refusal) {
         let Some(session) = &self.session else { return };
-        let why = Refused {
-            rule: Arc::clone(&self.request.rule),
-            message: refusal.message.as_str().into(),
-            kind: refusal.kind,
-        };
-        let agent = self.request.agent.as_ref().map(|agent| agent.as_str());
-        let now = self.app.clock.now().as_millis();
-        session.policy_state().refuse_repeats(agent, &self.request.digests, why, now);
+        let HoldRequest { rule, agent, digests, .. } = &self.request;
+        judge::refuse_repeats(&self.app, (session, agent.as_ref()), rule, refusal, digests);
     }
 }
 

@@ -21,7 +21,7 @@ use crate::policy::rule::{Action, Mode, Rule, RuleKind};
 use crate::policy::session_state::{Refused, SessionState};
 use crate::policy::suppressions::{About, shown};
 use crate::policy::verdict::{Finding, Verdict, strongest};
-use crate::session::{BY_POLICY, FindingEvent, Leg};
+use crate::session::{BY_POLICY, FindingEvent, Leg, Session as LiveSession};
 
 /// What happens to what was judged.
 #[derive(Debug)]
@@ -122,17 +122,15 @@ pub(crate) fn repeated(app: &ProxyState, leg: &Leg, digests: &[u64]) -> Option<R
 /// client's repetition meets it.
 pub(crate) fn refuse_repeats(
     app: &ProxyState,
-    leg: &Leg,
+    (session, agent): (&LiveSession, Option<&AgentId>),
     rule: &Arc<Rule>,
     refused: &Refusal,
     digests: &[u64],
 ) {
-    let agent = leg.agent();
-    let state = leg.session().policy_state();
-    let agent = agent.as_ref().map(AgentId::as_str);
     let why =
         Refused { rule: Arc::clone(rule), message: refused.message.as_str().into(), kind: refused.kind };
-    state.refuse_repeats(agent, digests, why, app.clock.now().as_millis());
+    let now = app.clock.now().as_millis();
+    session.policy_state().refuse_repeats(agent.map(AgentId::as_str), digests, why, now);
 }
 
 struct Judging<'a> {
@@ -257,7 +255,7 @@ impl Judging<'_> {
         };
         let refused = refusal(rule, &message(rule, self.phase), kind);
         if let Some(leg) = self.leg {
-            refuse_repeats(self.app, leg, rule, &refused, self.unit.digests);
+            refuse_repeats(self.app, (leg.session(), self.agent.as_ref()), rule, &refused, self.unit.digests);
         }
         Decision::Refuse(Box::new(refused))
     }

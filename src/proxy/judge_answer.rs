@@ -346,7 +346,13 @@ impl Hearing<'_> {
         let Some(patience) = self.heard.patience else {
             let message = "a message of a WebSocket cannot wait for an approval: ask for it by a request";
             let refused = refusal(&held.rule, message, ErrorKind::PolicyBlocked);
-            refuse_repeats(app, ends.leg, &held.rule, &refused, &held.digests);
+            refuse_repeats(
+                app,
+                (ends.leg.session(), held.agent.as_ref()),
+                &held.rule,
+                &refused,
+                &held.digests,
+            );
             return Err(Box::new(refused));
         };
         let mut is_whole = !held.args_truncated;

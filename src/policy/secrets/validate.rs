@@ -1,5 +1,7 @@
 //! Check digits and other proofs.
 
+use crate::ids::base62_checksum;
+
 /// Whatever matches is one.
 pub(super) fn always(_: &[u8]) -> bool {
     true
@@ -116,7 +118,7 @@ pub(super) fn phone(found: &[u8]) -> bool {
 pub(super) fn github(found: &[u8]) -> bool {
     let token = found.iter().position(|byte| *byte == b'_').map_or(&[][..], |at| &found[at + 1..]);
     match token.split_at_checked(30) {
-        Some((random, sum)) if sum.len() == 6 => sum == base62(crc32fast::hash(random)),
+        Some((random, sum)) if sum.len() == 6 => sum == base62_checksum(random),
         Some(_) => true,
         None => false,
     }
@@ -124,17 +126,7 @@ pub(super) fn github(found: &[u8]) -> bool {
 
 /// A key of this gateway: the CRC-32 of the rest in 6 characters of base62.
 pub(super) fn elida(found: &[u8]) -> bool {
-    found.split_last_chunk::<6>().is_some_and(|(text, sum)| *sum == base62(crc32fast::hash(text)))
-}
-
-fn base62(mut number: u32) -> [u8; 6] {
-    const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-    let mut digits = [b'0'; 6];
-    for place in digits.iter_mut().rev() {
-        *place = ALPHABET[(number % 62) as usize];
-        number /= 62;
-    }
-    digits
+    found.split_last_chunk::<6>().is_some_and(|(text, sum)| *sum == base62_checksum(text))
 }
 
 /// A value whose name says that it is secret: random enough, and not a name, a path or a placeholder.

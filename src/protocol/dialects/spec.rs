@@ -15,6 +15,7 @@ use super::model_list::{ModelListForm, ModelListRequest};
 use super::openai;
 use super::request_shape::RequestShape;
 use crate::protocol::facts::model_request::ModelRequest;
+use crate::protocol::wire::sse::COMMENT;
 
 /// The API of one request: it decides how the request is detected, how usage is read and how an error is worded.
 ///
@@ -144,12 +145,7 @@ impl Dialect {
     /// What keeps the client of an event stream waiting between two events: an event of the dialect that says nothing, or a
     /// comment.
     pub fn keep_alive(self) -> &'static [u8] {
-        self.0.ping.unwrap_or(b": keep-alive\n\n")
-    }
-
-    /// Whether that is an event, which clients wait with longer than with comments.
-    pub fn has_ping(self) -> bool {
-        self.0.ping.is_some()
+        self.0.ping.unwrap_or(COMMENT)
     }
 
     /// True when bodies of this dialect are read while they pass.

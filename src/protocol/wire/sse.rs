@@ -10,6 +10,9 @@ const NAME_MAX: usize = 128;
 
 const BOM: [u8; 3] = [0xEF, 0xBB, 0xBF];
 
+/// A comment, which clients ignore; the blank line ends no event.
+pub const COMMENT: &[u8] = b": keep-alive\n\n";
+
 /// A part of an event stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Piece<'a> {

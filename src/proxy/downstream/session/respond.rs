@@ -12,7 +12,8 @@ use pingora_http::ResponseHeader;
 
 use super::client_session::ClientSession;
 use super::downstream_session::DownstreamSession;
-use super::write::{COMMENT, cut, write};
+use super::write::{cut, write};
+use crate::protocol::wire::sse::COMMENT;
 use crate::proxy::downstream::handle::RequestHandle;
 use crate::proxy::downstream::http1::Exchange;
 

@@ -15,9 +15,6 @@ pub(crate) const LEG_CUT: ErrorType = ErrorType::Custom("leg_cut");
 /// can still record the request.
 pub(super) const STUCK_WRITE: Duration = Duration::from_millis(20);
 
-/// A line that begins with a colon is ignored by clients (HTML, section 9.2.6); the blank line ends no event.
-pub(super) const COMMENT: &[u8] = b": keep-alive\n\n";
-
 /// Returns the error of a leg that was cut.
 pub(super) fn cut<T>() -> Result<T> {
     Error::e_explain(LEG_CUT, "the leg was cut")
