@@ -1,5 +1,7 @@
 //! Identifiers as newtypes, so that they cannot be confused.
 
+pub mod documents;
+
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;

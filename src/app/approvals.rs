@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use tracing::error;
-
+use super::shared_documents::{store_learned, stored};
 use crate::history::state::State;
 use crate::ids::SharedDocument;
 use crate::policy::approvals::{ApprovalStorage, Approvals};
@@ -26,10 +25,7 @@ impl ApprovalStorage for InState {
 
 /// Reads the stored approvals. If the file cannot be used, that is logged, and held calls ask anew.
 pub(super) fn open(state: &Arc<State>) -> Arc<Approvals> {
-    let stored = state.documents(KIND).unwrap_or_else(|fault| {
-        error!(fault = format!("{fault:#}"), "state.db cannot be read: no stored approval is in force");
-        Vec::new()
-    });
+    let stored = stored(state, KIND, "no stored approval is in force");
     Arc::new(Approvals::new(&stored, Box::new(InState(Arc::clone(state)))))
 }
 
@@ -40,13 +36,5 @@ pub(super) fn learn(approvals: &Arc<Approvals>, documents: &[String]) {
         return;
     }
     let approvals = Arc::clone(approvals);
-    // They hold from now on; on disk they are for a start without the others.
-    tokio::task::spawn_blocking(move || {
-        if let Err(fault) = approvals.store(&learned) {
-            error!(
-                fault,
-                "approvals of another process cannot be stored in state.db: they hold until a restart"
-            );
-        }
-    });
+    store_learned("approvals", learned, move |learned| approvals.store(learned));
 }

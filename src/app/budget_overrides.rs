@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use tracing::{error, info};
+use tracing::info;
 
+use super::shared_documents::{store_learned, stored};
 use crate::history::state::State;
 use crate::ids::SharedDocument;
 use crate::limits::overrides::{OverrideStorage, Overrides};
@@ -22,10 +23,7 @@ impl OverrideStorage for InState {
 
 /// Reads the stored overrides. If the file cannot be used, that is logged, and no stored override is in force.
 pub(super) fn open(state: &Arc<State>) -> Arc<Overrides> {
-    let stored = state.documents(KIND).unwrap_or_else(|fault| {
-        error!(fault = format!("{fault:#}"), "state.db cannot be read: no override of a budget is in force");
-        Vec::new()
-    });
+    let stored = stored(state, KIND, "no override of a budget is in force");
     Arc::new(Overrides::new(stored, Box::new(InState(Arc::clone(state)))))
 }
 
@@ -37,13 +35,5 @@ pub(super) fn learn(overrides: &Arc<Overrides>, documents: &[String]) {
     }
     info!(overrides = learned.len(), "overrides of budgets were changed by another process");
     let overrides = Arc::clone(overrides);
-    // They hold from now on; on disk they are for a start without the others.
-    tokio::task::spawn_blocking(move || {
-        if let Err(fault) = overrides.store(&learned) {
-            error!(
-                fault,
-                "overrides of another process cannot be stored in state.db: they hold until a restart"
-            );
-        }
-    });
+    store_learned("overrides", learned, move |learned| overrides.store(learned));
 }

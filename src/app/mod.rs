@@ -5,7 +5,7 @@
 //! settings under running streams · `drain` shuts down in order · `upgrade` starts a new process that takes over, and
 //! `fd_passing` passes it the listening sockets · `kill_recovery` restores kill orders from the history · `sd_notify`
 //! reports to the service manager · `panics` counts and logs panics · `event_sink` writes session events to log, metrics,
-//! history and collector · `made_keys` and `people` keep keys and accounts in `state.db` · `principal_key` loads the key of principals · `demo` runs the gateway with a provider of its
+//! history and collector · `made_keys` and `people` keep keys and accounts in `state.db`, `budget_overrides`, `approvals` and `suppressions` what operators decide (`shared_documents`) · `principal_key` loads the key of principals · `demo` runs the gateway with a provider of its
 //! own · `admin` makes the first account · `backend_check` checks the backends without running a gateway · `health_checks` probes them while it runs.
 //! Neighbours: `cli` calls it, `config` feeds it.
 //! Invariant: it decides nothing that one of the parts could decide.
@@ -31,6 +31,7 @@ mod principal_key;
 mod reload;
 mod sd_notify;
 mod services;
+mod shared_documents;
 mod signals;
 mod spending;
 mod suppressions;

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use tracing::{error, info};
+use tracing::info;
 
+use super::shared_documents::{store_learned, stored};
 use crate::history::state::State;
 use crate::ids::SharedDocument;
 use crate::policy::suppressions::Suppressions;
@@ -13,10 +14,7 @@ const KIND: &str = "suppression";
 
 /// Reads the stored suppressions. If the file cannot be used, that is logged, and none is in force.
 pub(super) fn open(state: &Arc<State>) -> Arc<Suppressions> {
-    let stored = state.documents(KIND).unwrap_or_else(|fault| {
-        error!(fault = format!("{fault:#}"), "state.db cannot be read: no suppression is in force");
-        Vec::new()
-    });
+    let stored = stored(state, KIND, "no suppression is in force");
     let state = Arc::clone(state);
     let store = move |SharedDocument { id, revision, text }: &SharedDocument| {
         state.put(KIND, id, *revision, text).map_err(|fault| format!("{fault:#}"))
@@ -32,13 +30,5 @@ pub(super) fn learn(suppressions: &Arc<Suppressions>, documents: &[String]) {
     }
     info!(suppressions = learned.len(), "suppressions were changed by another process");
     let suppressions = Arc::clone(suppressions);
-    // They hold from now on; on disk they are for a start without the others.
-    tokio::task::spawn_blocking(move || {
-        if let Err(fault) = suppressions.store(&learned) {
-            error!(
-                fault,
-                "suppressions of another process cannot be stored in state.db: they hold until a restart"
-            );
-        }
-    });
+    store_learned("suppressions", learned, move |learned| suppressions.store(learned));
 }

@@ -59,7 +59,7 @@ pub struct Config {
     pub rules: Arc<policy::ruleset::RuleSet>,
     /// How calls that rules hold are approved.
     pub approvals: policy::approvals::ApprovalRules,
-    /// Who is told what happens.
+    /// The receivers of events.
     pub receivers: notify::settings::Receivers,
     /// The history of ended sessions.
     pub history: history::Settings,

@@ -47,7 +47,7 @@ pub(super) struct ConfigFile {
     pub(super) policy: policy::settings::PolicyConfig,
     /// How calls that rules hold are approved.
     pub(super) approvals: policy::approvals::ApprovalsConfig,
-    /// Who is told what happens.
+    /// The webhooks that receive events.
     pub(super) webhooks: Vec<notify::settings::WebhookConfig>,
     /// Where events are written in the form of OCSF.
     pub(super) ocsf: notify::settings::OcsfConfig,

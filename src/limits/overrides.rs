@@ -2,29 +2,18 @@
 //! document with a revision, stored before it is in force; one that is taken back stays as a tombstone, so that no older copy
 //! revives it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
-use parking_lot::Mutex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::amount::{AmountText, CostUnit};
 use crate::ids::SharedDocument;
-
-/// Most overrides, tombstones included.
-const MAX_OVERRIDES: usize = 10_000;
-/// How long an override is kept after its end.
-const TOMBSTONE: Duration = Duration::from_secs(30 * 24 * 3600);
-/// How the name of a shared document begins; no key of a caller has such an id.
-const SHARED: &str = "override:";
-/// The revision of one that is in force, and of one that was taken back.
-const IN_FORCE: u64 = 1;
-const TAKEN_BACK: u64 = 2;
+use crate::ids::documents::{ChangeError, Document, Documents, IN_FORCE, MAX_DOCUMENTS, TAKEN_BACK};
 
 /// An override, as it is stored and shared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -51,16 +40,31 @@ pub struct Override {
     pub taken_back: Option<Timestamp>,
 }
 
-impl Override {
-    /// Whether it adds to the limit at this time.
-    pub fn is_in_force(&self, now: Timestamp) -> bool {
-        self.taken_back.is_none() && now < self.until
+impl Document for Override {
+    const SHARED: &'static str = "override:";
+
+    fn id(&self) -> &str {
+        &self.id
     }
 
-    /// Whether it ended so long ago that no instance still needs it.
-    fn is_over(&self, now: Timestamp) -> bool {
-        let end = self.taken_back.unwrap_or(self.until).max(self.until);
-        end.checked_add(TOMBSTONE).is_ok_and(|until| until < now)
+    fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    fn made(&self) -> Timestamp {
+        self.made
+    }
+
+    fn until(&self) -> Timestamp {
+        self.until
+    }
+
+    fn taken_back(&self) -> Option<Timestamp> {
+        self.taken_back
+    }
+
+    fn take_back(self, now: Timestamp) -> Self {
+        Self { revision: TAKEN_BACK, taken_back: Some(now), ..self }
     }
 }
 
@@ -77,7 +81,7 @@ pub trait OverrideStorage: Send + Sync {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OverrideError {
     /// There are too many.
-    #[error("there are {MAX_OVERRIDES} overrides, which is the most; take back those that are not needed")]
+    #[error("there are {MAX_DOCUMENTS} overrides, which is the most; take back those that are not needed")]
     Full,
     /// The budget has no such override in force.
     #[error("the budget '{0}' has no override '{1}'")]
@@ -110,31 +114,23 @@ impl Additions {
 /// All overrides.
 pub struct Overrides {
     additions: Arc<ArcSwap<Additions>>,
-    entries: Mutex<BTreeMap<String, Entry>>,
-    storage: Box<dyn OverrideStorage>,
-}
-
-struct Entry {
-    document: Override,
-    /// The document as it was written: all instances compare the same text.
-    text: String,
-}
-
-impl Entry {
-    fn of(document: Override) -> Self {
-        Self { text: serde_json::to_string(&document).unwrap_or_default(), document }
-    }
-
-    fn shared(&self) -> SharedDocument {
-        let Override { id, revision, .. } = &self.document;
-        SharedDocument { id: format!("{SHARED}{id}"), revision: *revision, text: self.text.clone() }
-    }
+    all: Documents<Override>,
 }
 
 impl Overrides {
     /// Reads the stored documents. One that cannot be read is logged and adds nothing.
     pub fn new(stored: Vec<String>, storage: Box<dyn OverrideStorage>) -> Self {
-        let overrides = Self { additions: Arc::default(), entries: Mutex::default(), storage };
+        let additions: Arc<ArcSwap<Additions>> = Arc::default();
+        let published = Arc::clone(&additions);
+        let publish = move |in_force: &mut dyn Iterator<Item = &Override>| {
+            let mut additions = Additions::default();
+            for one in in_force {
+                additions.0.entry(one.budget.clone()).or_default().push(one.clone());
+            }
+            published.store(Arc::new(additions));
+        };
+        let overrides =
+            Self { additions, all: Documents::new(Box::new(move |one| storage.put(one)), publish) };
         overrides.learn(&stored);
         overrides
     }
@@ -156,15 +152,11 @@ impl Overrides {
         until: Timestamp,
         by: String,
     ) -> Result<(Override, SharedDocument), OverrideError> {
-        let mut entries = self.entries.lock();
-        if entries.len() >= MAX_OVERRIDES {
-            return Err(OverrideError::Full);
-        }
         let id = format!("over_{}", Uuid::now_v7().simple());
         let made = Timestamp::now();
         let document =
             Override { id, revision: IN_FORCE, budget, account, add, until, made, by, taken_back: None };
-        self.put(&mut entries, document)
+        self.all.add(document).map_err(|fault| OverrideError::of(fault, "", ""))
     }
 
     /// Takes an override back. Blocks.
@@ -172,77 +164,34 @@ impl Overrides {
     /// # Errors
     /// The budget has no such override in force, or the change cannot be stored.
     pub fn take_back(&self, budget: &str, id: &str) -> Result<(Override, SharedDocument), OverrideError> {
-        let mut entries = self.entries.lock();
-        let now = Timestamp::now();
-        let found = entries.get(id).map(|entry| &entry.document);
-        let found = found.filter(|one| one.budget == budget && one.is_in_force(now)).cloned();
-        let before = found.ok_or_else(|| OverrideError::Unknown(budget.to_owned(), id.to_owned()))?;
-        self.put(&mut entries, Override { revision: TAKEN_BACK, taken_back: Some(now), ..before })
+        let taken = self.all.take_back(id, |one| one.budget == budget);
+        taken.map_err(|fault| OverrideError::of(fault, budget, id))
     }
 
     /// Returns the overrides of a budget that are in force, the oldest first.
     pub fn of(&self, budget: &str) -> Vec<Override> {
-        let now = Timestamp::now();
-        let entries = self.entries.lock();
-        let all = entries.values().map(|entry| &entry.document);
-        let mut found: Vec<Override> =
-            all.filter(|one| one.budget == budget && one.is_in_force(now)).cloned().collect();
-        found.sort_by(|a, b| (a.made, &a.id).cmp(&(b.made, &b.id)));
-        found
-    }
-
-    fn put(
-        &self,
-        entries: &mut BTreeMap<String, Entry>,
-        document: Override,
-    ) -> Result<(Override, SharedDocument), OverrideError> {
-        let entry = Entry::of(document.clone());
-        let shared = entry.shared();
-        self.storage.put(&shared).map_err(OverrideError::Storage)?;
-        entries.insert(document.id.clone(), entry);
-        self.publish(entries);
-        Ok((document, shared))
+        self.all.in_force(|one| one.budget == budget)
     }
 
     /// Whether a document is one of an override.
     pub fn is_one(document: &str) -> bool {
-        read(document).is_some()
+        Override::read(document).is_some()
     }
 
     /// Whether a document is one of an override that is no longer needed.
     pub fn is_over(document: &str) -> bool {
-        read(document).is_some_and(|one| one.is_over(Timestamp::now()))
+        Override::read(document).is_some_and(|one| one.is_over(Timestamp::now()))
     }
 
     /// Returns all documents that others may need.
     pub fn documents(&self) -> Vec<SharedDocument> {
-        let now = Timestamp::now();
-        let entries = self.entries.lock();
-        entries.values().filter(|entry| !entry.document.is_over(now)).map(Entry::shared).collect()
+        self.all.shared()
     }
 
     /// Takes documents of other processes. Returns those that were new here, for [`Overrides::store`].
     pub fn learn(&self, documents: &[String]) -> Vec<SharedDocument> {
-        let now = Timestamp::now();
-        let mut learned = Vec::new();
-        let mut entries = self.entries.lock();
-        for text in documents {
-            let Some(document) = read(text) else {
-                tracing::warn!("an override of a budget cannot be read and adds nothing here");
-                continue;
-            };
-            let known = entries.get(&document.id);
-            let is_newer = |known: &Entry| (document.revision, text) > (known.document.revision, &known.text);
-            if known.map_or(!document.is_over(now), is_newer) {
-                let entry = Entry { text: text.clone(), document };
-                learned.push(entry.shared());
-                entries.insert(entry.document.id.clone(), entry);
-            }
-        }
-        if !learned.is_empty() {
-            self.publish(&mut entries);
-        }
-        learned
+        let unread = || tracing::warn!("an override of a budget cannot be read and adds nothing here");
+        self.all.learn(documents, unread)
     }
 
     /// Stores documents that were learned. Blocks.
@@ -250,26 +199,26 @@ impl Overrides {
     /// # Errors
     /// One cannot be stored.
     pub fn store(&self, documents: &[SharedDocument]) -> Result<(), String> {
-        documents.iter().try_for_each(|document| self.storage.put(document))
-    }
-
-    fn publish(&self, entries: &mut BTreeMap<String, Entry>) {
-        let now = Timestamp::now();
-        entries.retain(|_, entry| !entry.document.is_over(now));
-        let mut additions = Additions::default();
-        for Entry { document, .. } in entries.values().filter(|entry| entry.document.is_in_force(now)) {
-            additions.0.entry(document.budget.clone()).or_default().push(document.clone());
-        }
-        self.additions.store(Arc::new(additions));
+        self.all.store(documents)
     }
 }
 
-fn read(document: &str) -> Option<Override> {
-    serde_json::from_str(document).ok()
+impl OverrideError {
+    fn of(fault: ChangeError, budget: &str, id: &str) -> Self {
+        match fault {
+            ChangeError::Full => Self::Full,
+            ChangeError::Unknown => Self::Unknown(budget.to_owned(), id.to_owned()),
+            ChangeError::Storage(why) => Self::Storage(why),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use parking_lot::Mutex;
+
     use super::*;
 
     /// Keeps documents in memory; fails while told so.

@@ -279,7 +279,7 @@ pub struct Rule {
     pub severity: Severity,
     /// Its class in the OWASP Top 10 for LLM applications.
     pub owasp: Option<Box<str>>,
-    /// What the client is told.
+    /// The message of the refusal that the client receives.
     pub message: Option<Box<str>>,
     /// The mark that it sets in the session.
     pub mark: Option<Arc<str>>,

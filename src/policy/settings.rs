@@ -122,7 +122,7 @@ pub struct RuleConfig {
     /// Its class in the OWASP Top 10 for LLM applications, such as LLM01.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owasp: Option<String>,
-    /// What the client is told.
+    /// The message of the refusal that the client receives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// A mark for the session, which later rules read as `session.saw["MARK"]`.

@@ -1,30 +1,19 @@
 //! Suppressions: findings that an operator has looked at and that count for nothing until some time. Each is a document with a
 //! revision, stored before it is in force; one that is taken back stays as a tombstone, so that no older copy revives it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
-use parking_lot::Mutex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::ids::SharedDocument;
+use crate::ids::documents::{ChangeError, Document, Documents, IN_FORCE, MAX_DOCUMENTS, Store, TAKEN_BACK};
 
-/// Most suppressions, tombstones included.
-const MOST: usize = 10_000;
-/// How long one is kept after its end.
-const TOMBSTONE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How the ids begin.
 const PREFIX: &str = "supp_";
-/// How the name of a shared document begins; no key of a caller has such an id.
-const SHARED: &str = "suppression:";
-/// The revision of one that is in force, and of one that was taken back.
-const IN_FORCE: u64 = 1;
-const TAKEN_BACK: u64 = 2;
 
 /// What is suppressed: findings of a rule, those of one principal, of one session or in one text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -80,16 +69,6 @@ pub struct About<'a> {
 }
 
 impl Suppression {
-    /// Whether it holds at this time.
-    pub fn is_in_force(&self, now: Timestamp) -> bool {
-        self.taken_back.is_none() && now < self.until
-    }
-
-    fn is_over(&self, now: Timestamp) -> bool {
-        let end = self.taken_back.unwrap_or(self.until).max(self.until);
-        end.checked_add(TOMBSTONE).is_ok_and(|until| until < now)
-    }
-
     fn covers(&self, rule: &str, digest: u64, about: About<'_>) -> bool {
         let Scope { rule: suppressed, principal, session, digest: only } = &self.scope;
         let is_tenant = |tenants: &Vec<String>| {
@@ -108,14 +87,44 @@ pub fn shown(digest: u64) -> String {
     format!("{digest:016x}")
 }
 
-/// Stores a document; returns after it is on disk, or why it cannot be stored.
-pub type Store = Box<dyn Fn(&SharedDocument) -> Result<(), String> + Send + Sync>;
+impl Document for Suppression {
+    const SHARED: &'static str = "suppression:";
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    fn made(&self) -> Timestamp {
+        self.made
+    }
+
+    fn until(&self) -> Timestamp {
+        self.until
+    }
+
+    fn taken_back(&self) -> Option<Timestamp> {
+        self.taken_back
+    }
+
+    fn take_back(self, now: Timestamp) -> Self {
+        Self { revision: TAKEN_BACK, taken_back: Some(now), ..self }
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let document: Self = serde_json::from_str(text).ok()?;
+        document.id.starts_with(PREFIX).then_some(document)
+    }
+}
 
 /// Why a suppression was not made or taken back.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SuppressionError {
     /// There are too many.
-    #[error("there are {MOST} suppressions, which is the most; take back those that are not needed")]
+    #[error("there are {MAX_DOCUMENTS} suppressions, which is the most; take back those that are not needed")]
     Full,
     /// There is no such suppression in force.
     #[error("no suppression in force has the id '{0}'")]
@@ -128,30 +137,21 @@ pub enum SuppressionError {
 /// All suppressions.
 pub struct Suppressions {
     /// Those in force; empty in most gateways.
-    in_force: ArcSwap<Vec<Suppression>>,
-    entries: Mutex<BTreeMap<String, Entry>>,
-    store: Store,
-}
-
-struct Entry {
-    document: Suppression,
-    /// The document as it was written: all instances compare the same text.
-    text: String,
-}
-
-impl Entry {
-    fn shared(&self) -> SharedDocument {
-        let Suppression { id, revision, .. } = &self.document;
-        SharedDocument { id: format!("{SHARED}{id}"), revision: *revision, text: self.text.clone() }
-    }
+    in_force: Arc<ArcSwap<Vec<Suppression>>>,
+    all: Documents<Suppression>,
 }
 
 impl Suppressions {
     /// Reads the stored documents. One that cannot be read is logged and suppresses nothing.
     pub fn new(stored: &[String], store: Store) -> Self {
-        let all = Self { in_force: ArcSwap::default(), entries: Mutex::default(), store };
-        all.learn(stored);
-        all
+        let in_force: Arc<ArcSwap<Vec<Suppression>>> = Arc::default();
+        let published = Arc::clone(&in_force);
+        let publish = move |now: &mut dyn Iterator<Item = &Suppression>| {
+            published.store(Arc::new(now.cloned().collect()));
+        };
+        let suppressions = Self { in_force, all: Documents::new(store, publish) };
+        suppressions.learn(stored);
+        suppressions
     }
 
     /// None, which are kept nowhere.
@@ -182,15 +182,11 @@ impl Suppressions {
         by: String,
         tenants: Option<Vec<String>>,
     ) -> Result<(Suppression, SharedDocument), SuppressionError> {
-        let mut entries = self.entries.lock();
-        if entries.len() >= MOST {
-            return Err(SuppressionError::Full);
-        }
         let id = format!("{PREFIX}{}", Uuid::now_v7().simple());
         let made = Timestamp::now();
         let document =
             Suppression { id, revision: IN_FORCE, scope, reason, until, made, by, tenants, taken_back: None };
-        self.put(&mut entries, document)
+        self.all.add(document).map_err(|fault| SuppressionError::of(fault, ""))
     }
 
     /// Takes a suppression back, if it is one that `may` be. Blocks.
@@ -202,76 +198,33 @@ impl Suppressions {
         id: &str,
         may: impl Fn(&Suppression) -> bool,
     ) -> Result<(Suppression, SharedDocument), SuppressionError> {
-        let mut entries = self.entries.lock();
-        let now = Timestamp::now();
-        let found = entries.get(id).map(|entry| &entry.document);
-        let found = found.filter(|one| one.is_in_force(now) && may(one)).cloned();
-        let before = found.ok_or_else(|| SuppressionError::Unknown(id.to_owned()))?;
-        self.put(&mut entries, Suppression { revision: TAKEN_BACK, taken_back: Some(now), ..before })
+        self.all.take_back(id, may).map_err(|fault| SuppressionError::of(fault, id))
     }
 
     /// Returns those in force, the oldest first.
     pub fn all(&self) -> Vec<Suppression> {
-        let now = Timestamp::now();
-        let mut all: Vec<_> =
-            self.in_force.load().iter().filter(|one| one.is_in_force(now)).cloned().collect();
-        all.sort_by(|a, b| (a.made, &a.id).cmp(&(b.made, &b.id)));
-        all
-    }
-
-    fn put(
-        &self,
-        entries: &mut BTreeMap<String, Entry>,
-        document: Suppression,
-    ) -> Result<(Suppression, SharedDocument), SuppressionError> {
-        let text = serde_json::to_string(&document).unwrap_or_default();
-        let entry = Entry { document: document.clone(), text };
-        let shared = entry.shared();
-        (self.store)(&shared).map_err(SuppressionError::Storage)?;
-        entries.insert(document.id.clone(), entry);
-        self.publish(entries);
-        Ok((document, shared))
+        self.all.in_force(|_| true)
     }
 
     /// Whether a document is one of a suppression.
     pub fn is_one(document: &str) -> bool {
-        read(document).is_some()
+        Suppression::read(document).is_some()
     }
 
     /// Whether a document is one of a suppression that is no longer needed.
     pub fn is_over(document: &str) -> bool {
-        read(document).is_some_and(|one| one.is_over(Timestamp::now()))
+        Suppression::read(document).is_some_and(|one| one.is_over(Timestamp::now()))
     }
 
     /// Returns all documents that others may need.
     pub fn documents(&self) -> Vec<SharedDocument> {
-        let now = Timestamp::now();
-        let entries = self.entries.lock();
-        entries.values().filter(|entry| !entry.document.is_over(now)).map(Entry::shared).collect()
+        self.all.shared()
     }
 
     /// Takes documents of other processes. Returns those that were new here, for [`Suppressions::store`].
     pub fn learn(&self, documents: &[String]) -> Vec<SharedDocument> {
-        let now = Timestamp::now();
-        let mut learned = Vec::new();
-        let mut entries = self.entries.lock();
-        for text in documents {
-            let Some(document) = read(text) else {
-                tracing::warn!("a suppression cannot be read and suppresses nothing here");
-                continue;
-            };
-            let known = entries.get(&document.id);
-            let is_newer = |known: &Entry| (document.revision, text) > (known.document.revision, &known.text);
-            if known.map_or(!document.is_over(now), is_newer) {
-                let entry = Entry { text: text.clone(), document };
-                learned.push(entry.shared());
-                entries.insert(entry.document.id.clone(), entry);
-            }
-        }
-        if !learned.is_empty() {
-            self.publish(&mut entries);
-        }
-        learned
+        let unread = || tracing::warn!("a suppression cannot be read and suppresses nothing here");
+        self.all.learn(documents, unread)
     }
 
     /// Stores documents that were learned. Blocks.
@@ -279,24 +232,24 @@ impl Suppressions {
     /// # Errors
     /// One cannot be stored.
     pub fn store(&self, documents: &[SharedDocument]) -> Result<(), String> {
-        documents.iter().try_for_each(|document| (self.store)(document))
-    }
-
-    fn publish(&self, entries: &mut BTreeMap<String, Entry>) {
-        let now = Timestamp::now();
-        entries.retain(|_, entry| !entry.document.is_over(now));
-        let in_force = entries.values().map(|entry| &entry.document).filter(|one| one.is_in_force(now));
-        self.in_force.store(Arc::new(in_force.cloned().collect()));
+        self.all.store(documents)
     }
 }
 
-fn read(text: &str) -> Option<Suppression> {
-    let document: Suppression = serde_json::from_str(text).ok()?;
-    document.id.starts_with(PREFIX).then_some(document)
+impl SuppressionError {
+    fn of(fault: ChangeError, id: &str) -> Self {
+        match fault {
+            ChangeError::Full => Self::Full,
+            ChangeError::Unknown => Self::Unknown(id.to_owned()),
+            ChangeError::Storage(why) => Self::Storage(why),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const ABOUT: About<'_> = About { principal: "key:ci", tenant: Some("acme"), session: Some("s") };

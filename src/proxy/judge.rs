@@ -275,7 +275,7 @@ impl Judging<'_> {
     }
 }
 
-/// What the client is told.
+/// Returns the message of the refusal that the client receives.
 fn message(rule: &Rule, phase: Phase) -> String {
     if let Some(message) = &rule.message {
         return message.to_string();

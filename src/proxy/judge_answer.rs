@@ -1,7 +1,6 @@
 //! Judges an answer while it passes: its texts by the rules `on: response`, the calls in it by those `on: tool_call`, and what
 //! an MCP server returns by those `on: tool_result`. Whole answers, streams and messages of sockets take the same way.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,24 +13,21 @@ use super::facts::RequestFacts;
 use super::hold;
 use super::judge::{Decision, HoldRequest, Unit, decide, refusal, refuse_repeats};
 use super::judge_call::call_verdict;
-use super::judging::{Follows, Heard, Judging, TextLane};
+use super::judging::{Follows, Heard, Judging};
 use super::request_ctx::Ends;
 use super::state::ProxyState;
 use super::upgrade::Frames;
 use super::withheld::{Exit, Judge, Part, Ruling, Source};
 use crate::error::{ErrorKind, Refusal};
 use crate::policy::facts::{Phase, ToolFacts};
-use crate::policy::rule::{Place, Role};
-use crate::policy::ruleset::{Element, RuleSet};
-use crate::policy::scan::{Lane, Patterns};
+use crate::policy::ruleset::RuleSet;
+use crate::policy::scan::Patterns;
 use crate::policy::verdict::Verdict;
 use crate::protocol::Dialect;
 use crate::protocol::answer::events::Event;
 use crate::protocol::answer::tap::ResponseTap;
 use crate::protocol::facts::tools::ToolCall;
 
-/// Texts of one answer that are read at the same time.
-const MAX_LANES: usize = 128;
 /// Bytes of text that are gathered before they are read; more than an event has.
 const MAX_GATHERED: usize = 64 << 10;
 
@@ -114,12 +110,12 @@ impl Source for Body<'_> {
 }
 
 /// Judges what is heard.
-struct Hearing<'a> {
-    rules: &'a RuleSet,
-    patterns: Option<&'a Patterns>,
-    facts: RequestFacts<'a>,
-    with: With<'a>,
-    heard: &'a mut Heard,
+pub(super) struct Hearing<'a> {
+    pub(super) rules: &'a RuleSet,
+    pub(super) patterns: Option<&'a Patterns>,
+    pub(super) facts: RequestFacts<'a>,
+    pub(super) with: With<'a>,
+    pub(super) heard: &'a mut Heard,
 }
 
 impl Judge for Hearing<'_> {
@@ -193,87 +189,8 @@ impl Hearing<'_> {
         }
     }
 
-    /// Reads what was gathered, which belongs to this choice or block.
-    fn read(&mut self, choice: u64, index: Option<u64>) {
-        if !self.heard.text.is_empty() {
-            let mut text = std::mem::take(&mut self.heard.text);
-            let place = if self.heard.phase == Phase::ToolResult { Place::ToolResult } else { Place::Text };
-            self.feed(choice, index, place, &text);
-            text.clear();
-            self.heard.text = text;
-        }
-        if !self.heard.thoughts.is_empty() {
-            let mut text = std::mem::take(&mut self.heard.thoughts);
-            // What a server says beside the result.
-            let place =
-                if self.heard.phase == Phase::ToolResult { Place::ToolResult } else { Place::Reasoning };
-            self.feed(choice, index, place, &text);
-            text.clear();
-            self.heard.thoughts = text;
-        }
-    }
-
-    fn feed(&mut self, choice: u64, index: Option<u64>, place: Place, text: &[u8]) {
-        let Some(patterns) = self.patterns else { return };
-        let lanes = &mut self.heard.lanes;
-        let is_it = |lane: &TextLane| lane.choice == choice && lane.index == index && lane.place == place;
-        let at = match lanes.iter().rposition(is_it) {
-            Some(at) => at,
-            None if lanes.len() >= MAX_LANES => return self.limit(),
-            None => {
-                let mut hasher = DefaultHasher::new();
-                let request = self.with.ends.who.received.request_id.as_str();
-                (request, choice, index, place as u8).hash(&mut hasher);
-                let digest = hasher.finish().max(1);
-                lanes.push(TextLane {
-                    choice,
-                    index,
-                    place,
-                    lane: Lane::new(),
-                    fed: 0,
-                    undecided: None,
-                    digest,
-                });
-                lanes.len() - 1
-            }
-        };
-        let Heard { lanes, hits, .. } = &mut *self.heard;
-        let lane = &mut lanes[at];
-        lane.fed += text.len() as u64;
-        patterns.feed(&mut lane.lane, text, &mut |hit| hits.push(hit));
-        let has_exceeded = lane.lane.exceeded();
-        self.judge(at);
-        if has_exceeded {
-            self.limit();
-        }
-    }
-
-    /// Judges what was found in a lane.
-    fn judge(&mut self, at: usize) {
-        let Heard { lanes, hits, verdict, phase, bytes, .. } = &mut *self.heard;
-        if hits.is_empty() {
-            return;
-        }
-        let role = Some(if *phase == Phase::ToolResult { Role::Tool } else { Role::Assistant });
-        let element = Element { role, place: lanes[at].place, hits, digest: lanes[at].digest };
-        let tool = result_facts(self.with.ends, *bytes);
-        let facts = RequestFacts { tool: tool.as_ref(), ..self.facts };
-        self.rules.judge(*phase, &facts, &element, verdict);
-        hits.clear();
-    }
-
-    fn end_lanes(&mut self) {
-        let Some(patterns) = self.patterns else { return };
-        for at in 0..self.heard.lanes.len() {
-            let Heard { lanes, hits, .. } = &mut *self.heard;
-            patterns.end(&mut lanes[at].lane, &mut |hit| hits.push(hit));
-            self.judge(at);
-        }
-        self.heard.lanes.clear();
-    }
-
     /// Notes that something was not read.
-    fn limit(&mut self) {
+    pub(super) fn limit(&mut self) {
         if !std::mem::replace(&mut self.heard.was_limited, true) {
             self.rules.scan_limit(&mut self.heard.verdict);
         }
@@ -368,18 +285,6 @@ impl Hearing<'_> {
         let longest = patience.longest(received.handle.arrived.elapsed());
         Ok(hold::wait(app, ends.who, Some(ends.leg), held, longest))
     }
-
-    /// Tells whether a secret is under way.
-    fn undecided(&mut self, text: u64) -> Option<Ruling> {
-        let (mut longest, mut is_new) = (None, true);
-        for lane in &mut self.heard.lanes {
-            let from = lane.lane.held_from();
-            is_new &= from.is_none() || from != lane.undecided;
-            longest = longest.max(from.map(|from| lane.fed.saturating_sub(from)));
-            lane.undecided = from;
-        }
-        longest.map(|of_secret| Ruling::Undecided { text, of_secret, is_new })
-    }
 }
 
 /// Waits for all of these; each is asked for at once.
@@ -391,7 +296,7 @@ fn all(mut waits: Vec<GateWait>) -> GateWait {
 }
 
 /// The result that an MCP server returns: of which tool, and how long it is so far.
-fn result_facts(ends: Ends<'_>, bytes: u64) -> Option<ToolFacts<'_>> {
+pub(super) fn result_facts(ends: Ends<'_>, bytes: u64) -> Option<ToolFacts<'_>> {
     let rpc = ends.who.call.rpc.as_deref().filter(|_| ends.route.dialect == Dialect::MCP)?;
     let name = rpc.name.as_deref().filter(|_| rpc.calls_tool && !rpc.is_mixed);
     Some(ToolFacts {

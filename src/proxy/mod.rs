@@ -9,7 +9,7 @@
 //! chooses the backend, `failover` chooses between several and after a failure · `permissions` says what the caller's key permits and keeps it from backends · `mcp` applies the rules of MCP, `endpoints` knows which paths its servers have announced ·
 //! `models` merges the model lists of all backends · `upstream_request` writes the head for the backend, `upstream_fields` decides which fields of the client are in it ·
 //! `upstream_response` reads the head of the response · `body_filters` passes both bodies on, counts them and stops them
-//! when the leg is cut, `judge_answer` judges what a response says by the rules (`judging` is its state), `withheld` keeps back what must not leave, `next_step` holds more of the budgets while the answer is written (`answer_steps`) · `upgrade` holds what differs for WebSockets · `finish` accounts for the request, however it
+//! when the leg is cut, `judge_answer` judges what a response says by the rules (`answer_lanes` reads its texts, `judging` is its state), `withheld` keeps back what must not leave, `next_step` holds more of the budgets while the answer is written (`answer_steps`) · `upgrade` holds what differs for WebSockets · `finish` accounts for the request, however it
 //! ended: `verdict` says how an answer ended after its head, `usage` prices its tokens, `awaited` remembers which are still to be counted, `trace` writes its span, `capture` its bodies · `refuse` turns an error into a
 //! response in the caller's dialect, with the status and head that `error_response` gives it · `trace_context` reads and
 //! sends `traceparent` · `runtime_settings` is what a reload replaces; `settings`, `tls` and `forwarded` are its sections.
@@ -19,6 +19,7 @@
 
 pub(crate) mod admit;
 pub(crate) mod answer;
+mod answer_lanes;
 mod answer_steps;
 pub(crate) mod awaited;
 pub(crate) mod batch;

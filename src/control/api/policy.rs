@@ -48,7 +48,7 @@ pub struct RuleView {
     pub owasp: Option<String>,
     /// The mark that it sets.
     pub mark: Option<String>,
-    /// What the client is told.
+    /// The message of the refusal that the client receives.
     pub message: Option<String>,
     /// How often it has held on this instance since the start, each text counted once.
     pub findings: u64,

@@ -12,6 +12,7 @@ use jiff::tz::TimeZone;
 use serde::Deserialize;
 use serde::de::IntoDeserializer;
 
+use super::documents;
 use crate::control::api::budgets::{BudgetList, NewOverride, OverrideList, OverrideView};
 use crate::control::api::error::ErrorCode;
 use crate::control::extract::ApiBody;
@@ -79,23 +80,12 @@ pub(super) async fn take_back(
     Ok((Extension(change), Json(gone.into())))
 }
 
-/// Changes overrides where it may block, and tells the other processes.
 async fn change(
     state: &ControlState,
     work: impl FnOnce(&Overrides) -> Result<(Override, SharedDocument), OverrideError> + Send + 'static,
 ) -> Result<Override, Problem> {
     let overrides = Arc::clone(&state.parts.overrides);
-    let done = tokio::task::spawn_blocking(move || work(&overrides)).await;
-    let done = done.map_err(|_| Problem::internal("the change failed; see the server log"))?;
-    let (document, shared) = done.map_err(|fault| problem(&fault))?;
-    if !state.parts.manager.share_client_key(shared).await {
-        let id = &document.id;
-        tracing::warn!(
-            id,
-            "the other instances do not know of an override yet, because redis is unavailable"
-        );
-    }
-    Ok(document)
+    documents::change(state, "an override", problem, move || work(&overrides)).await
 }
 
 /// Returns what the budget counts.

@@ -5,6 +5,7 @@ mod approvals;
 mod audit;
 mod budgets;
 mod config;
+mod documents;
 mod endpoint;
 mod events;
 mod export;

@@ -8,6 +8,7 @@ use axum::response::IntoResponse;
 use http::StatusCode;
 
 use super::budgets::end;
+use super::documents;
 use crate::control::api::error::ErrorCode;
 use crate::control::api::policy::{
     FlagPage, FlagsQuery, NewSuppression, PolicyTest, PolicyView, RuleView, SuppressionList, SuppressionView,
@@ -170,23 +171,12 @@ fn is_within(reach: &Reach, one: &Suppression) -> bool {
     }
 }
 
-/// Changes suppressions where it may block, and tells the other processes.
 async fn change(
     state: &ControlState,
     work: impl FnOnce(&Suppressions) -> Result<(Suppression, SharedDocument), SuppressionError> + Send + 'static,
 ) -> Result<Suppression, Problem> {
     let suppressions = Arc::clone(&state.parts.suppressions);
-    let done = tokio::task::spawn_blocking(move || work(&suppressions)).await;
-    let done = done.map_err(|_| Problem::internal("the change failed; see the server log"))?;
-    let (document, shared) = done.map_err(|fault| problem(&fault))?;
-    if !state.parts.manager.share_client_key(shared).await {
-        let id = &document.id;
-        tracing::warn!(
-            id,
-            "the other instances do not know of a suppression yet, because redis is unavailable"
-        );
-    }
-    Ok(document)
+    documents::change(state, "a suppression", problem, move || work(&suppressions)).await
 }
 
 fn digest_of_document(document: &Suppression) -> String {

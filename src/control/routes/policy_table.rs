@@ -51,7 +51,7 @@ pub(super) fn policy_endpoints() -> Vec<Endpoint> {
         on_post(
             "/control/policy/suppressions",
             policy::suppress,
-            operation("addSuppression", "Lets findings of a rule count for nothing until some time")
+            operation("addSuppression", "Suppresses findings of a rule until some time")
                 .by_tenant()
                 .body::<NewSuppression>()
                 .answer::<SuppressionView>(201, "The findings are suppressed.")

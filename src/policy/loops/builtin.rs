@@ -55,7 +55,7 @@ pub(in crate::policy) fn loop_levels(mode: Mode) -> [Arc<Rule>; 4] {
     })
 }
 
-/// What the client is told.
+/// Returns the message of the refusal that the client receives.
 fn message(FoundLoop { signal, count, .. }: FoundLoop, seen: &Observation) -> String {
     let tool = seen.tool.as_deref().unwrap_or("a tool");
     match signal {

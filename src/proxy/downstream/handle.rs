@@ -56,7 +56,7 @@ pub(crate) struct RequestHandle {
     pub(crate) tunnel: Tunnel,
     /// The request as it is written to the backend.
     pub(crate) upstream: Upstream,
-    /// What the client is told of the loop that its agent is in.
+    /// The notice for the client that its agent is in a loop.
     pub(crate) notice: OnceLock<Box<str>>,
     /// The session on its way from the proxy back to the connection.
     returned: Mutex<Option<ClientSession>>,

@@ -369,18 +369,23 @@ fn an_answer_that_passes_is_not_changed_whatever_its_chunks() {
     }
 }
 
+/// The units before this one leave, and no byte of others, whatever the chunks.
+fn assert_ends_before(sample: &Sample, at: usize) {
+    assert_eq!(units_that_leave(sample), (at, true), "{}", sample.name);
+    let whole: Vec<u8> = sample.units[..at].concat();
+    for chunks in divisions(&sample.body()) {
+        // What came before in the same chunk may be dropped with it.
+        let (left, is_refused) = leaves(sample, &chunks);
+        assert!(is_refused && whole.starts_with(&left), "{}", sample.name);
+    }
+}
+
 #[test]
 fn no_unit_that_completes_a_phrase_leaves_whatever_its_chunks() {
     for sample in samples("first |drop |all |tables| then more", "Bash") {
         // Up to `all`; `tables` completes it.
         let at = sample.units.iter().position(|unit| String::from_utf8_lossy(unit).contains("tables"));
-        assert_eq!(units_that_leave(&sample), (at.unwrap(), true), "{}", sample.name);
-        let whole: Vec<u8> = sample.units[..at.unwrap()].concat();
-        for chunks in divisions(&sample.body()) {
-            // What came before in the same chunk may be dropped with it.
-            let (left, is_refused) = leaves(&sample, &chunks);
-            assert!(is_refused && whole.starts_with(&left), "{}", sample.name);
-        }
+        assert_ends_before(&sample, at.unwrap());
     }
 }
 
@@ -394,12 +399,7 @@ fn no_byte_of_a_secret_leaves_from_its_anchor_on() {
     // Divided between units: from that of the anchor on.
     for sample in samples("take |key-|1 or key-|12|34| done", "Bash") {
         let at = sample.units.iter().rposition(|unit| String::from_utf8_lossy(unit).contains("key-"));
-        assert_eq!(units_that_leave(&sample), (at.unwrap(), true), "{}", sample.name);
-        let whole: Vec<u8> = sample.units[..at.unwrap()].concat();
-        for chunks in divisions(&sample.body()) {
-            let (left, is_refused) = leaves(&sample, &chunks);
-            assert!(is_refused && whole.starts_with(&left), "{}", sample.name);
-        }
+        assert_ends_before(&sample, at.unwrap());
     }
 }
 

@@ -185,7 +185,11 @@ async fn a_client_that_leaves_cancels_upstream_within_100_ms() {
             _ => client.until("\"delta\":{\"content\":\"").await,
         }
         let left = Instant::now();
-        drop(client);
+        match *directive {
+            // An end of its side alone would be taken for a half-close if it were there before the gateway waits for the answer.
+            "[[mute]]" => client.reset(),
+            _ => drop(client),
+        }
         demo.until("the abort", |ledger| ledger.aborts().len() == number + 1).await;
         let late = after(left, demo.ledger().aborts()[number]);
         assert!(late < Duration::from_millis(100), "{directive}: {late:?}");
