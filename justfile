@@ -92,7 +92,7 @@ soak SECONDS="3600":
 
 # Real programs against the demo provider; writes docs/clients.md. About 3 minutes on an idle machine.
 clients:
-    ELIDA_WRITE_CLIENTS=1 cargo nextest run -E 'binary(gateway) & test(/^protocols::clients::(agents|sdks)::/)'
+    ELIDA_WRITE_CLIENTS=1 cargo nextest run -E 'binary(gateway) & test(/^protocols::clients::(agents|blocks|refusals|sdks)::/)'
     cargo nextest run -E 'binary(gateway) & test(/^protocols::clients::page::/)'
 
 # Format the code.

@@ -85,9 +85,9 @@ pub(crate) fn download(
     if handle.cut.reason().is_some() {
         return Error::e_explain(LEG_CUT, "the leg was cut");
     }
-    if chunk.is_some() {
-        let now = Instant::now();
-        handle.activity.record_at(now);
+    let came = chunk.is_some().then(Instant::now);
+    if let Some(now) = came {
+        handle.activity.record_withheld_at(now);
         leg.session().touch(app.clock.at(now.into_std()));
     }
     let Outcome { answer, capture, refusal, .. } = outcome;
@@ -115,6 +115,9 @@ pub(crate) fn download(
         if let Some(frames) = &mut frames {
             frames.read_all(chunk);
         }
+    }
+    if let Some(now) = came.filter(|_| chunk.as_ref().is_some_and(|leaves| !leaves.is_empty())) {
+        handle.activity.record_at(now);
     }
     if let Some(tail) = &answer.tail {
         let silence = handle.settings.timeouts.stream_keep_alive;

@@ -44,7 +44,9 @@ pub(super) fn pass(
     end: bool,
     leaving: &mut dyn FnMut(&[u8]),
 ) -> Result<Bytes, Box<Refusal>> {
-    let (mut body, chunk) = (tap.map(Body), chunk.unwrap_or_default());
+    let holds_calls = with.ends.who.received.handle.settings.rules.acts(Phase::ToolCall);
+    let body = tap.map(|tap| Body { tap, holds_calls });
+    let (mut body, chunk) = (body, chunk.unwrap_or_default());
     let source: &mut dyn Source = match (&mut body, frames) {
         (_, Some(frames)) => frames,
         (Some(body), None) => body,
@@ -85,27 +87,35 @@ pub(super) struct With<'a> {
 }
 
 /// The body of an answer.
-struct Body<'a>(&'a mut ResponseTap);
+struct Body<'a> {
+    tap: &'a mut ResponseTap,
+    /// Rules act on calls.
+    holds_calls: bool,
+}
 
 impl Source for Body<'_> {
     fn read(&mut self, bytes: &[u8], on: &mut dyn FnMut(Event<'_>)) -> usize {
-        self.0.listen_unit(bytes, on)
+        self.tap.listen_unit(bytes, on)
     }
 
     fn end(&mut self, on: &mut dyn FnMut(Event<'_>)) {
-        self.0.end_listening(on);
+        self.tap.end_listening(on);
     }
 
     fn is_between(&self) -> bool {
-        self.0.is_between_units()
+        self.tap.is_between_units()
     }
 
     fn has_units(&self) -> bool {
-        self.0.has_units() == Some(true)
+        self.tap.has_units() == Some(true)
     }
 
     fn is_unread(&self) -> bool {
-        self.0.unread().is_some()
+        self.tap.unread().is_some()
+    }
+
+    fn has_open_call(&self) -> bool {
+        self.holds_calls && self.tap.has_open_call()
     }
 }
 

@@ -27,7 +27,9 @@ pub(super) struct Texts<'a> {
     work: Work,
     request: Verdict,
     results: Verdict,
+    /// Of the conversation.
     digests: Vec<u64>,
+    other_digests: Vec<u64>,
     /// Bytes that were read, and those that were known.
     pub(super) read: u64,
     pub(super) known: u64,
@@ -83,6 +85,7 @@ impl<'a> Texts<'a> {
             request: Verdict::default(),
             results: Verdict::default(),
             digests: Vec::new(),
+            other_digests: Vec::new(),
             read: 0,
             known: 0,
             key: 0,
@@ -97,7 +100,7 @@ impl<'a> Texts<'a> {
     /// Judges a text that is no JSON.
     pub(super) fn raw(&mut self, text: &[u8]) {
         let (role, kind) = (Role::User, Place::Text);
-        let element = segments::Element { index: 0, role, kind, raw: text };
+        let element = segments::Element { index: 0, role, kind, is_conversation: true, raw: text };
         if self.begin(&element) {
             self.segment(&Segment { role, kind, text, result: None });
             self.end(&element);
@@ -107,7 +110,8 @@ impl<'a> Texts<'a> {
     /// Returns what was found.
     pub(super) fn finish(self) -> Found {
         let is_incomplete = self.work.exceeded();
-        Found { request: self.request, results: self.results, digests: self.digests, is_incomplete }
+        let digests = if self.digests.is_empty() { self.other_digests } else { self.digests };
+        Found { request: self.request, results: self.results, digests, is_incomplete }
     }
 
     /// Looks for the patterns of requests in a text.
@@ -262,7 +266,8 @@ impl Reader for Texts<'_> {
     fn begin(&mut self, element: &segments::Element<'_>) -> bool {
         let what = [element.role as u8, element.kind as u8];
         self.key = self.table.key(&[self.scope[0], self.scope[1], &what, element.raw]);
-        self.digests.push(self.key as u64);
+        if element.is_conversation { &mut self.digests } else { &mut self.other_digests }
+            .push(self.key as u64);
         self.is_known = self.table.is_clean(self.key);
         if self.is_known {
             self.known += element.raw.len() as u64;

@@ -187,6 +187,11 @@ impl Source for Frames<'_> {
     fn is_unread(&self) -> bool {
         self.socket.has_unread()
     }
+
+    /// Each API over WebSockets says when a call is complete.
+    fn has_open_call(&self) -> bool {
+        false
+    }
 }
 
 /// Returns the frames that end the client's side of a socket: the dialect's error event, if it has one, and a Close frame.

@@ -38,6 +38,9 @@ pub(super) trait Source {
 
     /// Whether what was read, and what follows, cannot be read.
     fn is_unread(&self) -> bool;
+
+    /// Whether what was read ends in a call that clients make as it is if the answer ends there.
+    fn has_open_call(&self) -> bool;
 }
 
 /// Judges what was read.
@@ -160,8 +163,11 @@ pub(super) struct Withheld {
     is_long: bool,
     behind: VecDeque<Unit>,
     behind_text: u64,
+    behind_bytes: usize,
     /// Bytes of text that always stay behind.
     hold_back: u64,
+    /// All units stay behind, up to [`MAX_KEPT`].
+    stays: bool,
     secret: Secret,
 }
 
@@ -173,7 +179,9 @@ impl Withheld {
             is_long: false,
             behind: VecDeque::new(),
             behind_text: 0,
+            behind_bytes: 0,
             hold_back,
+            stays: false,
             secret: Secret::None,
         }
     }
@@ -209,6 +217,7 @@ impl Withheld {
             }
             if source.is_between() {
                 let unit = self.whole(piece);
+                self.stays = source.has_open_call() && self.behind_bytes < MAX_KEPT;
                 self.settle(unit, judge.rule(Part::Unit), &mut exit)?;
                 continue;
             }
@@ -222,6 +231,7 @@ impl Withheld {
         }
         if end {
             source.end(&mut |event| judge.hear(event));
+            self.stays = false;
             let mut rest = self.kept.split().freeze();
             if source.is_unread() {
                 self.settle(std::mem::take(&mut rest), judge.rule(Part::Unread), &mut exit)?;
@@ -255,7 +265,7 @@ impl Withheld {
                     exit.gate.lift();
                 }
                 self.stay_behind(Unit { bytes, text, secret_since: None }, exit);
-                if is_last {
+                if is_last && !self.stays {
                     self.let_all_go(exit);
                 }
             }
@@ -277,7 +287,7 @@ impl Withheld {
             Ruling::Wait(wait, keep_alive) => {
                 self.let_all_go(exit);
                 exit.wait(wait, keep_alive);
-                exit.leave(bytes);
+                self.stay_behind(Unit { bytes, text: 0, secret_since: None }, exit);
             }
             Ruling::Refuse(refusal) => {
                 exit.gate.clear();
@@ -289,21 +299,26 @@ impl Withheld {
 
     /// Puts a unit behind the others that stay, of which those leave behind which there is enough text.
     fn stay_behind(&mut self, unit: Unit, exit: &mut Exit<'_>) {
-        if self.hold_back == 0 {
+        if self.hold_back == 0 && !self.stays && self.behind.is_empty() {
             return self.let_go(unit, exit);
         }
         self.behind_text += unit.text;
+        self.behind_bytes += unit.bytes.len();
         self.behind.push_back(unit);
+        if self.stays {
+            return;
+        }
         while let Some(unit) =
             self.behind.pop_front_if(|first| self.behind_text - first.text >= self.hold_back)
         {
             self.behind_text -= unit.text;
+            self.behind_bytes -= unit.bytes.len();
             self.let_go(unit, exit);
         }
     }
 
     fn let_all_go(&mut self, exit: &mut Exit<'_>) {
-        self.behind_text = 0;
+        (self.behind_text, self.behind_bytes) = (0, 0);
         while let Some(unit) = self.behind.pop_front() {
             self.let_go(unit, exit);
         }

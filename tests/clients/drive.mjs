@@ -78,8 +78,11 @@ async function tools(model, text, isStreamed) {
     execute: () => "sunny",
   });
   const asked = { ...timed(model, text), tools: { weather }, stopWhen: isStepCount(2) };
-  const answer = isStreamed ? streamText({ ...asked, onError: () => {} }) : await generateText(asked);
+  let failed;
+  const onError = ({ error }) => (failed = error);
+  const answer = isStreamed ? streamText({ ...asked, onError }) : await generateText(asked);
   if (isStreamed) await answer.consumeStream();
+  if (failed) throw failed;
   const [first, last] = await answer.steps;
   const [call] = first.toolCalls;
   return { tool: call.toolName, input: call.input, stop: first.finishReason, text: last.text };

@@ -9,3 +9,4 @@ pub mod socket;
 pub mod tap;
 
 mod tool_calls;
+mod whole_value;

@@ -6,6 +6,7 @@
 use serde::de::IgnoredAny;
 
 use super::events::Event;
+use super::whole_value::WholeValue;
 use crate::protocol::dialects::answer_rules::CallStep;
 use crate::protocol::facts::tools::{NAME_MAX, ToolCall, ToolCounts};
 
@@ -45,6 +46,12 @@ struct Known {
     /// Programs may put what another call has before its arguments.
     has_more: bool,
     closed: bool,
+    /// It comes in pieces, of which none says that it is the last.
+    in_pieces: bool,
+    /// How far the arguments are a JSON value.
+    value: WholeValue,
+    /// Bytes of the arguments, but for blanks behind them, and of the name with which it was reported.
+    reported: Option<(usize, usize)>,
     /// The event that repeats the whole call has come.
     repeated: bool,
 }
@@ -181,6 +188,12 @@ impl ToolCalls {
         }
         if let Some(at) = at.filter(|at| !self.known[*at].closed) {
             self.join(at, false);
+            // There is no event for the end of a call: programs make it as soon as its arguments can be parsed.
+            let known = &mut self.known[at];
+            known.in_pieces = true;
+            if known.value.is_whole(&known.arguments) && !known.call.name.is_empty() {
+                known.report(on);
+            }
         }
         self.clear();
     }
@@ -227,6 +240,12 @@ impl ToolCalls {
         }
     }
 
+    /// True while there is a call in pieces that is not complete. The AI SDK makes it as it is when the answer ends there,
+    /// whatever the end.
+    pub(super) fn has_open(&self) -> bool {
+        self.known.iter().any(|known| known.in_pieces && !known.closed && known.reported.is_none())
+    }
+
     /// True once a call was known: a summary of the answer has no new ones.
     pub(super) fn has_known(&self) -> bool {
         !self.known.is_empty()
@@ -269,6 +288,9 @@ impl ToolCalls {
             is_unnamed,
             has_more: false,
             closed: false,
+            in_pieces: false,
+            value: WholeValue::default(),
+            reported: None,
             repeated: false,
         });
         Some(self.known.len() - 1)
@@ -295,6 +317,7 @@ impl ToolCalls {
         if sets || known.is_preset && !arguments.is_empty() {
             self.held -= known.arguments.len();
             known.arguments.clear();
+            known.value = WholeValue::default();
             known.call.truncated = false;
             known.is_preset = false;
         }
@@ -311,14 +334,23 @@ impl ToolCalls {
         if std::mem::replace(&mut known.closed, true) {
             return;
         }
-        let arguments = std::mem::take(&mut known.arguments);
-        self.held -= arguments.len();
-        known.call.truncated |= known.has_more || known.is_unnamed && arguments.is_empty();
-        known.call.arguments = String::from_utf8(arguments)
-            .unwrap_or_else(|bad| String::from_utf8_lossy(bad.as_bytes()).into_owned());
         self.counts.add(&known.call.name, 1);
-        on(Event::Call(&known.call));
-        known.call.arguments = String::new();
+        known.report(on);
+        self.held -= std::mem::take(&mut known.arguments).len();
+    }
+}
+
+impl Known {
+    /// Reports the call as it is now, unless that was done.
+    fn report(&mut self, on: &mut dyn FnMut(Event<'_>)) {
+        let now = (self.arguments.trim_ascii_end().len(), self.call.name.len());
+        if self.reported.replace(now) == Some(now) {
+            return;
+        }
+        self.call.truncated |= self.has_more || self.is_unnamed && self.arguments.is_empty();
+        self.call.arguments = String::from_utf8_lossy(&self.arguments).into_owned();
+        on(Event::Call(&self.call));
+        self.call.arguments = String::new();
     }
 }
 

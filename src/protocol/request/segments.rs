@@ -38,6 +38,9 @@ pub struct Element<'b> {
     pub role: Role,
     /// What it is, likewise.
     pub kind: Place,
+    /// It is a part of the conversation: a turn, an instruction, a tool, a result. Programs write other members differently
+    /// when they repeat a request: Codex in another order, Claude Code with another `stream`.
+    pub is_conversation: bool,
     /// Its bytes.
     pub raw: &'b [u8],
 }
@@ -193,7 +196,9 @@ impl<'b> Walk<'b, '_> {
         if is_bare && raw.len() < LONG_NUMBER {
             return;
         }
-        let element = Element { index: self.index, role: part.role(), kind: part.kind(), raw };
+        let is_conversation = matches!(part, Part::Turns | Part::System | Part::Tools | Part::Results);
+        let (role, kind) = (part.role(), part.kind());
+        let element = Element { index: self.index, role, kind, is_conversation, raw };
         self.index += 1;
         if self.reader.begin(&element) {
             let shape = if part == Part::Turns { self.shape } else { &RequestShape::UNKNOWN };
@@ -219,9 +224,9 @@ impl<'b> Walk<'b, '_> {
 
     /// Tells all of a body that is not JSON.
     fn raw(&mut self, body: &'b [u8]) {
-        let element = Element { index: self.index, role: Role::User, kind: Place::Text, raw: body };
+        let (role, kind) = (Role::User, Place::Text);
+        let element = Element { index: self.index, role, kind, is_conversation: true, raw: body };
         if self.reader.begin(&element) {
-            let Element { role, kind, .. } = element;
             self.reader.segment(&Segment { role, kind, text: body, result: None });
             self.reader.end(&element);
         }

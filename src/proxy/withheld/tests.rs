@@ -107,6 +107,10 @@ impl Source for Read {
     fn is_unread(&self) -> bool {
         false
     }
+
+    fn has_open_call(&self) -> bool {
+        matches!(self, Self::Body(tap) if tap.has_open_call())
+    }
 }
 
 /// An answer in one dialect, in its units.
@@ -205,6 +209,23 @@ fn openai(text: &str, tool: &str) -> Sample {
     datas.push(r#"{"choices":[{"index":0,"delta":{},"finish_reason":"tool_calls"}]}"#.to_owned());
     datas.push("[DONE]".to_owned());
     Sample { name: "openai", dialect: Dialect::OPENAI_CHAT, framing: Framing::Sse, units: sse(&datas) }
+}
+
+/// A call that begins without arguments, and has them piece by piece.
+fn openai_in_pieces(text: &str, tool: &str) -> Sample {
+    let mut sample = openai(text, tool);
+    let piece = |more: &str| {
+        format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"tool_calls\":[{{\"index\":0,{more}}}]}}}}]}}\n\n")
+            .into_bytes()
+    };
+    let at = sample.units.len() - 3;
+    let pieces = [
+        piece(&format!(r#""id":"c1","function":{{"name":"{tool}","arguments":""}}"#)),
+        piece(r#""function":{"arguments":"{\"a\""}"#),
+        piece(r#""function":{"arguments":":1}"}"#),
+    ];
+    sample.units.splice(at..=at, pieces);
+    Sample { name: "openai in pieces", ..sample }
 }
 
 fn response_events(text: &str, tool: &str) -> Vec<String> {
@@ -328,6 +349,7 @@ fn samples(text: &str, tool: &str) -> Vec<Sample> {
     vec![
         anthropic(text, tool),
         openai(text, tool),
+        openai_in_pieces(text, tool),
         responses(text, tool),
         gemini(text, tool, false),
         gemini(text, tool, true),
@@ -412,7 +434,7 @@ fn no_unit_that_completes_a_denied_call_leaves_whatever_its_chunks() {
         let rest = String::from_utf8_lossy(&sample.units[left]).into_owned();
         let ends = [
             "content_block_stop",
-            "finish_reason",
+            "delete_everything",
             "arguments.done",
             "functionCall",
             "tool_calls",
@@ -425,6 +447,26 @@ fn no_unit_that_completes_a_denied_call_leaves_whatever_its_chunks() {
             let (bytes, is_refused) = leaves(&sample, &chunks);
             assert!(is_refused && whole.starts_with(&bytes), "{}", sample.name);
         }
+    }
+}
+
+#[test]
+fn a_call_in_pieces_leaves_as_a_whole() {
+    let sample = openai_in_pieces("first ", "Bash");
+    let at = sample.units.iter().position(|unit| String::from_utf8_lossy(unit).contains("Bash")).unwrap();
+    for shown in 1..sample.units.len() {
+        let chunks: Vec<&[u8]> = sample.units[..shown].iter().map(Vec::as_slice).collect();
+        let (gate, mut source, mut judge) = (Gate::default(), sample.source(), Toy::default());
+        gate.begin(false);
+        let (mut withheld, mut left) = (Withheld::new(0), Vec::new());
+        for chunk in chunks {
+            let mut count = |_: &[u8]| {};
+            let exit = Exit::new(&gate, &mut count);
+            let chunk = Bytes::copy_from_slice(chunk);
+            left.extend(withheld.feed(chunk, false, &mut source, &mut judge, exit).ok().unwrap());
+        }
+        let leaves = if (at + 1..at + 3).contains(&shown) { at } else { shown };
+        assert_eq!(left, sample.units[..leaves].concat(), "{shown}");
     }
 }
 
@@ -509,7 +551,7 @@ fn text_stays_behind_by_as_much_as_is_asked_for() {
 
 proptest! {
     #[test]
-    fn any_division_gives_the_same_bytes(which in 0usize..10, sizes in prop::collection::vec(1usize..200, 1..20)) {
+    fn any_division_gives_the_same_bytes(which in 0usize..11, sizes in prop::collection::vec(1usize..200, 1..20)) {
         let all = samples("all |is |fine, key-|12 is |none ", "Bash");
         let sample = &all[which];
         let body = sample.body();

@@ -49,7 +49,7 @@ async fn a_tool_call_in_a_stream_is_held_with_pings_and_passes_unchanged() {
     let gateway = holding(&demo, "").await;
     for (path, keep_alive, last) in [
         ("/v1/messages", PING, "content_block_stop"),
-        ("/v1/chat/completions", COMMENT, "\"finish_reason\":\"tool_calls\""),
+        ("/v1/chat/completions", COMMENT, "{\\\"amount\\\":5}"),
     ] {
         let call = pays(path, true, 5);
         let direct = call.send(demo.address()).await.text();

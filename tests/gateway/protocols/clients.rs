@@ -4,6 +4,8 @@
 
 /// Claude Code, Codex, opencode.
 mod agents;
+/// Answers that rules block while they stream.
+mod blocks;
 /// `docs/clients.md`.
 mod page;
 /// Refusals for callers, limits and budgets.

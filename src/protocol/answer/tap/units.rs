@@ -63,6 +63,11 @@ impl ResponseTap {
         }
     }
 
+    /// True while a call has begun that programs make as it is if the answer ends here.
+    pub fn has_open_call(&self) -> bool {
+        self.inner.as_ref().is_some_and(|inner| inner.reading.found.calls.has_open())
+    }
+
     /// Whether it is an answer that should be read, which may fail.
     pub fn is_of_text(&self) -> bool {
         self.inner.is_some() || self.unread.is_some()

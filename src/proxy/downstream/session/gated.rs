@@ -110,6 +110,8 @@ impl DownstreamSession {
     /// The leg was cut, or the client has left.
     async fn wait_at_gate(&mut self, keep_alive: Option<KeepAlive>) -> Result<Waited> {
         let handle = Arc::clone(&self.handle);
+        // The end of the client's side that was not there during an earlier wait is no half-close.
+        self.half_close.begin(Some(true));
         let opened = poll_fn(|cx| handle.gate.poll_wait(cx));
         let due = async {
             match keep_alive {
@@ -151,6 +153,7 @@ impl DownstreamSession {
         if http1.is_upgraded() || !http1.is_body_done() {
             return Poll::Ready(Ok(()));
         }
+        self.half_close.polled();
         // The task has no budget left while a wait is pending (`backpressure`).
         let mut poll_end = |http1: &mut crate::proxy::downstream::http1::Exchange| {
             pin!(unconstrained(poll_fn(|cx| http1.poll_end(cx)))).poll(cx)

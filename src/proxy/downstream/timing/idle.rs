@@ -23,6 +23,8 @@ pub(crate) struct Activity {
     /// When the request arrived; the times below are milliseconds after it.
     arrived: Instant,
     last: AtomicU64,
+    /// When the client was last sent some of them.
+    shown: AtomicU64,
     /// Milliseconds, or [`NO_LIMIT`].
     idle_limit: AtomicU64,
     /// Milliseconds, or [`NO_LIMIT`] while no comment may be sent.
@@ -34,6 +36,7 @@ impl Activity {
         Self {
             arrived,
             last: AtomicU64::new(0),
+            shown: AtomicU64::new(0),
             idle_limit: AtomicU64::new(NO_LIMIT),
             comment_after: AtomicU64::new(NO_LIMIT),
         }
@@ -46,6 +49,12 @@ impl Activity {
 
     /// Records that bytes moved at this time.
     pub(crate) fn record_at(&self, at: Instant) {
+        self.record_withheld_at(at);
+        self.shown.store(self.last.load(Relaxed), Relaxed);
+    }
+
+    /// Records that the backend sent bytes at this time, of which the client gets none yet.
+    pub(crate) fn record_withheld_at(&self, at: Instant) {
         self.last.store(millis(at.saturating_duration_since(self.arrived)), Relaxed);
     }
 
@@ -55,7 +64,7 @@ impl Activity {
         self.idle_limit.store(millis(limit), Relaxed);
     }
 
-    /// Sends the client a keep-alive comment after this much idle time; `None` while the response may not contain one.
+    /// Sends the client a keep-alive comment after it got nothing for this long; `None` while the response may not contain one.
     pub(crate) fn allow_comments(&self, after: Option<Duration>) {
         self.comment_after.store(after.map_or(NO_LIMIT, millis), Relaxed);
     }
@@ -71,8 +80,8 @@ impl Activity {
     pub(super) fn comment_deadline(&self, last: Instant) -> Option<Instant> {
         let after = self.comment_after.load(Relaxed);
         (after != NO_LIMIT).then(|| {
-            let moved = self.arrived + Duration::from_millis(self.last.load(Relaxed));
-            moved.max(last) + Duration::from_millis(after)
+            let shown = self.arrived + Duration::from_millis(self.shown.load(Relaxed));
+            shown.max(last) + Duration::from_millis(after)
         })
     }
 }
@@ -139,6 +148,11 @@ mod tests {
         activity.record();
         assert_eq!(activity.idle_deadline(), Some(arrived + 6 * second));
         assert_eq!(activity.comment_deadline(arrived), Some(arrived + 3 * second));
+        activity.record_withheld_at(arrived + 2 * second);
+        assert_eq!(activity.idle_deadline(), Some(arrived + 7 * second));
+        assert_eq!(activity.comment_deadline(arrived), Some(arrived + 3 * second), "the client saw nothing");
+        activity.record();
+        assert_eq!(activity.idle_deadline(), Some(arrived + 6 * second));
         let comment = arrived + 3 * second;
         assert_eq!(
             activity.comment_deadline(comment),

@@ -33,10 +33,11 @@ pub enum Table {
     Errors,
     Reads,
     Refusals,
+    Blocks,
 }
 
 impl Table {
-    const ALL: [Self; 4] = [Self::Sends, Self::Errors, Self::Reads, Self::Refusals];
+    const ALL: [Self; 5] = [Self::Sends, Self::Errors, Self::Reads, Self::Refusals, Self::Blocks];
 
     fn heading(self) -> &'static str {
         match self {
@@ -44,6 +45,7 @@ impl Table {
             Self::Errors => "## How each reacts to an error",
             Self::Reads => "## What its user reads",
             Self::Refusals => "## How each takes a refusal of the gateway",
+            Self::Blocks => "## How each takes a block in the middle of a stream",
         }
     }
 }
