@@ -114,9 +114,11 @@ pub(super) fn judge(
     let forward = Some((leg, Some(&routed.route)));
     let facts = RequestFacts { forward, ..RequestFacts::new(who, headers, &app.clock) };
     let table = app.judged(&rules);
-    let Found { mut request, results, digests, is_incomplete } =
+    let Found { mut request, results, digests, conversation, is_incomplete } =
         read_texts(app, &rules, routed, &facts, table, body);
-    if let Some(refused) = repeated(app, leg, &digests) {
+    // A request that was refused may be asked again of another model; what was refused of its answer may not.
+    let of_answer = repeated(app, leg, &digests[..conversation]);
+    if let Some(refused) = of_answer.or_else(|| repeated(app, leg, &digests)) {
         return Err(refused.into());
     }
     if is_incomplete || matches!(body, Body::Unreadable) {
@@ -141,7 +143,7 @@ pub(super) fn judge(
         let unit = Unit { tool: Some(&tool), ..unit };
         decisions.push(decide(app, who, Some(leg), Phase::ToolCall, &verdict, &unit));
     }
-    routed.digests = digests.into();
+    routed.digests = digests[..conversation].into();
     if matches!(body, Body::None) {
         routed.messages =
             ClientMessages::begin(&rules, &routed.who.received, held_limit(&routed.who.received));

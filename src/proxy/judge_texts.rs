@@ -50,8 +50,10 @@ pub(super) struct Found {
     pub(super) request: Verdict,
     /// By those `on: tool_result`.
     pub(super) results: Verdict,
-    /// The elements, by which a repetition is known.
+    /// The elements, those of the conversation first.
     pub(super) digests: Vec<u64>,
+    /// How many of these a program repeats when an answer was refused; all, if there is no conversation.
+    pub(super) conversation: usize,
     /// Something was not read because a bound was reached.
     pub(super) is_incomplete: bool,
 }
@@ -110,8 +112,11 @@ impl<'a> Texts<'a> {
     /// Returns what was found.
     pub(super) fn finish(self) -> Found {
         let is_incomplete = self.work.exceeded();
-        let digests = if self.digests.is_empty() { self.other_digests } else { self.digests };
-        Found { request: self.request, results: self.results, digests, is_incomplete }
+        let mut digests = self.digests;
+        let of_conversation = digests.len();
+        digests.extend(self.other_digests);
+        let conversation = if of_conversation == 0 { digests.len() } else { of_conversation };
+        Found { request: self.request, results: self.results, digests, conversation, is_incomplete }
     }
 
     /// Looks for the patterns of requests in a text.
