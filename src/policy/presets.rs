@@ -101,3 +101,6 @@ impl Chosen {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
