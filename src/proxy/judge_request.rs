@@ -16,17 +16,19 @@ use super::judge_call::call_verdict;
 use super::judge_failover::keep_permitted;
 use super::judge_texts::{Found, Texts};
 use super::judge_upload::judge_upload;
-use super::passing::Passing;
+use super::passing::{Passing, is_pairs, spaced};
 use super::read::held_limit;
 use super::request_ctx::{RequestCtx, Routed};
 use super::state::ProxyState;
 use crate::policy::facts::{Phase, ToolFacts};
 use crate::policy::ruleset::RuleSet;
 use crate::policy::scan::Judged;
+use crate::protocol::dialects::credentials;
 use crate::protocol::request::rpc_calls::{RpcCall, tool_calls};
 use crate::protocol::request::{decoded, segments};
 use crate::protocol::wire::coding::Coding;
 use crate::protocol::wire::multipart::FormScan;
+use crate::protocol::wire::quoted_printable::QuotedPrintable;
 use crate::protocol::{BackendKind, Dialect};
 
 /// The body of a request, as far as it can be judged before the request is forwarded.
@@ -193,10 +195,27 @@ pub(super) fn read_texts(
     let of_backend = facts.backend.map(|name| [&generation[..], name.as_bytes()].concat());
     let scope =
         [routed.who.caller.principal.as_str().as_bytes(), of_backend.as_deref().unwrap_or(&generation)];
-    let mut texts = Texts::new(rules, facts, table, scope, body.plain().len());
+    let query = routed.who.received.uri.query().unwrap_or_default();
+    let mut texts = Texts::new(rules, facts, table, scope, body.plain().len() + query.len());
+    // A credential is no text: it is forwarded to whom it is for, or taken out.
+    for (name, value) in credentials::other_parameters(query) {
+        texts.raw(format!("{name}={value}").as_bytes());
+    }
     match body {
-        Body::Json(plain) => segments::read(plain, routed.route.dialect, &mut texts),
-        Body::Form(plain) => texts.raw(plain),
+        Body::Json(plain) => {
+            segments::read(plain, routed.route.dialect, &mut texts);
+            if is_pairs(facts.headers) {
+                texts.raw(&spaced(plain));
+            }
+        }
+        Body::Form(plain) => {
+            texts.raw(plain);
+            let mut decoded = Vec::new();
+            QuotedPrintable::default().feed(plain, &mut decoded);
+            if !decoded.is_empty() {
+                texts.raw(&decoded);
+            }
+        }
         Body::None | Body::Streamed(_) | Body::Unreadable => {}
     }
     app.metrics.scanned(texts.read, texts.known);

@@ -1,15 +1,13 @@
 //! Judges the texts of a body, element by element, and the results of tools in it. An element in which nothing was found before
 //! is not searched again: a turn costs what is new in it. Rules about the facts of results are asked each time.
 
+use super::text_border::Border;
 use crate::policy::facts::{Fact, Facts, Phase, Step, ToolFacts, Value};
 use crate::policy::rule::{Place, Role};
 use crate::policy::ruleset::{Element, RuleSet};
 use crate::policy::scan::{Hit, Judged, Patterns, Work};
 use crate::policy::verdict::Verdict;
 use crate::protocol::request::segments::{self, CallResult, Reader, Segment};
-
-/// Bytes on either side of the border between two texts that are read together: a phrase may be divided there.
-const BORDER: usize = 256;
 
 /// A result that does not say of which call it is.
 const UNNAMED: CallResult<'static> =
@@ -39,8 +37,9 @@ pub(super) struct Texts<'a> {
     is_known: bool,
     hits: Vec<Hit>,
     result: Option<Box<ToolResult>>,
-    /// The end of the text before.
-    border: Vec<u8>,
+    /// The ends of the texts before, as the rules of either phase read them.
+    request_border: Border,
+    result_border: Border,
 }
 
 /// What was found in the texts of a body.
@@ -95,7 +94,8 @@ impl<'a> Texts<'a> {
             is_known: false,
             hits: Vec::new(),
             result: None,
-            border: Vec::new(),
+            request_border: Border::default(),
+            result_border: Border::default(),
         }
     }
 
@@ -125,11 +125,7 @@ impl<'a> Texts<'a> {
         let hits = &mut self.hits;
         hits.clear();
         patterns.whole(segment.text, &mut self.work, &mut |hit| hits.push(hit));
-        if segment.kind == Place::Text {
-            search_border(patterns, &mut self.border, segment.text, &mut self.work, hits);
-        } else {
-            self.border.clear();
-        }
+        self.request_border.search(patterns, segment, &mut self.work, hits);
         if !hits.is_empty() {
             self.is_clean = false;
             let Segment { role, kind, text, .. } = *segment;
@@ -161,6 +157,7 @@ impl<'a> Texts<'a> {
         let hits = &mut self.hits;
         hits.clear();
         patterns.whole(segment.text, &mut self.work, &mut |hit| hits.push(hit));
+        self.result_border.search(patterns, segment, &mut self.work, hits);
         if !hits.is_empty() {
             self.is_clean = false;
             let tool = result.facts();
@@ -228,32 +225,6 @@ impl Facts for OfResult<'_> {
     }
 }
 
-/// Looks for what begins in the text before and ends in this one, with and without a blank between them.
-fn search_border(
-    patterns: &Patterns,
-    border: &mut Vec<u8>,
-    text: &[u8],
-    work: &mut Work,
-    hits: &mut Vec<Hit>,
-) {
-    if !border.is_empty() {
-        let middle = border.len();
-        let head = &text[..text.len().min(BORDER)];
-        for between in [&b""[..], b" "] {
-            border.truncate(middle);
-            border.extend_from_slice(between);
-            border.extend_from_slice(head);
-            patterns.whole(border, work, &mut |hit| {
-                if hit.start < middle as u64 && hit.end > middle as u64 {
-                    hits.push(hit);
-                }
-            });
-        }
-    }
-    border.clear();
-    border.extend_from_slice(&text[text.len().saturating_sub(BORDER)..]);
-}
-
 impl ToolResult {
     fn facts(&self) -> ToolFacts<'_> {
         ToolFacts {
@@ -284,7 +255,8 @@ impl Reader for Texts<'_> {
             self.read += element.raw.len() as u64;
         }
         self.is_clean = true;
-        self.border.clear();
+        self.request_border.clear();
+        self.result_border.clear();
         true
     }
 

@@ -69,6 +69,7 @@ pub mod settings;
 mod spending;
 pub(crate) mod state;
 pub(crate) mod steps;
+mod text_border;
 pub mod tls;
 pub(crate) mod trace;
 pub(crate) mod trace_context;

@@ -71,6 +71,41 @@ async fn a_form_is_judged_whole_and_in_parts() {
     assert_eq!(backend.requests().len(), 2);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn queries_pairs_and_encoded_parts_are_read() {
+    let (backend, gateway) = governed(BLOCK).await;
+    let refused = async |call: Call, what: &str| {
+        let answer = call.send(gateway.proxy()).await;
+        assert!(answer.status() == 403 && answer.text().contains("no-missiles"), "{what}: {}", answer.text());
+    };
+    let encoded: String = PHRASE.bytes().map(|byte| format!("={byte:02X}")).collect();
+    let plus = PHRASE.replace(' ', "+");
+    for query in [plus.clone(), PHRASE.bytes().map(|byte| format!("%{byte:02x}")).collect()] {
+        refused(Call::get(&format!("/v1/models?q={query}")), "a query").await;
+        let chat = Call::post(&format!("/v1/chat/completions?q={query}"));
+        refused(
+            chat.header("content-type", "application/json").body(r#"{"model":"m","messages":[]}"#),
+            "a query of a call",
+        )
+        .await;
+    }
+    let pairs =
+        Call::post("/v1/chat/completions").header("content-type", "application/x-www-form-urlencoded");
+    refused(pairs.body(format!("model=m&prompt=please+{plus}")), "pairs").await;
+    for more in [0, 300_000] {
+        let body = format!(
+            "--b\r\nContent-Disposition: form-data; name=\"prompt\"\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n{encoded}\r\n\
+             --b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"f\"\r\n\r\n{}\r\n--b--\r\n",
+            "x".repeat(more)
+        );
+        let form = Call::post("/v1/images/edits").header("content-type", "multipart/form-data; boundary=b");
+        refused(form.body(body), "an encoded part").await;
+    }
+    assert!(backend.requests().is_empty());
+    let keyed = Call::get(&format!("/v1beta/models?key={plus}&pageSize=5")).send(gateway.proxy()).await;
+    assert_eq!(keyed.status(), 200, "a credential is no text: {}", keyed.text());
+}
+
 /// A backend that answers the handshake and counts the frames that it gets.
 async fn counting() -> RawBackend {
     switching(async |mut connection: Connection| {

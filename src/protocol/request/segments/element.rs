@@ -1,7 +1,7 @@
 //! The strings of one element, which are told once the types of the objects around them are known: `type` may come last.
 
 use super::calls::Calls;
-use super::text::{Texts, is_common};
+use super::text::{Texts, is_common, is_image};
 use super::{LONG_NUMBER, Reader};
 use crate::policy::rule::{Place, Role};
 use crate::protocol::dialects::request_shape::{Part, RequestShape, is};
@@ -13,6 +13,9 @@ const KEPT: usize = 1 << 14;
 const OBJECTS: usize = 1 << 13;
 /// Containers whose kinds are known; strings in deeper ones count as those of the last of these.
 const DEPTH: usize = 256;
+
+/// Members that have the bytes of an image or a file, or a URL of it.
+const MEDIA: [&str; 8] = ["data", "url", "image_url", "file_data", "images", "image", "bytes", "result"];
 
 /// What the value of a member says of the object that it is in; one member may say several.
 mod says {
@@ -31,6 +34,8 @@ struct Member {
     kind: Option<Place>,
     /// Bits of [`says`].
     says: u8,
+    /// APIs have the bytes of images and files in members of this name.
+    is_media: bool,
 }
 
 /// A string, where it is and what is known of it.
@@ -39,6 +44,8 @@ struct Text<'b> {
     raw: &'b [u8],
     object: u32,
     kind: Option<Place>,
+    /// It may be the bytes of an image.
+    is_media: bool,
 }
 
 /// An object of the element.
@@ -65,6 +72,7 @@ struct Open {
     is_object: bool,
     /// What is in an array.
     kind: Option<Place>,
+    is_media: bool,
 }
 
 /// Reads the strings of elements, one after another.
@@ -139,7 +147,7 @@ impl<'b> Strings<'b> {
     }
 
     fn around(&self) -> Open {
-        self.open.last().copied().unwrap_or(Open { object: 0, is_object: false, kind: None })
+        self.open.last().copied().unwrap_or(Open { object: 0, is_object: false, kind: None, is_media: false })
     }
 
     fn add_object(&mut self, begin: usize, kind: Option<Place>) -> u32 {
@@ -171,8 +179,8 @@ impl<'b> Strings<'b> {
         let around = self.around();
         let kind = member.kind.or(around.kind);
         let next = match is_object {
-            true => Open { object: self.add_object(at, kind), is_object, kind: None },
-            false => Open { object: around.object, is_object, kind },
+            true => Open { object: self.add_object(at, kind), is_object, kind: None, is_media: false },
+            false => Open { object: around.object, is_object, kind, is_media: member.is_media },
         };
         self.open.push(next);
     }
@@ -201,8 +209,9 @@ impl<'b> Strings<'b> {
                 }
             };
         }
+        self.member.is_media = MEDIA.iter().any(|name| is(name, raw));
         if !is_common(raw) {
-            self.keep(raw, None);
+            self.keep(raw, None, false);
         }
     }
 
@@ -221,17 +230,17 @@ impl<'b> Strings<'b> {
         ] {
             says |= if is_said { bit } else { 0 };
         }
-        Member { kind: shape.in_member(key), says }
+        Member { kind: shape.in_member(key), says, is_media: false }
     }
 
     fn string(&mut self, raw: &'b [u8]) {
-        let Member { kind, says } = std::mem::take(&mut self.member);
+        let Member { kind, says, is_media } = std::mem::take(&mut self.member);
         let around = self.around();
         if says != 0 && self.deeper == 0 {
             self.note(says, raw, around.object as usize);
         }
         if !is_common(raw) {
-            self.keep(raw, kind.or(around.kind));
+            self.keep(raw, kind.or(around.kind), is_media || around.is_media);
         }
     }
 
@@ -265,14 +274,14 @@ impl<'b> Strings<'b> {
             self.objects[object as usize].is_error = true;
         }
         if raw.len() >= LONG_NUMBER {
-            self.keep(raw, None);
+            self.keep(raw, None, false);
         }
     }
 
-    fn keep(&mut self, raw: &'b [u8], kind: Option<Place>) {
+    fn keep(&mut self, raw: &'b [u8], kind: Option<Place>, is_media: bool) {
         let object = self.around().object;
         if !raw.is_empty() {
-            self.texts.push(Text { raw, object, kind });
+            self.texts.push(Text { raw, object, kind, is_media });
         }
     }
 
@@ -333,7 +342,10 @@ impl<'b> Strings<'b> {
                     (number, result.result_id, tool, result.is_error, result.end.saturating_sub(result.begin))
                 }));
             }
-            texts.tell(self.speaker(kind), kind, text.raw, reader);
+            // What a tool is called with may be anything.
+            if !(text.is_media && kind != Place::ToolArgs && is_image(text.raw)) {
+                texts.tell(self.speaker(kind), kind, text.raw, reader);
+            }
         }
     }
 

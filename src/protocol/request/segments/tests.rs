@@ -251,13 +251,37 @@ fn elements_are_the_parts_that_repeat() {
 }
 
 #[test]
-fn images_are_left_out() {
+fn images_are_left_out_where_apis_have_them_and_nowhere_else() {
     let image = format!("iVBORw0KGgo{}", "A".repeat(1000));
-    let line = |text: &str| told("anthropic", &json!({"messages": [{"content": text}]}).to_string());
-    assert!(line(&image).is_empty());
-    assert!(line(&format!("data:image/png;base64,{image}")).is_empty());
-    assert!(!line(&format!("{image} secret")).is_empty());
-    assert!(!line(&"A".repeat(1000)).is_empty());
+    let url = format!("data:image/png;base64,{image}");
+    let has_image = |block: Value| {
+        let lines =
+            told("anthropic", &json!({"messages": [{"role": "user", "content": [block]}]}).to_string());
+        lines.iter().any(|line| line.contains("iVBORw0KGgo"))
+    };
+    for block in [
+        json!({"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": image}}),
+        json!({"type": "image_url", "image_url": {"url": url}}),
+        json!({"type": "input_image", "image_url": url}),
+        json!({"inlineData": {"mimeType": "image/png", "data": image}}),
+        json!({"images": [image, image]}),
+        json!({"type": "tool_result", "tool_use_id": "t", "content": [{"type": "image", "source": {"data": image}}]}),
+    ] {
+        assert!(!has_image(block.clone()), "{block}");
+    }
+    for block in [
+        json!({"type": "text", "text": image}),
+        json!({"type": "text", "text": url}),
+        json!(image),
+        json!({"type": "tool_result", "tool_use_id": "t", "content": image}),
+        json!({"type": "tool_use", "id": "t", "name": "send", "input": {"data": image}}),
+        json!({"type": "image", "source": {"data": format!("{image} secret")}}),
+        json!({"type": "image", "source": {"data": "A".repeat(1000)}}),
+    ] {
+        let lines =
+            told("anthropic", &json!({"messages": [{"role": "user", "content": [block]}]}).to_string());
+        assert!(lines.iter().any(|line| line.len() > 1000), "{lines:?}");
+    }
 }
 
 #[test]

@@ -47,9 +47,6 @@ impl Texts {
 
     /// Tells a string, given as written, and the strings of the JSON in it.
     pub(super) fn tell(&mut self, role: Role, kind: Place, raw: &[u8], reader: &mut dyn Reader) {
-        if is_image(raw) {
-            return;
-        }
         let result = self.result.as_ref().map(|told| CallResult {
             number: told.number,
             call_id: told.call_id.as_deref(),
@@ -157,7 +154,7 @@ pub(super) fn is_common(raw: &[u8]) -> bool {
 }
 
 /// Whether a string, as written, is the bytes of an image or a document, and nothing else.
-fn is_image(raw: &[u8]) -> bool {
+pub(super) fn is_image(raw: &[u8]) -> bool {
     if raw.len() < IMAGE {
         return false;
     }
