@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::check::{check, never_holds};
 use super::expr::{Expression, SourceFault};
 use super::facts::{Fact, Phase};
 use super::loops::builtin::{LoopSet, loop_levels};
@@ -19,8 +20,6 @@ use crate::settings::rate::{Period, RateText};
 
 /// The most rules, with those of presets.
 const MAX_RULES: usize = 1024;
-/// Longest text that a client is told, in bytes.
-const MAX_MESSAGE: usize = 500;
 /// The origin of rules that the file has.
 const FILE: &str = "file";
 /// The rate to which a score slows a session down.
@@ -100,7 +99,11 @@ impl PolicyConfig {
                 }
             }
             if !written.is_empty() {
-                let patterns = written.iter().map(|pattern| pattern.as_str().into()).collect();
+                // Programs differ in how they spell a tool: what is denied is so in any case, what is allowed in one.
+                let patterns = match key {
+                    "deny" => written.iter().map(|pattern| pattern.to_ascii_lowercase().into()).collect(),
+                    _ => written.iter().map(|pattern| pattern.as_str().into()).collect(),
+                };
                 let condition = if key == "deny" { Condition::IsTool } else { Condition::IsOtherTool };
                 compiler.push(
                     Rule {
@@ -216,6 +219,7 @@ impl Compiler {
             }
             Some(compiled)
         });
+        never_holds(written, when.as_ref(), path, faults);
         let patterns =
             written.matching.as_ref().map_or_else(Vec::new, |matching| patterns(matching, path, faults));
         if faults.iter().count() > before {
@@ -302,45 +306,6 @@ impl Collected {
 
 fn note(path: &str, text: &str, fault: SourceFault, faults: &mut Faults) {
     faults.add_within(path, text, fault.at, fault.message, fault.hint);
-}
-
-/// Checks what needs no compiling.
-fn check(written: &RuleConfig, path: &str, faults: &mut Faults) {
-    let mut at = |key: &str, message: &str, hint: &str| faults.add(format!("{path}{key}"), message, hint);
-    if !is_word(&written.id) {
-        at(".id", "an id has 1 to 64 letters, digits, '-', '_' and '.'", "write a short word");
-    }
-    if written.when.is_none() && written.matching.is_none() {
-        at("", "the rule holds always", "add when: or match:");
-    }
-    if written.mark.as_deref().is_some_and(|mark| !is_word(mark)) {
-        at(".mark", "a mark has 1 to 64 letters, digits, '-', '_' and '.'", "write a short word");
-    }
-    if written.message.as_deref().is_some_and(|message| message.is_empty() || message.len() > MAX_MESSAGE) {
-        at(".message", "a message has 1 to 500 bytes", "write a sentence");
-    }
-    match (written.action, written.rate) {
-        (Action::Throttle, None) => at("", "throttle needs a rate", "add rate: 6/min"),
-        (Action::Throttle, Some(RateText { count: 0, .. })) => {
-            at(".rate", "a rate of zero refuses every request", "use action: block");
-        }
-        (Action::Throttle, Some(_)) | (_, None) => {}
-        (_, Some(_)) => at(".rate", "a rate goes with throttle", "use action: throttle, or remove it"),
-    }
-    if written.action == Action::Throttle && !matches!(written.on, Phase::Request | Phase::Turn) {
-        at(".action", "throttle slows the requests of a session down", "use on: request");
-    }
-    if written.action == Action::Kill && written.on == Phase::Connect {
-        at(".action", "the session has not begun in this phase", "use on: request, or action: block");
-    }
-    if written.matching.is_some() && matches!(written.on, Phase::Connect | Phase::Turn) {
-        at(".match", "no text is read in this phase", "use on: request, response, tool_call or tool_result");
-    }
-}
-
-fn is_word(word: &str) -> bool {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    (1..=64).contains(&word.len()) && word.bytes().all(is_plain)
 }
 
 /// Returns what a rule looks for, and where each pattern is written; `None` stands for hidden text.

@@ -1,7 +1,7 @@
 //! Rules over the facts of a request and the texts in it, and the expressions that they, limits and budgets are written in;
 //! approvals of the calls that they hold, and loops of agents.
 //!
-//! - [`settings`]: the section `policy` of the configuration, and [`presets`] that come with the program; [`compile`] makes
+//! - [`settings`]: the section `policy` of the configuration, and [`presets`] that come with the program; [`check`] and [`compile`] make
 //!   a [`ruleset`] of them, whose [`rule`]s give a [`verdict`].
 //! - [`expr`]: the language of conditions (`when`) and names of counters (`by`), a subset of CEL, compiled when the
 //!   configuration is loaded.
@@ -20,6 +20,7 @@
 pub mod approval;
 pub mod approvals;
 pub mod arguments;
+mod check;
 pub mod command_lines;
 mod compile;
 pub mod expr;

@@ -103,4 +103,6 @@ impl Chosen {
 }
 
 #[cfg(test)]
+mod ordinary_tests;
+#[cfg(test)]
 mod tests;

@@ -167,6 +167,20 @@ pub enum Place {
 }
 
 impl Place {
+    /// The word in the file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Reasoning => "reasoning",
+            Self::System => "system",
+            Self::ToolDefinition => "tool.definition",
+            Self::ToolArgs => "tool.args",
+            Self::ToolName => "tool.name",
+            Self::ToolResult => "tool.result",
+            Self::Other => "other",
+        }
+    }
+
     fn bit(self) -> u8 {
         1 << self as u8
     }
@@ -202,7 +216,7 @@ pub struct Matching {
 pub(super) enum Condition {
     /// An expression.
     When(Expression),
-    /// Whether the tool's name matches one of these patterns.
+    /// Whether the tool's name, in small letters, matches one of these patterns.
     IsTool(Box<[Box<str>]>),
     /// Whether it matches none of them.
     IsOtherTool(Box<[Box<str>]>),
@@ -212,8 +226,8 @@ impl Condition {
     pub(super) fn truth(&self, facts: &dyn Facts) -> Truth {
         match self {
             Self::When(expression) => expression.truth(facts),
-            Self::IsTool(patterns) => is_tool(patterns, facts),
-            Self::IsOtherTool(patterns) => match is_tool(patterns, facts) {
+            Self::IsTool(patterns) => is_tool(patterns, facts, true),
+            Self::IsOtherTool(patterns) => match is_tool(patterns, facts, false) {
                 Truth::Yes => Truth::No,
                 Truth::No => Truth::Yes,
                 Truth::Unknown => Truth::Unknown,
@@ -231,13 +245,18 @@ impl Condition {
 }
 
 /// Compares the name of a tool; one of an MCP server also as models know it, `mcp__SERVER__TOOL`.
-fn is_tool(patterns: &[Box<str>], facts: &dyn Facts) -> Truth {
+fn is_tool(patterns: &[Box<str>], facts: &dyn Facts, is_any_case: bool) -> Truth {
     let name = match facts.get(Fact::ToolName) {
         Value::Text(name) => name,
         Value::Absent => return Truth::No,
         _ => return Truth::Unknown,
     };
-    let is_one = |name: &str| patterns.iter().any(|pattern| glob(name.as_bytes(), pattern.as_bytes()));
+    let is_one = |name: &str| {
+        let small = (is_any_case && name.bytes().any(|byte| byte.is_ascii_uppercase()))
+            .then(|| name.to_ascii_lowercase());
+        let name = small.as_deref().unwrap_or(name).as_bytes();
+        patterns.iter().any(|pattern| glob(name, pattern.as_bytes()))
+    };
     if is_one(&name) {
         return Truth::Yes;
     }

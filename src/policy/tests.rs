@@ -122,6 +122,9 @@ fn tools_are_allowed_and_denied_by_name_also_those_of_servers() {
     assert_eq!(of(ToolFacts { server: Some("prod"), ..named("drop") }), "tools-deny");
     assert_eq!(of(ToolFacts { server: Some("git"), ..named("push") }), "");
     assert_eq!(of(ToolFacts::default()), "tools-deny tools-allow", "a name that is not known");
+    // Denied in any case, allowed in one.
+    assert_eq!(of(named("MCP__Prod__drop")), "tools-deny tools-allow");
+    assert_eq!(of(named("read")), "tools-allow");
 }
 
 #[test]
@@ -183,6 +186,61 @@ fn faults_name_the_key_and_the_remedy() {
     ] {
         let faults = compiled(yaml).expect_err(yaml);
         assert!(faults.contains(expected), "{yaml}\n{faults}");
+    }
+}
+
+#[test]
+fn rules_that_never_hold_are_reported() {
+    let told = |yaml: &str| {
+        let written: PolicyConfig = serde_yaml::from_str(yaml).unwrap();
+        let mut faults = Faults::default();
+        let is_valid = written.compile(&mut faults).is_some();
+        let warnings: Vec<String> = faults.warnings().iter().map(ToString::to_string).collect();
+        (is_valid, format!("{faults}{}", warnings.join("\n")))
+    };
+    for (rule, is_valid, expected) in [
+        ("on: request, when: 'false'", true, "policy.rules[0].when: the condition never holds"),
+        ("on: tool_call, when: '1 > 2 && tool.name == \"Bash\"'", true, "the condition never holds"),
+        (
+            "on: tool_call, when: 'tool.name == \"Bash\" && tool.name in [\"sh\", \"zsh\"]'",
+            true,
+            "the condition never holds",
+        ),
+        (
+            "on: response, match: { in: tool.args, any: [abcd] }",
+            false,
+            "no text of on: response is in tool.args",
+        ),
+        (
+            "on: tool_call, match: { in: [tool.args, text], any: [abcd] }",
+            true,
+            "no text of on: tool_call is in text",
+        ),
+        ("on: request, match: { any: ['\u{200b}\u{200c}\u{200d}'] }", false, "has fewer than 3 characters"),
+        ("on: request, match: { any: [{ regex: 'abc^def' }] }", false, "matches no text as it is read"),
+        ("on: request, match: { any: [{ regex: 'abc\\bdef' }] }", false, "matches no text as it is read"),
+        ("on: request, match: { any: [{ regex: '$abcd' }] }", false, "matches no text as it is read"),
+        (
+            "on: request, match: { any: [{ regex: 'abc[\\x01\\x02]def' }] }",
+            false,
+            "matches no text as it is read",
+        ),
+    ] {
+        let (valid, told) = told(&format!("rules: [{{ id: a, {rule} }}]"));
+        assert!(valid == is_valid && told.contains(expected), "{rule}: {valid}, {told}");
+    }
+    for rule in [
+        "on: request, when: 'true'",
+        "on: tool_call, when: 'tool.name == \"Bash\" && tool.name in [\"Bash\", \"zsh\"]'",
+        "on: tool_call, when: 'tool.name == \"a\" || tool.name == \"b\"'",
+        "on: tool_result, match: { in: [tool.result, tool.definition], any: [abcd] }",
+        "on: request, match: { any: [{ regex: '^ABC  def$' }, { regex: '\\babc\\b-[A-Z]{2}' }, { regex: 'абв[А-Я]', slow: true }] }",
+    ] {
+        let (valid, told) = told(&format!("rules: [{{ id: a, {rule} }}]"));
+        assert!(valid && told.is_empty(), "{rule}: {valid}, {told}");
+    }
+    for (name, _) in super::presets::PRESETS {
+        assert_eq!(told(&format!("presets: [{name}]")), (true, String::new()), "{name}");
     }
 }
 

@@ -14,25 +14,41 @@ use crate::policy::scan::Lane;
 
 /// Texts of one answer that are read at the same time.
 const MAX_LANES: usize = 128;
+/// Texts that have ended and are known.
+const MAX_GONE: usize = 1 << 14;
+
+impl Heard {
+    /// A block or a choice has ended: its texts may make room for others.
+    pub(super) fn close_lanes(&mut self, choice: u64, index: Option<u64>) {
+        let lanes = self.lanes.iter_mut().filter(|lane| lane.choice == choice && lane.index == index);
+        lanes.for_each(|lane| lane.is_closed = true);
+    }
+}
 
 impl Hearing<'_> {
     /// Reads what was gathered, which belongs to this choice or block.
     pub(super) fn read(&mut self, choice: u64, index: Option<u64>) {
-        if !self.heard.text.is_empty() {
-            let mut text = std::mem::take(&mut self.heard.text);
-            let place = if self.heard.phase == Phase::ToolResult { Place::ToolResult } else { Place::Text };
+        // What an MCP server says beside a result is a result, too.
+        let is_result = self.heard.phase == Phase::ToolResult;
+        let (text, thoughts) =
+            if is_result { (Place::ToolResult, Place::ToolResult) } else { (Place::Text, Place::Reasoning) };
+        self.read_gathered(choice, index, text, |heard| &mut heard.text);
+        self.read_gathered(choice, index, thoughts, |heard| &mut heard.thoughts);
+        self.read_gathered(choice, index, Place::ToolDefinition, |heard| &mut heard.definitions);
+    }
+
+    fn read_gathered(
+        &mut self,
+        choice: u64,
+        index: Option<u64>,
+        place: Place,
+        of: fn(&mut Heard) -> &mut Vec<u8>,
+    ) {
+        if !of(self.heard).is_empty() {
+            let mut text = std::mem::take(of(self.heard));
             self.feed(choice, index, place, &text);
             text.clear();
-            self.heard.text = text;
-        }
-        if !self.heard.thoughts.is_empty() {
-            let mut text = std::mem::take(&mut self.heard.thoughts);
-            // What a server says beside the result.
-            let place =
-                if self.heard.phase == Phase::ToolResult { Place::ToolResult } else { Place::Reasoning };
-            self.feed(choice, index, place, &text);
-            text.clear();
-            self.heard.thoughts = text;
+            *of(self.heard) = text;
         }
     }
 
@@ -42,23 +58,8 @@ impl Hearing<'_> {
         let is_it = |lane: &TextLane| lane.choice == choice && lane.index == index && lane.place == place;
         let at = match lanes.iter().rposition(is_it) {
             Some(at) => at,
-            None if lanes.len() >= MAX_LANES => return self.limit(),
-            None => {
-                let mut hasher = DefaultHasher::new();
-                let request = self.with.ends.who.received.request_id.as_str();
-                (request, choice, index, place as u8).hash(&mut hasher);
-                let digest = hasher.finish().max(1);
-                lanes.push(TextLane {
-                    choice,
-                    index,
-                    place,
-                    lane: Lane::new(),
-                    fed: 0,
-                    undecided: None,
-                    digest,
-                });
-                lanes.len() - 1
-            }
+            None if lanes.len() >= MAX_LANES && !self.make_room() => return self.limit(),
+            None => self.open(choice, index, place),
         };
         let Heard { lanes, hits, .. } = &mut *self.heard;
         let lane = &mut lanes[at];
@@ -69,6 +70,39 @@ impl Hearing<'_> {
         if has_exceeded {
             self.limit();
         }
+    }
+
+    fn open(&mut self, choice: u64, index: Option<u64>, place: Place) -> usize {
+        let mut hasher = DefaultHasher::new();
+        let request = self.with.ends.who.received.request_id.as_str();
+        (request, choice, index, place as u8).hash(&mut hasher);
+        let digest = hasher.finish().max(1);
+        if self.heard.gone.contains(&digest) {
+            // It goes on behind its end: what it began with is not known any more.
+            self.limit();
+        }
+        let (lane, fed, undecided, is_closed) = (Lane::new(), 0, None, false);
+        self.heard.lanes.push(TextLane { choice, index, place, lane, fed, undecided, digest, is_closed });
+        self.heard.lanes.len() - 1
+    }
+
+    /// Ends a lane whose block or choice has ended. Returns whether there was one.
+    fn make_room(&mut self) -> bool {
+        let Some(at) = self.heard.lanes.iter().position(|lane| lane.is_closed) else { return false };
+        if self.heard.gone.len() >= MAX_GONE {
+            return false;
+        }
+        self.end_lane(at);
+        let lane = self.heard.lanes.remove(at);
+        self.heard.gone.insert(lane.digest);
+        true
+    }
+
+    fn end_lane(&mut self, at: usize) {
+        let Some(patterns) = self.patterns else { return };
+        let Heard { lanes, hits, .. } = &mut *self.heard;
+        patterns.end(&mut lanes[at].lane, &mut |hit| hits.push(hit));
+        self.judge(at);
     }
 
     /// Judges what was found in a lane.
@@ -86,12 +120,7 @@ impl Hearing<'_> {
     }
 
     pub(super) fn end_lanes(&mut self) {
-        let Some(patterns) = self.patterns else { return };
-        for at in 0..self.heard.lanes.len() {
-            let Heard { lanes, hits, .. } = &mut *self.heard;
-            patterns.end(&mut lanes[at].lane, &mut |hit| hits.push(hit));
-            self.judge(at);
-        }
+        (0..self.heard.lanes.len()).for_each(|at| self.end_lane(at));
         self.heard.lanes.clear();
     }
 

@@ -134,21 +134,27 @@ impl Judge for Hearing<'_> {
         *self.with.text_bytes += bytes;
         self.heard.fresh += bytes;
         self.heard.bytes += bytes;
-        self.heard.has_result |= matches!(event, Event::Text(_));
-        if let (Some(said), Event::Text(text) | Event::Reasoning(text)) = (&mut self.heard.said, &event) {
+        self.heard.has_result |= matches!(event, Event::Text(_) | Event::Definition(_));
+        if let (Some(said), Event::Text(text) | Event::Reasoning(text) | Event::Definition(text)) =
+            (&mut self.heard.said, &event)
+        {
             let room = MAX_GATHERED.saturating_sub(said.len());
             said.extend_from_slice(&text[..text.len().min(room)]);
         }
         match event {
             Event::Text(text) if self.patterns.is_some() => self.heard.text.extend_from_slice(text),
             Event::Reasoning(text) if self.patterns.is_some() => self.heard.thoughts.extend_from_slice(text),
+            Event::Definition(text) if self.patterns.is_some() => {
+                self.heard.definitions.extend_from_slice(text)
+            }
             Event::Choice(choice) => self.read(choice, None),
             Event::Piece(index) => self.read(0, index),
+            Event::End { choice, index } => self.heard.close_lanes(choice, index),
             Event::Call(call) => self.call(call),
             Event::Stop(_) => self.heard.has_stopped = true,
-            Event::Text(_) | Event::Reasoning(_) | Event::Usage(_) => {}
+            Event::Text(_) | Event::Reasoning(_) | Event::Definition(_) | Event::Usage(_) => {}
         }
-        if self.heard.text.len() + self.heard.thoughts.len() > MAX_GATHERED {
+        if self.heard.text.len() + self.heard.thoughts.len() + self.heard.definitions.len() > MAX_GATHERED {
             self.read(0, None);
         }
     }
@@ -221,6 +227,9 @@ impl Hearing<'_> {
         self.call_by(name, call);
         if call.name_is_unclear && name.is_some() {
             self.call_by(None, call);
+        }
+        if !call.joined_name.is_empty() {
+            self.call_by(Some(&call.joined_name), call);
         }
     }
 

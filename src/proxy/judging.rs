@@ -1,5 +1,6 @@
 //! The state of an answer that is judged while it passes (`judge_answer`).
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -76,10 +77,13 @@ pub(super) struct Heard {
     /// Text and reasoning that no lane has yet.
     pub(super) text: Vec<u8>,
     pub(super) thoughts: Vec<u8>,
+    pub(super) definitions: Vec<u8>,
     /// Bytes of text since the last ruling, and in all.
     pub(super) fresh: u64,
     pub(super) bytes: u64,
     pub(super) lanes: Vec<TextLane>,
+    /// Digests of lanes that were closed and made room for others.
+    pub(super) gone: HashSet<u64>,
     pub(super) hits: Vec<Hit>,
     pub(super) verdict: Verdict,
     /// The model has stopped.
@@ -104,6 +108,8 @@ pub(super) struct TextLane {
     /// Where a secret began that was undecided at the last ruling.
     pub(super) undecided: Option<u64>,
     pub(super) digest: u64,
+    /// Its block or choice has ended.
+    pub(super) is_closed: bool,
 }
 
 /// What follows from what was judged since the last ruling.
@@ -160,9 +166,11 @@ impl Judging {
                 said: rules.may_hold(phase).then(Vec::new),
                 text: Vec::new(),
                 thoughts: Vec::new(),
+                definitions: Vec::new(),
                 fresh: 0,
                 bytes: 0,
                 lanes: Vec::new(),
+                gone: HashSet::new(),
                 hits: Vec::new(),
                 verdict: Verdict::default(),
                 has_stopped: false,

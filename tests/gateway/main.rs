@@ -47,6 +47,8 @@ mod policy {
     pub mod evasions;
     /// Calls in answers that wait for an approval.
     pub mod held_calls;
+    /// What presets find in ordinary sessions of real agent programs.
+    pub mod ordinary;
     /// Rules about facts: what they do to requests, and how they are told.
     pub mod rules;
     /// The examples and tables of `docs/policies.md`.

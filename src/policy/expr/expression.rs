@@ -3,6 +3,7 @@
 use super::check::{Checker, Node, Root};
 use super::eval::{Env, Truth, truth, write_name};
 use super::lexer::tokens;
+use super::never::is_never;
 use super::parser::parse;
 use crate::policy::facts::{Fact, Facts, Phase, Type};
 
@@ -106,6 +107,11 @@ impl Expression {
             one => std::slice::from_ref(one),
         };
         parts.iter().find_map(Node::guard)
+    }
+
+    /// Whether it holds for no facts at all.
+    pub(in crate::policy) fn is_never(&self) -> bool {
+        is_never(&self.node)
     }
 
     /// Whether it asks for a fact.

@@ -1,7 +1,7 @@
 //! The expression language: the syntax and meaning of CEL (<https://cel.dev>), of which it is a subset, evaluated without
 //! allocation or side effects, and with no loops but over the elements of one list.
 //!
-//! [`lexer`] and [`parser`] read the text, [`check`] gives every part its type and turns names into slots (names in [`names`], calls in [`functions`]), and [`eval`]
+//! [`lexer`] and [`parser`] read the text, [`check`] gives every part its type and turns names into slots (names in [`names`], calls in [`functions`]; [`never`] finds conditions that never hold), and [`eval`]
 //! computes. What differs from CEL: a fact that is absent is no error ([`super::facts::Value::Absent`]), and whole and
 //! floating-point numbers compare and calculate with each other, and JSON of another type than it is compared with is unknown.
 
@@ -11,6 +11,7 @@ mod expression;
 mod functions;
 mod lexer;
 mod names;
+mod never;
 mod parser;
 mod parts;
 mod texts;

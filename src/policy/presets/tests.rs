@@ -224,14 +224,14 @@ const CODING: [Row; 4] = [
     ),
 ];
 
-fn rules(preset: &str) -> Arc<RuleSet> {
+pub(super) fn rules(preset: &str) -> Arc<RuleSet> {
     let written: PolicyConfig = serde_yaml::from_str(&format!("presets: [{preset}]")).unwrap();
     let mut faults = Faults::default();
     written.compile(&mut faults).unwrap_or_else(|| panic!("{preset}\n{faults}"))
 }
 
 /// A call of this tool.
-struct Call<'a>(&'a str);
+pub(super) struct Call<'a>(pub(super) &'a str);
 
 impl Facts for Call<'_> {
     fn get(&self, fact: Fact) -> Value<'_> {

@@ -4,6 +4,7 @@
 //! searched once as it comes, for matches that end as early as possible: so the event that completes one is known, and the
 //! hits do not depend on how the text was divided.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use regex_automata::hybrid::dfa;
@@ -104,6 +105,13 @@ impl Expression {
                 .map_err(|error| refused(error.to_string()))
         };
         let regex = Arc::new(Builder::new().build_from_dfas(dfa(nfa(false)?)?, dfa(nfa(true)?)?));
+        if never_matches(&regex) {
+            let message = format!("the regular expression '{text}' matches no text as it is read");
+            return Err((
+                message,
+                "small letters, one blank for white space, and no character that is not shown are read",
+            ));
+        }
         let template = Arc::clone(&regex);
         Ok(Self {
             pattern,
@@ -170,6 +178,35 @@ impl Expression {
         }
         region.searched = limit;
     }
+}
+
+/// States that are looked at to find out whether an expression can match; with more, it may.
+const LOOKED_AT: usize = 64;
+
+/// Whether no folded text matches.
+fn never_matches(regex: &Regex) -> bool {
+    let (dfa, mut cache) = (regex.forward(), regex.forward().create_cache());
+    let Ok(start) = dfa.start_state_forward(&mut cache, &Input::new("")) else { return false };
+    // Folded text does not begin with a blank, and never has two in a row.
+    let mut known = HashSet::from([(start, true)]);
+    let mut open = vec![(start, true)];
+    while let Some((state, is_behind_blank)) = open.pop() {
+        if dfa.next_eoi_state(&mut cache, state).map_or(true, |end| end.is_match()) {
+            return false;
+        }
+        let folded = (b' '..=b'~').chain(0x80..=0xff).filter(|byte| !byte.is_ascii_uppercase());
+        for byte in folded.filter(|byte| !(is_behind_blank && *byte == b' ')) {
+            let Ok(next) = dfa.next_state(&mut cache, state, byte) else { return false };
+            let is_new = !next.is_dead() && known.insert((next, byte == b' '));
+            if next.is_match() || known.len() > LOOKED_AT || cache.clear_count() > 0 {
+                return false;
+            }
+            if is_new {
+                open.push((next, byte == b' '));
+            }
+        }
+    }
+    true
 }
 
 impl std::fmt::Debug for Expression {

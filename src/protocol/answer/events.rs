@@ -10,6 +10,8 @@ pub enum Event<'a> {
     Text(&'a [u8]),
     /// More of the reasoning, or of its summary, where the provider sends it.
     Reasoning(&'a [u8]),
+    /// More of the definitions of tools, which an MCP server lists.
+    Definition(&'a [u8]),
     /// A tool call whose arguments are complete.
     Call(&'a ToolCall),
     /// Why the model stopped, in the provider's word.
@@ -21,15 +23,22 @@ pub enum Event<'a> {
     /// An event, a line or the whole answer is complete. What text it has outside of choices belongs to the block or item
     /// with this index.
     Piece(Option<u64>),
+    /// This block or item of this choice has ended, or the choice if it has no blocks.
+    End {
+        /// The choice.
+        choice: u64,
+        /// The index of the block.
+        index: Option<u64>,
+    },
 }
 
 impl Event<'_> {
     /// Bytes of what the model wrote.
     pub fn text_bytes(&self) -> u64 {
         match self {
-            Self::Text(text) | Self::Reasoning(text) => text.len() as u64,
+            Self::Text(text) | Self::Reasoning(text) | Self::Definition(text) => text.len() as u64,
             Self::Call(call) => call.arguments.len() as u64,
-            Self::Stop(_) | Self::Usage(_) | Self::Choice(_) | Self::Piece(_) => 0,
+            Self::Stop(_) | Self::Usage(_) | Self::Choice(_) | Self::Piece(_) | Self::End { .. } => 0,
         }
     }
 }

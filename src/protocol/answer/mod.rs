@@ -5,6 +5,8 @@
 //! - [`socket`]: the same for the messages of a WebSocket.
 
 pub mod events;
+pub mod raw_json;
+mod repeats;
 pub mod socket;
 pub mod tap;
 

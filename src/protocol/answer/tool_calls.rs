@@ -80,6 +80,11 @@ impl ToolCalls {
         &self.fragment.arguments
     }
 
+    /// The kind of the item under way.
+    pub(super) fn current_kind(&self) -> &str {
+        &self.fragment.kind
+    }
+
     /// The index in the fragment under way.
     pub(super) fn current_index(&self) -> Option<u64> {
         self.fragment.index
@@ -130,6 +135,7 @@ impl ToolCalls {
         on(Event::Choice(choice));
         if std::mem::take(&mut self.choice_stopped) {
             self.close_all(Some(choice), on);
+            on(Event::End { choice, index: None });
         }
     }
 
@@ -183,8 +189,12 @@ impl ToolCalls {
         let continues = before.map(|known| !known.arguments.is_empty());
         let at = found.or_else(|| is_first.then(|| self.begin(on)).flatten());
         if let (Some(at), Some(has_arguments)) = (at, continues) {
-            self.known[at].call.name_is_unclear = true;
-            self.known[at].has_more |= has_arguments;
+            let before = last.map(|last| self.known[last].call.whole_name().to_owned()).unwrap_or_default();
+            let known = &mut self.known[at];
+            known.call.name_is_unclear = true;
+            known.call.joined_name = before + &self.fragment.name;
+            known.call.joined_name.truncate(known.call.joined_name.floor_char_boundary(NAME_MAX));
+            known.has_more |= has_arguments;
         }
         if let Some(at) = at.filter(|at| !self.known[*at].closed) {
             self.join(at, false);

@@ -69,8 +69,17 @@ pub(in crate::protocol) enum Field {
     Text,
     /// Text of the reasoning.
     Thought,
+    /// Definitions of tools.
+    Definition,
     /// More of what the event's kind says: text, reasoning, or arguments of a call.
     Delta,
+    /// A text that may have come in deltas before: in any event, or in those of [`CallRules::again_kinds`]; and its end.
+    TextAgain,
+    ThoughtAgain,
+    TextDone,
+    TextAgainEnd,
+    /// The index of the part of an item that an event speaks of.
+    TextPart,
     /// Of a tool call: its index in the answer, its kind, id, name and arguments.
     CallIndex,
     CallKind,
@@ -93,9 +102,16 @@ impl Field {
     /// What the scanner reports; what only a listener needs, only with one.
     fn want(self, listening: bool) -> Option<Want> {
         match self {
-            Self::Text | Self::Thought | Self::Delta | Self::CallArguments => {
-                listening.then_some(Want::Parts)
-            }
+            Self::Text
+            | Self::Thought
+            | Self::Definition
+            | Self::Delta
+            | Self::CallArguments
+            | Self::TextAgain
+            | Self::ThoughtAgain
+            | Self::TextDone => listening.then_some(Want::Parts),
+            Self::TextAgainEnd => listening.then_some(Want::End),
+            Self::TextPart => listening.then_some(Want::Scalar),
             Self::SearchAction => (!listening).then_some(Want::Scalar),
             Self::CallEnd | Self::CallAgainEnd | Self::CallPieceEnd | Self::ChoiceEnd => Some(Want::End),
             Self::Input
@@ -184,11 +200,14 @@ pub(in crate::protocol) struct CallRules {
     pub(in crate::protocol) text_kinds: &'static [&'static str],
     /// Event kinds whose [`Field::Delta`] is reasoning.
     pub(in crate::protocol) thought_kinds: &'static [&'static str],
+    /// Event kinds whose [`Field::TextDone`] is text, or reasoning if their names say so.
+    pub(in crate::protocol) again_kinds: &'static [&'static str],
 }
 
 impl CallRules {
     /// Paths tell everything.
-    pub(super) const BY_PATH: Self = Self { suffix: "", steps: &[], text_kinds: &[], thought_kinds: &[] };
+    pub(super) const BY_PATH: Self =
+        Self { suffix: "", steps: &[], text_kinds: &[], thought_kinds: &[], again_kinds: &[] };
 }
 
 /// The scanner's form of a table of fields.

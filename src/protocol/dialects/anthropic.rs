@@ -81,8 +81,7 @@ static ANSWERS: AnswerRules = AnswerRules {
             ("content_block_start", CallStep::Begin),
             ("content_block_stop", CallStep::Close),
         ],
-        text_kinds: &[],
-        thought_kinds: &[],
+        ..CallRules::BY_PATH
     },
     paths: LazyLock::new(|| paths(FIELDS)),
 };

@@ -73,8 +73,7 @@ static ANSWERS: AnswerRules = AnswerRules {
             ("tool-call-start", CallStep::Begin),
             ("tool-call-end", CallStep::Close),
         ],
-        text_kinds: &[],
-        thought_kinds: &[],
+        ..CallRules::BY_PATH
     },
     paths: LazyLock::new(|| paths(FIELDS)),
 };

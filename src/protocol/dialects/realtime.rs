@@ -40,6 +40,17 @@ const FIELDS: &[(&str, Field)] = &[
     ("response.output[].call_id", Field::CallId),
     ("response.output[].name", Field::CallName),
     ("response.output[].arguments", Field::CallArguments),
+    // Items are also those of the client, which hears of them.
+    ("content_index", Field::TextPart),
+    ("text", Field::TextDone),
+    ("transcript", Field::TextDone),
+    ("part.text", Field::TextDone),
+    ("part.transcript", Field::TextDone),
+    ("item.content[].text", Field::TextDone),
+    ("item.content[].transcript", Field::TextDone),
+    ("response.output[].content[]", Field::TextAgainEnd),
+    ("response.output[].content[].text", Field::TextAgain),
+    ("response.output[].content[].transcript", Field::TextAgain),
     // Of a transcription.
     ("usage.input_tokens", Field::Input),
     ("usage.output_tokens", Field::Output),
@@ -70,7 +81,17 @@ static ANSWERS: AnswerRules = AnswerRules {
             "response.output_text.delta",
             "response.output_audio_transcript.delta",
         ],
-        thought_kinds: &[],
+        again_kinds: &[
+            "response.text.done",
+            "response.audio_transcript.done",
+            "response.output_text.done",
+            "response.output_audio_transcript.done",
+            "response.content_part.added",
+            "response.content_part.done",
+            "response.output_item.added",
+            "response.output_item.done",
+        ],
+        ..CallRules::BY_PATH
     },
     paths: LazyLock::new(|| paths(FIELDS)),
 };

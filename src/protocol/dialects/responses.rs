@@ -72,6 +72,23 @@ const FIELDS: &[(&str, Field)] = &[
     ("response.output[].operation", Field::CallArguments),
     ("response.output[].code", Field::CallArguments),
     ("response.output[].queries", Field::CallArguments),
+    // Text comes in deltas, and again at the ends of its part, its item and the response.
+    ("content_index", Field::TextPart),
+    ("summary_index", Field::TextPart),
+    ("text", Field::TextDone),
+    ("refusal", Field::TextDone),
+    ("part.text", Field::TextAgain),
+    ("part.refusal", Field::TextAgain),
+    ("item.content[]", Field::TextAgainEnd),
+    ("item.content[].text", Field::TextAgain),
+    ("item.content[].refusal", Field::TextAgain),
+    ("item.summary[]", Field::TextAgainEnd),
+    ("item.summary[].text", Field::ThoughtAgain),
+    ("response.output[].content[]", Field::TextAgainEnd),
+    ("response.output[].content[].text", Field::TextAgain),
+    ("response.output[].content[].refusal", Field::TextAgain),
+    ("response.output[].summary[]", Field::TextAgainEnd),
+    ("response.output[].summary[].text", Field::ThoughtAgain),
     // The whole answer.
     ("output[]", Field::CallEnd),
     ("output[].type", Field::CallKind),
@@ -85,6 +102,7 @@ const FIELDS: &[(&str, Field)] = &[
     ("output[].queries", Field::CallArguments),
     ("output[].content[].text", Field::Text),
     ("output[].content[].refusal", Field::Text),
+    ("output[].summary[].text", Field::Thought),
 ];
 
 /// The API itself sends no `[DONE]`, but servers that imitate it do.
@@ -113,6 +131,12 @@ static ANSWERS: AnswerRules = AnswerRules {
         ],
         text_kinds: &["response.output_text.delta", "response.refusal.delta"],
         thought_kinds: &["response.reasoning_text.delta", "response.reasoning_summary_text.delta"],
+        again_kinds: &[
+            "response.output_text.done",
+            "response.refusal.done",
+            "response.reasoning_text.done",
+            "response.reasoning_summary_text.done",
+        ],
     },
     paths: LazyLock::new(|| paths(FIELDS)),
 };

@@ -25,6 +25,15 @@ pub struct ToolCall {
     pub truncated: bool,
     /// Programs may read another name than this: it came in pieces, or is too long to be kept.
     pub name_is_unclear: bool,
+    /// The name with those of the pieces before it, where programs may read them as one; empty otherwise.
+    pub joined_name: String,
+}
+
+impl ToolCall {
+    /// The name as programs read it that join all pieces.
+    pub(in crate::protocol) fn whole_name(&self) -> &str {
+        if self.joined_name.is_empty() { &self.name } else { &self.joined_name }
+    }
 }
 
 /// Calls by the tool's name, in the order of the first calls; bounded.

@@ -351,7 +351,7 @@ impl Scanner {
             self.skip_nested(bytes)
         };
         if let Some(id) = self.raw {
-            on(id, Value::Part(&bytes[..bytes.len() - rest.len()]));
+            on(id, Value::Raw(&bytes[..bytes.len() - rest.len()]));
         }
         rest
     }

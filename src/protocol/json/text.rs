@@ -15,6 +15,8 @@ pub enum Value<'a> {
     Null,
     /// A part of a value that is wanted in parts. A character may be divided between two of them.
     Part(&'a [u8]),
+    /// The same of an object or array, as written.
+    Raw(&'a [u8]),
     /// The object or array at the path has ended.
     End,
 }

@@ -172,7 +172,7 @@ impl Found {
                     *place = match value {
                         Value::Str(text) => Some(text.into()),
                         Value::Number(number) => Some(number.into()),
-                        Value::Bool(_) | Value::Null | Value::Part(_) | Value::End => None,
+                        Value::Bool(_) | Value::Null | Value::Part(_) | Value::Raw(_) | Value::End => None,
                     };
                     if was_there {
                         self.request.more_hints = self.request.more_hints.saturating_add(1);

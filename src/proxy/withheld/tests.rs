@@ -41,9 +41,12 @@ impl Toy {
 impl Judge for Toy {
     fn hear(&mut self, event: Event<'_>) {
         match event {
-            Event::Text(text) | Event::Reasoning(text) => self.said.extend_from_slice(text),
+            Event::Text(text) | Event::Reasoning(text) | Event::Definition(text) => {
+                self.said.extend_from_slice(text)
+            }
             Event::Choice(choice) => drop(self.flush(choice, None)),
             Event::Piece(index) => drop(self.flush(0, index)),
+            Event::End { .. } => {}
             Event::Call(call) => self.refuses |= call.name == TOOL,
             Event::Stop(_) | Event::Usage(_) => {}
         }

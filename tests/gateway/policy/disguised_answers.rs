@@ -173,3 +173,133 @@ async fn what_an_mcp_server_says_is_judged_wherever_it_says_it() {
     let (status, text, _) = through(true, call(), "application/json", fine.as_bytes()).await;
     assert_eq!((status, text), (200, fine));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_blocks_than_lanes_are_read_when_they_end_and_a_phrase_is_found_in_each() {
+    let delta = |index: u32, text: &str| json!({"type": "content_block_delta", "index": index, "delta": {"type": "text_delta", "text": text}});
+    let start = |index: u32| json!({"type": "content_block_start", "index": index, "content_block": {"type": "text", "text": ""}});
+    let stop = |index: u32| json!({"type": "content_block_stop", "index": index});
+    let call = || {
+        Call::post("/v1/messages").json(&json!({"model": "m", "max_tokens": 9, "stream": true, "messages": [{"role": "user", "content": "hi"}]}))
+    };
+    let block =
+        |index: u32| [start(index), delta(index, "drop all"), delta(index, " is a word"), stop(index)];
+    let mut events: Vec<_> = (0..300).flat_map(block).collect();
+    events.push(json!({"type": "message_stop"}));
+    let body = sse(&events);
+    let (status, text, _) = answered(call(), "text/event-stream", &body).await;
+    assert_eq!((status, text.len()), (200, body.len()), "blocks that have ended make room");
+    events.truncate(events.len() - 1);
+    events.extend([start(300), delta(300, "drop all"), delta(300, " tables"), stop(300)]);
+    let (_, text, _) = answered(call(), "text/event-stream", &sse(&events)).await;
+    assert!(text.contains("policy_blocked") && !text.contains(" tables"), "{}", &text[text.len() - 300..]);
+    // What goes on behind its end, or never ends, cannot be read whole.
+    let mut again: Vec<_> = (0..300).flat_map(block).collect();
+    again.push(delta(0, " tables"));
+    let open: Vec<_> = (0..300).map(|index| delta(index, "drop all")).collect();
+    for (what, events) in [("again", again), ("open", open)] {
+        let (_, text, _) = answered(call(), "text/event-stream", &sse(&events)).await;
+        assert!(text.contains("policy_blocked"), "{what}");
+    }
+    // Choices end by their reason to stop.
+    let choice = |index: u32, text: &str, stop: Option<&str>| json!({"choices": [{"index": index, "delta": {"content": text}, "finish_reason": stop}]});
+    let choices: Vec<_> = (0..300)
+        .flat_map(|index| [choice(index, "drop all", None), choice(index, " words", Some("stop"))])
+        .collect();
+    let body = sse(&choices);
+    let (status, text, _) = answered(Call::chat_stream("hello"), "text/event-stream", &body).await;
+    assert_eq!((status, text.len()), (200, body.len()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_responses_say_at_their_end_alone_is_judged() {
+    let phrase = "drop all tables";
+    let message = |text: &str| json!({"type": "message", "id": "i", "role": "assistant", "content": [{"type": "output_text", "text": text}]});
+    let delta = |text: &str| json!({"type": "response.output_text.delta", "output_index": 0, "content_index": 0, "delta": text});
+    let ends = |text: &str| {
+        [
+            json!({"type": "response.output_text.done", "output_index": 0, "content_index": 0, "text": text}),
+            json!({"output_index": 0, "content_index": 0, "text": text, "type": "response.output_text.done"}),
+            json!({"type": "response.refusal.done", "output_index": 0, "content_index": 0, "refusal": text}),
+            json!({"type": "response.content_part.done", "output_index": 0, "part": {"type": "output_text", "text": text}}),
+            json!({"type": "response.output_item.done", "output_index": 0, "item": message(text)}),
+            json!({"type": "response.output_item.added", "output_index": 0, "item": message(text)}),
+            json!({"type": "response.reasoning_summary_text.done", "output_index": 0, "summary_index": 0, "text": text}),
+            json!({"type": "response.output_item.done", "output_index": 0, "item": {"type": "reasoning", "summary": [{"type": "summary_text", "text": text}]}}),
+            json!({"type": "response.completed", "response": {"id": "r", "status": "completed", "output": [message("hello"), message(text)]}}),
+        ]
+    };
+    let stream =
+        || Call::post("/v1/responses").json(&json!({"model": "m", "input": "hello", "stream": true}));
+    for (with, clean) in ends(phrase).into_iter().zip(ends("drop all")) {
+        for before in [vec![], vec![delta("hello")]] {
+            let of = |end: &serde_json::Value| sse(&[before.clone(), vec![end.clone()]].concat());
+            let (_, text, _) = answered(stream(), "text/event-stream", &of(&with)).await;
+            assert!(text.contains("policy_blocked") && !text.contains(phrase), "{with}: {text}");
+            let (status, text, _) = answered(stream(), "text/event-stream", &of(&clean)).await;
+            assert_eq!((status, text.as_bytes()), (200, &*of(&clean)), "{clean}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_name_that_pieces_have_together_is_searched() {
+    let piece = |call| json!({"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]});
+    let names = |names: &[&str]| {
+        let pieces =
+            names.iter().map(|name| piece(json!({"index": 0, "function": {"name": name, "arguments": ""}})));
+        sse(&pieces.chain([piece(json!({"index": 0, "function": {"arguments": "{}"}}))]).collect::<Vec<_>>())
+    };
+    let backend = async |body: Vec<u8>| {
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        let backend = RawBackend::answering([head.as_bytes(), &body].concat()).await;
+        let rule =
+            "{ id: no-terminal, on: tool_call, match: { in: tool.name, any: [terminal] }, action: block }";
+        let gateway = Gateway::with(format!(
+            "backend: {:?}\npolicy:\n  rules:\n    - {rule}\n",
+            Backend::url(&backend)
+        ))
+        .await;
+        Call::chat_stream("hello").send(gateway.proxy()).await.text()
+    };
+    for pieces in [&["terminal"][..], &["ter", "minal"], &["t", "erm", "inal"]] {
+        let text = backend(names(pieces)).await;
+        assert!(text.contains("policy_blocked"), "{pieces:?}: {text}");
+    }
+    let text = backend(names(&["ter", "restrial"])).await;
+    assert!(!text.contains("policy_blocked"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tools_that_an_mcp_server_lists_are_definitions() {
+    let tools =
+        json!([{"name": "a", "description": "drop\nall \"big\" tables", "inputSchema": {"type": "object"}}]);
+    let listed = json!({"jsonrpc": "2.0", "id": 1, "result": {"tools": tools}}).to_string();
+    let result = json!({"jsonrpc": "2.0", "id": 1, "result": {"content": [{"type": "text", "text": "drop all \"big\" tables"}]}}).to_string();
+    for (place, refuses_list, refuses_result) in
+        [("tool.definition", true, false), ("tool.result", false, true)]
+    {
+        for (answer, is_refused) in [(&listed, refuses_list), (&result, refuses_result)] {
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+                answer.len()
+            );
+            let backend = RawBackend::answering([head.as_bytes(), answer.as_bytes()].concat()).await;
+            let rule = format!(
+                "{{ id: a, on: tool_result, match: {{ in: {place}, any: ['drop all \"big\" tables'] }}, action: block }}"
+            );
+            let url = Backend::url(&backend);
+            let gateway = Gateway::with(format!(
+                "backends: {{ tools: {{ url: {url:?}, type: mcp }} }}\npolicy:\n  rules:\n    - {rule}\n"
+            ))
+            .await;
+            let call = Call::post("/mcp")
+                .json(&json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}));
+            let text = call.send(gateway.proxy()).await.text();
+            assert_eq!(text.contains("policy_blocked"), is_refused, "{place}: {answer}: {text}");
+        }
+    }
+}

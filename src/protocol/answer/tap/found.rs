@@ -1,6 +1,8 @@
 //! What the values at the paths of a dialect's rules mean, and what was found so far.
 
 use crate::protocol::answer::events::Event;
+use crate::protocol::answer::raw_json::without_escapes;
+use crate::protocol::answer::repeats::Repeats;
 use crate::protocol::answer::tool_calls::ToolCalls;
 use crate::protocol::dialects::answer_rules::{AnswerRules, CallStep, Field};
 use crate::protocol::facts::usage::ReportedCounts;
@@ -66,6 +68,13 @@ pub(super) struct Seldom {
     pub(super) failed_messages: u64,
     /// No answer of the socket has ended well since.
     pub(super) has_failed: bool,
+    /// What the event under way says outside of parts repeats a text.
+    is_again: bool,
+    /// What it repeats is reasoning.
+    repeats_thought: bool,
+    repeats: Repeats,
+    /// The JSON under way ends with a backslash.
+    is_escaped: bool,
 }
 
 impl Found {
@@ -106,10 +115,27 @@ impl Found {
             Field::Stop => text(&value, |why| self.stops(why, rules, on)),
             Field::Status => text(&value, |status| keep(&mut self.status, status)),
             Field::StopDetail => text(&value, |detail| keep(&mut self.detail, detail)),
-            Field::Text => part(&value, |text| on(Event::Text(text))),
-            Field::Thought => part(&value, |text| on(Event::Reasoning(text))),
-            Field::Delta if self.is_thought => part(&value, |text| on(Event::Reasoning(text))),
-            Field::Delta if self.is_text => part(&value, |text| on(Event::Text(text))),
+            Field::Text => self.text(&value, &mut |text| on(Event::Text(text))),
+            Field::Thought => self.text(&value, &mut |text| on(Event::Reasoning(text))),
+            Field::Definition => self.text(&value, &mut |text| on(Event::Definition(text))),
+            Field::Delta if self.is_thought => part(&value, |text| {
+                self.speaks(text, rules);
+                on(Event::Reasoning(text));
+            }),
+            Field::Delta if self.is_text => part(&value, |text| {
+                self.speaks(text, rules);
+                on(Event::Text(text));
+            }),
+            Field::TextAgain => part(&value, |text| self.says_again(text, true, on)),
+            Field::ThoughtAgain => part(&value, |text| {
+                self.seldom.get_or_insert_default().repeats_thought = true;
+                self.says_again(text, true, on);
+            }),
+            Field::TextDone => part(&value, |text| self.says_again(text, false, on)),
+            Field::TextAgainEnd => end(&value, || self.end_again(on)),
+            Field::TextPart => number(&value, |part| {
+                self.seldom.get_or_insert_default().repeats.part = part.parse().ok();
+            }),
             Field::Delta | Field::CallArguments => part(&value, |piece| self.calls.arguments(piece)),
             Field::CallIndex => number(&value, |index| self.calls.index(index.parse().ok())),
             Field::CallKind => text(&value, |kind| self.calls.kind(kind)),
@@ -161,6 +187,10 @@ impl Found {
         self.has_failed |= rules.ends.error_kinds.contains(&kind);
         self.is_text = rules.calls.text_kinds.contains(&kind);
         self.is_thought = rules.calls.thought_kinds.contains(&kind);
+        if rules.calls.again_kinds.contains(&kind) {
+            let seldom = self.seldom.get_or_insert_default();
+            (seldom.is_again, seldom.repeats_thought) = (true, kind.contains("reasoning"));
+        }
         self.step = rules.calls.steps.iter().find(|(known, _)| *known == kind).map(|(_, step)| *step);
     }
 
@@ -183,7 +213,7 @@ impl Found {
             Value::Str(text) => text,
             Value::Number(number) => *number,
             Value::Bool(true) => "",
-            Value::Bool(false) | Value::Null | Value::Part(_) | Value::End => return,
+            Value::Bool(false) | Value::Null | Value::Part(_) | Value::Raw(_) | Value::End => return,
         };
         if matches!(value, Value::Str(text) if text.is_empty()) {
             return;
@@ -203,6 +233,59 @@ impl Found {
         }
     }
 
+    /// Tells a text, or the JSON of an object or array, whose texts read without the escapes of blanks and quotes.
+    fn text(&mut self, value: &Value<'_>, on: &mut dyn FnMut(&[u8])) {
+        match value {
+            Value::Part(text) => on(text),
+            Value::Raw(json) => {
+                let escaped = &mut self.seldom.get_or_insert_default().is_escaped;
+                if *escaped || memchr::memchr(b'\\', json).is_some() {
+                    on(&without_escapes(json, escaped));
+                } else {
+                    on(json);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Notes a delta, which later events may repeat.
+    fn speaks(&mut self, text: &[u8], rules: &AnswerRules) {
+        if !rules.calls.again_kinds.is_empty() {
+            self.seldom.get_or_insert_default().repeats.delta(text);
+        }
+    }
+
+    fn says_again(&mut self, text: &[u8], is_sure: bool, on: &mut dyn FnMut(Event<'_>)) {
+        let is_thought = self.repeats_thought();
+        self.seldom.get_or_insert_default().repeats.again(text, is_sure, |text| on(again(text, is_thought)));
+    }
+
+    fn end_again(&mut self, on: &mut dyn FnMut(Event<'_>)) {
+        let is_thought = self.repeats_thought();
+        if let Some(seldom) = &mut self.seldom {
+            seldom.repeats_thought = false;
+            seldom.repeats.end_text(|text| on(again(text, is_thought)));
+        }
+    }
+
+    /// The event is complete.
+    fn end_repeats(&mut self, on: &mut dyn FnMut(Event<'_>)) {
+        let (is_thought, index) = (self.repeats_thought(), self.calls.current_index());
+        let Some(seldom) = &mut self.seldom else { return };
+        let is_again = std::mem::take(&mut seldom.is_again);
+        seldom.repeats_thought = false;
+        seldom.repeats.end_event(index, is_again, |text| on(again(text, is_thought)));
+        if self.is_last {
+            seldom.repeats.clear();
+        }
+    }
+
+    fn repeats_thought(&self) -> bool {
+        let seldom = self.seldom.as_ref();
+        seldom.is_some_and(|seldom| seldom.repeats_thought) || self.calls.current_kind() == "reasoning"
+    }
+
     /// An element of a streamed array was read.
     pub(super) fn end_element(&mut self, on: &mut dyn FnMut(Event<'_>)) {
         on(Event::Piece(self.calls.current_index()));
@@ -210,16 +293,23 @@ impl Found {
 
     /// An event, a line or the whole answer was read: what its parts mean together.
     pub(super) fn end_text(&mut self, rules: &AnswerRules, on: &mut dyn FnMut(Event<'_>)) {
-        if std::mem::take(&mut self.is_text) && !self.calls.pending().is_empty() {
+        let (is_text, is_thought) = (std::mem::take(&mut self.is_text), std::mem::take(&mut self.is_thought));
+        if (is_text || is_thought) && !self.calls.pending().is_empty() {
             // Its delta came before its kind.
-            on(Event::Text(self.calls.pending()));
+            let text = self.calls.pending();
+            if !rules.calls.again_kinds.is_empty() {
+                self.seldom.get_or_insert_default().repeats.delta(text);
+            }
+            on(if is_text { Event::Text(text) } else { Event::Reasoning(text) });
         }
-        if std::mem::take(&mut self.is_thought) && !self.calls.pending().is_empty() {
-            on(Event::Reasoning(self.calls.pending()));
-        }
-        on(Event::Piece(self.calls.current_index()));
+        self.end_repeats(on);
+        let index = self.calls.current_index();
+        on(Event::Piece(index));
         if let Some(step) = self.step.take() {
             self.calls.step(step, rules.calls.suffix, on);
+            if matches!(step, CallStep::Close | CallStep::Whole) {
+                on(Event::End { choice: 0, index });
+            }
         }
         self.calls.clear();
         if std::mem::take(&mut self.is_last) && !self.status.is_empty() {
@@ -240,6 +330,11 @@ impl Found {
             on(Event::Usage((rules.usage)(&self.counts)));
         }
     }
+}
+
+/// What an event says that should repeat a text and does not.
+fn again(text: &[u8], is_thought: bool) -> Event<'_> {
+    if is_thought { Event::Reasoning(text) } else { Event::Text(text) }
 }
 
 /// `ON_DEMAND_FLEX` and `SERVICE_TIER_FLEX` are the tier `FLEX`.
@@ -263,7 +358,7 @@ fn number(value: &Value<'_>, then: impl FnOnce(&str)) {
 }
 
 fn part(value: &Value<'_>, then: impl FnOnce(&[u8])) {
-    if let Value::Part(part) = value {
+    if let Value::Part(part) | Value::Raw(part) = value {
         then(part);
     }
 }

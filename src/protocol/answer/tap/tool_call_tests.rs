@@ -38,11 +38,11 @@ fn listen(dialect: Dialect, framing: Framing, chunks: &[&[u8]]) -> Heard {
     for chunk in chunks {
         tap.listen(chunk, &mut |event| match event {
             Event::Text(text) => heard.text.extend_from_slice(text),
-            Event::Reasoning(text) => heard.thoughts.extend_from_slice(text),
+            Event::Reasoning(text) | Event::Definition(text) => heard.thoughts.extend_from_slice(text),
             Event::Call(call) => heard.calls.push(call.clone()),
             Event::Stop(why) => heard.stops.push(why.to_owned()),
             Event::Usage(usage) => heard.usage = Some(usage),
-            Event::Choice(_) | Event::Piece(_) => {}
+            Event::Choice(_) | Event::Piece(_) | Event::End { .. } => {}
         });
         facts.feed(chunk);
     }
@@ -539,4 +539,37 @@ fn reasoning_is_heard_beside_the_text_where_it_is_sent() {
             assert_eq!((&*told.0, &*told.1), ("hmm yes", "ok"), "{} {size}", dialect.name());
         }
     }
+}
+
+#[test]
+fn what_responses_repeat_is_text_once() {
+    let delta = |part: u32, text: &str| serde_json::json!({"type": "response.output_text.delta", "output_index": 1, "content_index": part, "delta": text});
+    let done = |part: u32, text: &str| serde_json::json!({"type": "response.output_text.done", "output_index": 1, "content_index": part, "text": text});
+    let content =
+        serde_json::json!([{"type": "output_text", "text": "Hello"}, {"type": "output_text", "text": "you"}]);
+    let item = serde_json::json!({"type": "message", "content": content});
+    let thought =
+        serde_json::json!({"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm"}]});
+    let events = [
+        serde_json::json!({"type": "response.reasoning_summary_text.delta", "output_index": 0, "summary_index": 0, "delta": "Hm"}),
+        serde_json::json!({"type": "response.reasoning_summary_text.done", "output_index": 0, "summary_index": 0, "text": "Hm"}),
+        delta(0, "Hel"),
+        delta(1, "y"),
+        delta(0, "lo"),
+        delta(1, "ou"),
+        done(0, "Hello"),
+        done(1, "you"),
+        serde_json::json!({"type": "response.content_part.done", "output_index": 1, "content_index": 1, "part": {"type": "output_text", "text": "you"}}),
+        serde_json::json!({"type": "response.output_item.done", "output_index": 1, "item": item}),
+        serde_json::json!({"type": "response.completed", "response": {"status": "completed", "output": [thought, item]}}),
+    ];
+    let body: String = events.iter().map(|event| format!("data: {event}\n\n")).collect();
+    let heard = listen(Dialect::OPENAI_RESPONSES, Framing::Sse, &[body.as_bytes()]);
+    assert_eq!(String::from_utf8_lossy(&heard.text), "Helyloou");
+    assert_eq!(String::from_utf8_lossy(&heard.thoughts), "Hm");
+    // The same without the deltas: each is told where it comes first.
+    let body: String = events[9..].iter().map(|event| format!("data: {event}\n\n")).collect();
+    let heard = listen(Dialect::OPENAI_RESPONSES, Framing::Sse, &[body.as_bytes()]);
+    assert_eq!(String::from_utf8_lossy(&heard.text), "Helloyou");
+    assert_eq!(String::from_utf8_lossy(&heard.thoughts), "Hm");
 }

@@ -43,6 +43,7 @@ enum Kept {
     Bool(bool),
     Null,
     Part(Box<[u8]>),
+    Raw(Box<[u8]>),
     End,
 }
 
@@ -54,6 +55,7 @@ impl Kept {
             Value::Bool(bool) => Self::Bool(*bool),
             Value::Null => Self::Null,
             Value::Part(part) => Self::Part((*part).into()),
+            Value::Raw(part) => Self::Raw((*part).into()),
             Value::End => Self::End,
         }
     }
@@ -65,6 +67,7 @@ impl Kept {
             Self::Bool(bool) => Value::Bool(*bool),
             Self::Null => Value::Null,
             Self::Part(part) => Value::Part(part),
+            Self::Raw(part) => Value::Raw(part),
             Self::End => Value::End,
         }
     }

@@ -24,7 +24,7 @@ fn shown(value: &Value<'_>) -> String {
         Value::Number(number) => (*number).to_owned(),
         Value::Bool(bool) => bool.to_string(),
         Value::Null => "null".to_owned(),
-        Value::Part(part) => format!("part {}", String::from_utf8_lossy(part)),
+        Value::Part(part) | Value::Raw(part) => format!("part {}", String::from_utf8_lossy(part)),
         Value::End => "end".to_owned(),
     }
 }
@@ -41,7 +41,7 @@ fn wanted(paths: &[(&str, Want)], chunks: &[&[u8]]) -> Vec<(usize, String)> {
     };
     for chunk in chunks {
         scanner.feed(chunk, &mut |index, value| match value {
-            Value::Part(bytes) => {
+            Value::Part(bytes) | Value::Raw(bytes) => {
                 if part.0 != index {
                     flush(&mut part, &mut found);
                     part.0 = index;
@@ -343,9 +343,11 @@ fn read_all(paths: &Arc<PathSet>, texts: &[Vec<u8>], sizes: &[usize]) -> Vec<Tex
         let (mut found, mut parts) = (Vec::<(usize, String)>::new(), false);
         for chunk in cut(text, sizes) {
             scanner.feed(chunk, &mut |index, value| {
-                let is_part = matches!(value, Value::Part(_));
+                let is_part = matches!(value, Value::Part(_) | Value::Raw(_));
                 let shown = match &value {
-                    Value::Part(bytes) => bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
+                    Value::Part(bytes) | Value::Raw(bytes) => {
+                        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+                    }
                     value => shown(value),
                 };
                 match found.last_mut() {
@@ -417,7 +419,7 @@ proptest! {
                     Value::Number(number) => serde_json::from_str(number).unwrap(),
                     Value::Bool(bool) => Tree::from(bool),
                     Value::Null => Tree::Null,
-                    Value::Part(_) | Value::End => panic!("not wanted"),
+                    Value::Part(_) | Value::Raw(_) | Value::End => panic!("not wanted"),
                 });
             });
         }
