@@ -378,6 +378,7 @@ impl std::fmt::Debug for Reading {
 mod binary;
 mod found;
 mod guess;
+mod said;
 mod units;
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! What the values at the paths of a dialect's rules mean, and what was found so far.
 
 use crate::protocol::answer::events::Event;
-use crate::protocol::answer::raw_json::without_escapes;
 use crate::protocol::answer::repeats::Repeats;
 use crate::protocol::answer::tool_calls::ToolCalls;
 use crate::protocol::dialects::answer_rules::{AnswerRules, CallStep, Field};
@@ -69,12 +68,12 @@ pub(super) struct Seldom {
     /// No answer of the socket has ended well since.
     pub(super) has_failed: bool,
     /// What the event under way says outside of parts repeats a text.
-    is_again: bool,
+    pub(super) is_again: bool,
     /// What it repeats is reasoning.
-    repeats_thought: bool,
-    repeats: Repeats,
+    pub(super) repeats_thought: bool,
+    pub(super) repeats: Repeats,
     /// The JSON under way ends with a backslash.
-    is_escaped: bool,
+    pub(super) is_escaped: bool,
 }
 
 impl Found {
@@ -115,28 +114,6 @@ impl Found {
             Field::Stop => text(&value, |why| self.stops(why, rules, on)),
             Field::Status => text(&value, |status| keep(&mut self.status, status)),
             Field::StopDetail => text(&value, |detail| keep(&mut self.detail, detail)),
-            Field::Text => self.text(&value, &mut |text| on(Event::Text(text))),
-            Field::Thought => self.text(&value, &mut |text| on(Event::Reasoning(text))),
-            Field::Definition => self.text(&value, &mut |text| on(Event::Definition(text))),
-            Field::Delta if self.is_thought => part(&value, |text| {
-                self.speaks(text, rules);
-                on(Event::Reasoning(text));
-            }),
-            Field::Delta if self.is_text => part(&value, |text| {
-                self.speaks(text, rules);
-                on(Event::Text(text));
-            }),
-            Field::TextAgain => part(&value, |text| self.says_again(text, true, on)),
-            Field::ThoughtAgain => part(&value, |text| {
-                self.seldom.get_or_insert_default().repeats_thought = true;
-                self.says_again(text, true, on);
-            }),
-            Field::TextDone => part(&value, |text| self.says_again(text, false, on)),
-            Field::TextAgainEnd => end(&value, || self.end_again(on)),
-            Field::TextPart => number(&value, |part| {
-                self.seldom.get_or_insert_default().repeats.part = part.parse().ok();
-            }),
-            Field::Delta | Field::CallArguments => part(&value, |piece| self.calls.arguments(piece)),
             Field::CallIndex => number(&value, |index| self.calls.index(index.parse().ok())),
             Field::CallKind => text(&value, |kind| self.calls.kind(kind)),
             Field::CallId => text(&value, |id| self.calls.id(id)),
@@ -152,6 +129,7 @@ impl Found {
                 self.calls.choice_stops();
             }),
             Field::ChoiceEnd => end(&value, || self.calls.choice_ends(on)),
+            field => self.take_text(rules, field, &value, on),
         }
     }
 
@@ -233,59 +211,6 @@ impl Found {
         }
     }
 
-    /// Tells a text, or the JSON of an object or array, whose texts read without the escapes of blanks and quotes.
-    fn text(&mut self, value: &Value<'_>, on: &mut dyn FnMut(&[u8])) {
-        match value {
-            Value::Part(text) => on(text),
-            Value::Raw(json) => {
-                let escaped = &mut self.seldom.get_or_insert_default().is_escaped;
-                if *escaped || memchr::memchr(b'\\', json).is_some() {
-                    on(&without_escapes(json, escaped));
-                } else {
-                    on(json);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// Notes a delta, which later events may repeat.
-    fn speaks(&mut self, text: &[u8], rules: &AnswerRules) {
-        if !rules.calls.again_kinds.is_empty() {
-            self.seldom.get_or_insert_default().repeats.delta(text);
-        }
-    }
-
-    fn says_again(&mut self, text: &[u8], is_sure: bool, on: &mut dyn FnMut(Event<'_>)) {
-        let is_thought = self.repeats_thought();
-        self.seldom.get_or_insert_default().repeats.again(text, is_sure, |text| on(again(text, is_thought)));
-    }
-
-    fn end_again(&mut self, on: &mut dyn FnMut(Event<'_>)) {
-        let is_thought = self.repeats_thought();
-        if let Some(seldom) = &mut self.seldom {
-            seldom.repeats_thought = false;
-            seldom.repeats.end_text(|text| on(again(text, is_thought)));
-        }
-    }
-
-    /// The event is complete.
-    fn end_repeats(&mut self, on: &mut dyn FnMut(Event<'_>)) {
-        let (is_thought, index) = (self.repeats_thought(), self.calls.current_index());
-        let Some(seldom) = &mut self.seldom else { return };
-        let is_again = std::mem::take(&mut seldom.is_again);
-        seldom.repeats_thought = false;
-        seldom.repeats.end_event(index, is_again, |text| on(again(text, is_thought)));
-        if self.is_last {
-            seldom.repeats.clear();
-        }
-    }
-
-    fn repeats_thought(&self) -> bool {
-        let seldom = self.seldom.as_ref();
-        seldom.is_some_and(|seldom| seldom.repeats_thought) || self.calls.current_kind() == "reasoning"
-    }
-
     /// An element of a streamed array was read.
     pub(super) fn end_element(&mut self, on: &mut dyn FnMut(Event<'_>)) {
         on(Event::Piece(self.calls.current_index()));
@@ -332,11 +257,6 @@ impl Found {
     }
 }
 
-/// What an event says that should repeat a text and does not.
-fn again(text: &[u8], is_thought: bool) -> Event<'_> {
-    if is_thought { Event::Reasoning(text) } else { Event::Text(text) }
-}
-
 /// `ON_DEMAND_FLEX` and `SERVICE_TIER_FLEX` are the tier `FLEX`.
 fn without_prefix(tier: &str) -> &str {
     let prefixes = ["ON_DEMAND_", "SERVICE_TIER_"];
@@ -351,19 +271,19 @@ fn text(value: &Value<'_>, then: impl FnOnce(&str)) {
     }
 }
 
-fn number(value: &Value<'_>, then: impl FnOnce(&str)) {
+pub(super) fn number(value: &Value<'_>, then: impl FnOnce(&str)) {
     if let Value::Number(number) = value {
         then(number);
     }
 }
 
-fn part(value: &Value<'_>, then: impl FnOnce(&[u8])) {
+pub(super) fn part(value: &Value<'_>, then: impl FnOnce(&[u8])) {
     if let Value::Part(part) | Value::Raw(part) = value {
         then(part);
     }
 }
 
-fn end(value: &Value<'_>, then: impl FnOnce()) {
+pub(super) fn end(value: &Value<'_>, then: impl FnOnce()) {
     if let Value::End = value {
         then();
     }
