@@ -436,7 +436,7 @@ fn shipped() -> (String, String) {
 fn read(text: &str) -> ConfigFile {
     let mut faults = Faults::default();
     let tree = tree::Tree::new(parse::parse(text, &mut faults).root);
-    let written = read::read(&tree, &mut faults).unwrap();
+    let written = read::read(&tree, &mut faults).unwrap().0;
     assert!(faults.is_empty(), "{faults}");
     written
 }
@@ -606,4 +606,22 @@ fn an_example_that_was_not_filled_in_and_roles_without_an_admin_are_told() {
     };
     assert_eq!(roles("operator"), ["auth.principals[0].key_sha256", "auth.roles"]);
     assert_eq!(roles("admin"), ["auth.principals[0].key_sha256"]);
+}
+
+#[test]
+fn faults_behind_an_item_that_was_left_out_keep_their_place() {
+    let text = "backend: http://localhost:1\npolicy:\n  rules:\n    - { id: a, on: tool_cal, when: 'true' }\n    \
+                - { id: b, on: request, when: 'request.modl == \"x\"' }\n    - id: c\n      on: request\n      \
+                match: { any: [ab, { regex: \"(\" }, purple] }\n  score: { block: much }\nocsf: { file: /no/such/dir/x }\n";
+    let told = faults(text);
+    for part in [
+        "line 4: policy.rules[0].on: 'tool_cal' is not known here",
+        "line 5: policy.rules[1].when: request.modl is not known",
+        "line 8: policy.rules[2].match.any[0]: the phrase 'ab'",
+        "line 8: policy.rules[2].match.any[1]: ",
+        "policy.score.block: 'much' does not fit (write a number)",
+        "ocsf.file: there is no directory '/no/such/dir'",
+    ] {
+        assert!(told.contains(part), "{part}\nis not in\n{told}");
+    }
 }

@@ -260,6 +260,8 @@ pub enum RuleKind {
     Score,
     /// `policy.loops`.
     Loop,
+    /// The answer of a service (`policy.external`).
+    External,
 }
 
 /// A compiled rule.
