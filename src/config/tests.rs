@@ -84,8 +84,7 @@ line 11: backends.openai.url: 'api.openai.com' is not an http:// or https:// URL
 (write it like http://localhost:11434 or https://api.openai.com)
 line 12: backends.openai.type: 'opnai' is not known here (did you mean openai?)
 line 13: backends.local: 'url' is missing (add url:)
-line 16: routing.methods[1]: 'rule' is not known here (known are header, model, path, default)
-line 16: routing.methods[3]: 'rules' is not known here (known are header, model, path, default)
+line 16: routing.methods[3]: 'rules' is not known here (did you mean rule?)
 line 17: routing.blocked_models[0]: 'gpt-[' is not a pattern: unclosed character class; missing ']' \
 (use * for any text, ? for one character, [a-z] for a set, {a,b} for a choice)
 line 18: routing.default_backend: no backend is called 'opnai' (did you mean openai?)

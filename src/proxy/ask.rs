@@ -142,9 +142,13 @@ fn question(external: &Arc<External>, who: &Identified, about: About<'_>) -> Que
             passing.insert(group.to_owned(), taken.into());
         }
     }
-    if let Some(Value::Array(unknown)) = input.get_mut("unknown") {
-        passing.insert("unknown".to_owned(), unknown.clone().into());
-        unknown.retain(|name| !is_passing(name.as_str().unwrap_or_default()));
+    if let Some(Value::Array(unknown)) = input.remove("unknown") {
+        let is_lasting = |name: &&Value| !is_passing(name.as_str().unwrap_or_default());
+        let lasting: Vec<Value> = unknown.iter().filter(is_lasting).cloned().collect();
+        if !lasting.is_empty() {
+            input.insert("unknown".to_owned(), lasting.into());
+        }
+        passing.insert("unknown".to_owned(), unknown.into());
     }
     passing.insert("decision_id".to_owned(), uuid::Uuid::now_v7().to_string().into());
     Question { external: Arc::clone(external), input, passing }

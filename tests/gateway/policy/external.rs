@@ -193,7 +193,8 @@ async fn requests_calls_of_clients_results_and_sockets_are_asked_about() {
     let results: Vec<Value> =
         inputs(&opa).into_iter().filter(|input| input["phase"] == "tool_result").collect();
     assert_eq!(results.len(), 3, "{results:#?}");
-    assert_eq!((&results[0]["tool"]["name"], &results[0]["text"]), (&json!("Read"), &json!("a fine text")));
+    assert_eq!(results[0]["tool"]["name"], "Read");
+    assert!(results[0]["text"].as_str().is_some_and(|text| text.starts_with("a fine text")), "{results:#?}");
     // A client of MCP.
     let rpc = |tool: &str| {
         let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": tool, "arguments": {}}});
