@@ -9,7 +9,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 
 use super::rules::ruled;
-use crate::support::socket::Socket;
 use crate::support::wire::Message;
 use crate::support::{Backend, Call, Demo, Gateway, RawBackend, within};
 
@@ -141,7 +140,7 @@ async fn a_service_may_say_that_an_operator_decides() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_calls_of_clients_results_and_sockets_are_asked_about() {
+async fn requests_answers_calls_of_clients_and_results_are_asked_about() {
     let demo = Demo::start().await;
     let opa = service(|input| match (input["phase"].as_str(), input["tool"]["name"].as_str()) {
         (Some("connect"), _) if input["request"]["headers"]["x-bad"] == "1" => Does::Says(json!(false)),
@@ -202,14 +201,6 @@ async fn requests_calls_of_clients_results_and_sockets_are_asked_about() {
     };
     let refused = rpc("drop").send(gateway.proxy()).await;
     assert!(refused.text().contains("the rule 'opa'"), "{}", refused.text());
-    // A socket.
-    let mut socket = Socket::open(gateway.proxy(), "/v1/realtime?model=gpt-realtime-demo", "voice").await;
-    socket.until("session.created").await;
-    socket.ask("hello").await;
-    socket.until("response.done").await;
-    socket.ask("say indigo").await;
-    let (events, ended) = socket.end().await;
-    assert_eq!(ended, Some((1008, "not that".to_owned())), "{events:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
