@@ -238,7 +238,7 @@ fn endpoint(url: &str, path: &str, faults: &mut Faults) -> Option<Endpoint> {
             }
         };
     }
-    let Some(parsed) = plain_url(url, &path, faults) else { return None };
+    let parsed = plain_url(url, &path, faults)?;
     if parsed.scheme() == "http" && !is_local(&parsed) {
         faults.warn(path, "questions are sent unencrypted", "use https");
     }
