@@ -13,11 +13,13 @@ mod check;
 mod client;
 mod commands;
 mod doctor;
+mod flags;
 mod health;
 mod key;
 mod kill;
 mod output;
 mod policy;
+mod replay;
 mod report;
 mod table;
 #[cfg(test)]

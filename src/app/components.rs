@@ -24,6 +24,7 @@ use crate::limits::fleet_rates::FleetRates;
 use crate::limits::ledger::Ledger;
 use crate::limits::overrides::{Additions, Overrides};
 use crate::notify::notifier::Notifier;
+use crate::notify::services::Services;
 use crate::policy::approvals::Approvals;
 use crate::policy::ruleset::RuleSet;
 use crate::policy::suppressions::Suppressions;
@@ -254,9 +255,10 @@ pub(crate) fn runtime_settings(
         budgets: config.budgets.with_additions(additions),
         approvals: config.approvals,
         rules: rules(config, before),
+        services: Services::new(&config.services),
         tls: config.server.tls().cloned(),
         h2c: config.server.h2c(),
-        capture: config.capture,
+        capture: config.capture.clone(),
         prices: config.prices.clone(),
         max_tenants: config.max_tenants,
         timeouts: *config.server.timeouts(),

@@ -20,6 +20,7 @@ use crate::identity::Auth;
 use crate::limits::amount::CostUnit;
 use crate::limits::budgets::BudgetAccount;
 use crate::policy::ruleset::RuleSet;
+use crate::policy::trial::{Trial, TrialReport};
 use crate::settings::fault::Faults;
 use crate::upstream::backend::Backend;
 
@@ -148,6 +149,10 @@ impl Runtime for Reload {
 
     fn rules(&self) -> Arc<RuleSet> {
         Arc::clone(&self.shared.live.load().rules)
+    }
+
+    fn try_rules(&self, rules: &RuleSet, trial: &Trial) -> Result<TrialReport, String> {
+        crate::proxy::trial::try_on(rules, trial)
     }
 
     fn backends(&self) -> BTreeMap<String, BackendStatus> {

@@ -1,9 +1,13 @@
 //! The `capture:` section of the configuration.
 
+use std::sync::Arc;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::Uid;
+use crate::policy::expr::{Expression, Truth};
+use crate::policy::facts::Phase;
 use crate::settings::fault::Faults;
 use crate::settings::units::ByteSize;
 use crate::telemetry::otlp::settings::Ratio;
@@ -35,6 +39,9 @@ pub enum Mode {
 pub struct CaptureConfig {
     /// Which requests are captured with their bodies.
     pub mode: Mode,
+    /// A condition for requests that are captured, with the facts of `on: request`; it is asked when the request has been judged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub when: Option<String>,
     /// With `sampled`: the share of sessions, 0 to 1. A session is captured as a whole or not at all.
     pub sample_rate: Ratio,
     /// How much of each body is stored, at most 1 MiB.
@@ -49,6 +56,7 @@ impl Default for CaptureConfig {
     fn default() -> Self {
         Self {
             mode: Mode::Off,
+            when: None,
             sample_rate: Ratio::new(0.01),
             max_body: ByteSize::kib(64),
             max_per_session: 100,
@@ -58,9 +66,10 @@ impl Default for CaptureConfig {
 }
 
 /// Compiled settings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     mode: Mode,
+    when: Option<Arc<Expression>>,
     rate: Ratio,
     /// The number of bytes stored of each body.
     pub max_body: usize,
@@ -74,6 +83,11 @@ impl Settings {
     /// Returns true unless `capture.mode` is `off`.
     pub fn is_on(&self) -> bool {
         self.mode != Mode::Off
+    }
+
+    /// Returns true if a request with these facts may be captured. A condition that cannot be decided counts as yes.
+    pub fn wants(&self, facts: impl FnOnce(&Expression) -> Truth) -> bool {
+        self.when.as_deref().is_none_or(|when| facts(when) != Truth::No)
     }
 
     /// Returns true if a request of this session may turn out to be captured.
@@ -113,8 +127,19 @@ impl CaptureConfig {
                 "write capture.redact: true, unless the history file is protected like the secrets in it";
             faults.warn("capture.redact", "bodies are stored with the secrets in them", hint);
         }
+        let when = self.when.map(|source| {
+            let compiled = Expression::condition(&source, Phase::Request);
+            compiled.map_err(|fault| {
+                faults.add_within("capture.when", &source, fault.at, fault.message, fault.hint);
+            })
+        });
+        let when = when.transpose().ok()?;
+        if when.is_some() && self.mode == Mode::Off {
+            faults.warn("capture.when", "nothing is captured", "set capture.mode: all");
+        }
         good.then_some(Settings {
             mode: self.mode,
+            when: when.map(Arc::new),
             rate: self.sample_rate,
             max_body: self.max_body.as_len(),
             max_per_session: self.max_per_session,

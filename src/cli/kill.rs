@@ -1,6 +1,6 @@
 //! `elida kill`: one session or agent, or all sessions that a selector fits.
 
-use anyhow::anyhow;
+use anyhow::{anyhow, bail};
 use clap::Args;
 
 use super::client::Client;
@@ -16,7 +16,7 @@ use crate::settings::units::DurationText;
 #[derive(Args, Debug)]
 pub(super) struct KillArgs {
     /// Id or uid of the session; without it, all sessions that fit the selectors
-    #[arg(conflicts_with = "selector", required_unless_present_any = ["selector", "agent"])]
+    #[arg(conflicts_with = "selector", required_unless_present_any = ["selector", "agent", "dry_run"])]
     id: Option<String>,
     /// What ID is, when it is the uid of one session and the id of another
     #[arg(long, value_name = "WHAT", requires = "id", conflicts_with = "selector")]
@@ -98,10 +98,25 @@ impl BlockArgs {
     }
 }
 
+impl KillArgs {
+    fn has_selector(&self) -> bool {
+        let SelectorArgs { principal, group, client, backend, model, idle_over, running_over, when } =
+            &self.selector;
+        let texts = [principal, group, client, backend, model, when, &self.agent];
+        texts.into_iter().any(Option::is_some) || idle_over.is_some() || running_over.is_some()
+    }
+}
+
 /// `elida kill ID` and `elida kill --principal …`
 pub(super) fn kill(arguments: &KillArgs) -> anyhow::Result<()> {
     let client = Client::new(&arguments.plain.control)?;
     let Some(id) = &arguments.id else {
+        if !arguments.has_selector() {
+            bail!(
+                "--dry-run lists the sessions that selectors fit, and none is given: add --principal, --group, --agent, \
+                 --client, --backend, --model, --idle-over, --running-over or --when"
+            );
+        }
         let answer = client.post(&["control", "kill"], &(), &selector(arguments))?;
         return show(&arguments.plain, answer, selected);
     };

@@ -1,12 +1,16 @@
 //! `elida policy`: shows presets and rules, and tests rules on cases of a file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde::Deserialize;
 
+use super::commands::PlainArgs;
+use super::flags::{self, FlagsArgs, SuppressArgs, UnsuppressArgs};
+use super::replay::{ReplayArgs, replay};
 use super::table::{plain, table};
 use super::{FileArgs, complain, print, sources};
 use crate::config::Flags;
@@ -16,6 +20,7 @@ use crate::policy::rule::Action;
 use crate::policy::ruleset::RuleSet;
 use crate::policy::settings::PolicyConfig;
 use crate::policy::trial::{Trial, TrialReport};
+use crate::proxy::trial::try_on;
 use crate::settings::fault::Faults;
 use crate::settings::nearest::did_you_mean;
 
@@ -26,6 +31,16 @@ pub(super) enum PolicyCommand {
     Show(ShowArgs),
     /// Try rules on the cases of a file; exit code 1 if one is not as expected
     Test(TestArgs),
+    /// Try rules on the requests and answers that the history has stored (capture)
+    Replay(ReplayArgs),
+    /// List what rules found last
+    Flags(FlagsArgs),
+    /// Let findings of a rule count for nothing until some time
+    Suppress(SuppressArgs),
+    /// List the suppressions in force
+    Suppressions(PlainArgs),
+    /// Take a suppression back
+    Unsuppress(UnsuppressArgs),
 }
 
 /// Arguments of `elida policy show`.
@@ -44,6 +59,25 @@ pub(super) struct TestArgs {
     cases: PathBuf,
     #[command(flatten)]
     file: FileArgs,
+}
+
+/// A file with rules.
+#[derive(Deserialize)]
+struct RulesFile {
+    policy: PolicyConfig,
+}
+
+/// Reads the rules of a file with `policy`.
+///
+/// # Errors
+/// It cannot be read, or its rules have faults.
+pub(super) fn rules_of(path: &Path) -> anyhow::Result<Arc<RuleSet>> {
+    let name = path.display();
+    let text = std::fs::read_to_string(path).with_context(|| format!("{name} cannot be read"))?;
+    let written: RulesFile =
+        serde_yaml::from_str(&text).with_context(|| format!("{name} is not as it should be"))?;
+    let mut faults = Faults::default();
+    Ok(written.policy.compile(&mut faults).ok_or(faults)?)
 }
 
 /// A file of cases.
@@ -126,7 +160,16 @@ pub(super) fn policy(command: PolicyCommand) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         PolicyCommand::Test(arguments) => test(arguments),
+        PolicyCommand::Replay(arguments) => replay(arguments).map(done),
+        PolicyCommand::Flags(arguments) => flags::flags(arguments).map(done),
+        PolicyCommand::Suppress(arguments) => flags::suppress(arguments).map(done),
+        PolicyCommand::Suppressions(plain) => flags::suppressions(&plain).map(done),
+        PolicyCommand::Unsuppress(arguments) => flags::unsuppress(&arguments).map(done),
     }
+}
+
+fn done((): ()) -> ExitCode {
+    ExitCode::SUCCESS
 }
 
 /// Formats the presets and the rules of a configuration.
@@ -170,7 +213,7 @@ fn test(TestArgs { cases, file }: TestArgs) -> anyhow::Result<ExitCode> {
     let mut failed = 0;
     for Case { name, expect, trial } in &written.cases {
         let name = plain(name);
-        let wrong = match rules.try_on(trial) {
+        let wrong = match try_on(&rules, trial) {
             Ok(report) => wrong(expect, &report),
             Err(fault) => vec![fault],
         };

@@ -57,6 +57,8 @@ pub struct Config {
     pub budgets: limits::budgets::Budgets,
     /// Rules for requests, answers and tool calls.
     pub rules: Arc<policy::ruleset::RuleSet>,
+    /// The services that decide besides them.
+    pub services: Vec<Arc<notify::services::ServiceSettings>>,
     /// How calls that rules hold are approved.
     pub approvals: policy::approvals::ApprovalRules,
     /// The receivers of events.
@@ -123,9 +125,8 @@ pub(super) fn compile(
     let (printable, shorthand) = (printable(&written, token.is_some(), tree), fill_in_backend(&mut written));
     let receivers = compile_receivers(&written, faults);
     let listen = listen_address("listen", &written.listen, faults);
-    let server = written.server.compile(faults);
     let control = compile_control(written.control, token, &written.auth, faults);
-    let session = written.session.session.compile(faults);
+    let (server, session) = (written.server.compile(faults), written.session.session.compile(faults));
     let identity = written.session.identity.compile(faults);
     let rules: Vec<BackendRule> = written.backends.0.iter().map(rule).collect();
     let auth = compile_auth(written.auth, &rules, server.as_ref(), session.as_ref(), faults);
@@ -133,7 +134,7 @@ pub(super) fn compile(
     let routing = compile_routing(written.routing, &rules, shorthand, faults);
     let (caller_limits, admission, budgets) =
         limits::settings::compile_all(written.limits, written.admission, written.budgets, faults);
-    let (policy, approvals) = (written.policy.compile(faults), written.approvals.compile(faults));
+    let (services, policy, approvals) = compile_policy(written.policy, &written.approvals, faults);
     let (history, telemetry) = (written.history.compile(faults), written.telemetry.compile(faults));
     let capture = compile_capture(written.capture, history.as_ref(), faults);
     let (prices, logging) = (written.usage.compile(faults), written.logging.compile(faults));
@@ -159,6 +160,7 @@ pub(super) fn compile(
         admission: admission?,
         budgets: budgets?,
         rules: policy?,
+        services: services?,
         approvals: approvals?,
         receivers: receivers?,
         history: history?,
@@ -176,6 +178,22 @@ pub(super) fn compile(
 fn compile_receivers(written: &ConfigFile, faults: &mut Faults) -> Option<notify::settings::Receivers> {
     let kinds = control::api::events::names();
     notify::settings::compile(&written.webhooks, &written.ocsf, &kinds, faults)
+}
+
+/// What the section `policy` becomes: where services are asked, the rules, and how held calls are approved.
+type Policy = (
+    Option<Vec<Arc<notify::services::ServiceSettings>>>,
+    Option<Arc<policy::ruleset::RuleSet>>,
+    Option<policy::approvals::ApprovalRules>,
+);
+
+fn compile_policy(
+    written: policy::settings::PolicyConfig,
+    approvals: &policy::approvals::ApprovalsConfig,
+    faults: &mut Faults,
+) -> Policy {
+    let services = notify::settings::compile_services(&written.external, faults);
+    (services, written.compile(faults), approvals.compile(faults))
 }
 
 /// Checks that nothing takes the port or the folder of another part.
@@ -306,7 +324,7 @@ fn compile_capture(
     faults: &mut Faults,
 ) -> Option<capture::Settings> {
     let capture = written.compile(faults);
-    let is_on = capture.is_some_and(|capture| capture.is_on());
+    let is_on = capture.as_ref().is_some_and(capture::Settings::is_on);
     if is_on && history.is_some_and(|history| history.file(Path::new("")).is_none()) {
         let hint = "write history.enabled: true, or capture.mode: off";
         faults.add("capture.mode", "bodies are stored in the history, which is disabled", hint);

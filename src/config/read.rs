@@ -16,8 +16,9 @@ use crate::settings::nearest::did_you_mean;
 /// Stops after this many faults.
 const MAX_FAULTS: usize = 100;
 
-/// Deserializes the tree; an invalid value becomes a fault, and its default is used.
-pub(super) fn read(tree: &Tree, faults: &mut Faults) -> Option<ConfigFile> {
+/// Deserializes the tree; an invalid value becomes a fault, and its default is used. Returns also which items of lists were left
+/// out because of that.
+pub(super) fn read(tree: &Tree, faults: &mut Faults) -> Option<(ConfigFile, Removed)> {
     let mut root = Value::Mapping(tree.root.clone());
     if has_odd_keys("", &root, faults) {
         return None;
@@ -25,7 +26,7 @@ pub(super) fn read(tree: &Tree, faults: &mut Faults) -> Option<ConfigFile> {
     let mut removed = Removed::default();
     for _ in 0..MAX_FAULTS {
         let error = match serde_path_to_error::deserialize(&root) {
-            Ok(written) => return Some(written),
+            Ok(written) => return Some((written, removed)),
             Err(error) => error,
         };
         let steps = steps(error.path());
@@ -93,9 +94,30 @@ fn at<'a>(root: &'a mut Value, steps: &[Step]) -> Option<&'a mut Value> {
 
 /// Indexes of removed list items, so that later items are reported with their original index.
 #[derive(Default)]
-struct Removed(BTreeMap<String, BTreeSet<usize>>);
+pub(super) struct Removed(BTreeMap<String, BTreeSet<usize>>);
 
 impl Removed {
+    /// Returns where an item of a list stands in the file.
+    fn index(&self, list: &str, index: usize) -> usize {
+        let gone = self.0.get(list).into_iter().flatten();
+        gone.fold(index, |index, gone| index + usize::from(*gone <= index))
+    }
+
+    /// Returns a path in what was read as it is in the file.
+    pub(super) fn original(&self, path: &str) -> String {
+        let (mut original, mut rest) = (String::new(), path);
+        while let Some((before, after)) = rest.split_once('[') {
+            original.push_str(before);
+            let (index, behind) = after.split_once(']').unwrap_or((after, ""));
+            match index.parse() {
+                Ok(index) => original.push_str(&format!("[{}]", self.index(&original, index))),
+                Err(_) => original.push_str(&format!("[{index}]")),
+            }
+            rest = behind;
+        }
+        original + rest
+    }
+
     /// Returns the dotted path of the key, as in the file.
     fn dotted(&self, steps: &[Step]) -> String {
         let mut path = String::new();
@@ -103,9 +125,7 @@ impl Removed {
             match step {
                 Step::Key(key) => push(&mut path, key),
                 Step::Index(index) => {
-                    let gone = self.0.get(&path).into_iter().flatten();
-                    let index = gone.fold(*index, |index, gone| index + usize::from(*gone <= index));
-                    path.push_str(&format!("[{index}]"));
+                    path.push_str(&format!("[{}]", self.index(&path, *index)));
                 }
             }
         }
@@ -183,6 +203,7 @@ fn quoted(text: &str) -> Vec<&str> {
 fn plain_words(text: &str) -> String {
     match text {
         "usize" | "u64" | "u32" | "u16" | "u8" => "a whole number".into(),
+        "f64" | "f32" => "a number".into(),
         "a boolean" => "true or false".into(),
         "a string" => "a text, in quotes if need be".into(),
         "a sequence" => "a list such as [a, b]".into(),

@@ -175,8 +175,11 @@ impl Sources {
         expand(&mut tree, &self.environment, &mut faults);
         rename_keys(&mut tree, &mut faults);
         let proxies = ProxyVariables::read(|name| self.environment.filled(name));
-        let config = read(&tree, &mut faults).and_then(|written| {
-            compile(written, self.token(&tree, &mut faults), &proxies, &tree, &mut faults)
+        let config = read(&tree, &mut faults).and_then(|(written, removed)| {
+            let (token, mut later) = (self.token(&tree, &mut faults), Faults::default());
+            let compiled = compile(written, token, &proxies, &tree, &mut later);
+            faults.absorb(later, |path| removed.original(&path));
+            compiled
         });
         faults.arrange(|fault| place(fault, &parsed.readable, &tree));
         match config {

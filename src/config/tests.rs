@@ -84,8 +84,7 @@ line 11: backends.openai.url: 'api.openai.com' is not an http:// or https:// URL
 (write it like http://localhost:11434 or https://api.openai.com)
 line 12: backends.openai.type: 'opnai' is not known here (did you mean openai?)
 line 13: backends.local: 'url' is missing (add url:)
-line 16: routing.methods[1]: 'rule' is not known here (known are header, model, path, default)
-line 16: routing.methods[3]: 'rules' is not known here (known are header, model, path, default)
+line 16: routing.methods[3]: 'rules' is not known here (did you mean rule?)
 line 17: routing.blocked_models[0]: 'gpt-[' is not a pattern: unclosed character class; missing ']' \
 (use * for any text, ? for one character, [a-z] for a set, {a,b} for a choice)
 line 18: routing.default_backend: no backend is called 'opnai' (did you mean openai?)
@@ -436,7 +435,7 @@ fn shipped() -> (String, String) {
 fn read(text: &str) -> ConfigFile {
     let mut faults = Faults::default();
     let tree = tree::Tree::new(parse::parse(text, &mut faults).root);
-    let written = read::read(&tree, &mut faults).unwrap();
+    let written = read::read(&tree, &mut faults).unwrap().0;
     assert!(faults.is_empty(), "{faults}");
     written
 }
@@ -606,4 +605,22 @@ fn an_example_that_was_not_filled_in_and_roles_without_an_admin_are_told() {
     };
     assert_eq!(roles("operator"), ["auth.principals[0].key_sha256", "auth.roles"]);
     assert_eq!(roles("admin"), ["auth.principals[0].key_sha256"]);
+}
+
+#[test]
+fn faults_behind_an_item_that_was_left_out_keep_their_place() {
+    let text = "backend: http://localhost:1\npolicy:\n  rules:\n    - { id: a, on: tool_cal, when: 'true' }\n    \
+                - { id: b, on: request, when: 'request.modl == \"x\"' }\n    - id: c\n      on: request\n      \
+                match: { any: [ab, { regex: \"(\" }, purple] }\n  score: { block: much }\nocsf: { file: /no/such/dir/x }\n";
+    let told = faults(text);
+    for part in [
+        "line 4: policy.rules[0].on: 'tool_cal' is not known here",
+        "line 5: policy.rules[1].when: request.modl is not known",
+        "line 8: policy.rules[2].match.any[0]: the phrase 'ab'",
+        "line 8: policy.rules[2].match.any[1]: ",
+        "policy.score.block: 'much' does not fit (write a number)",
+        "ocsf.file: there is no directory '/no/such/dir'",
+    ] {
+        assert!(told.contains(part), "{part}\nis not in\n{told}");
+    }
 }

@@ -36,6 +36,7 @@ use crate::notify::notifier::Notifier;
 use crate::policy::approvals::Approvals;
 use crate::policy::ruleset::RuleSet;
 use crate::policy::suppressions::Suppressions;
+use crate::policy::trial::{Trial, TrialReport};
 use crate::session::Manager;
 use crate::settings::fault::Faults;
 use crate::telemetry::metrics::Metrics;
@@ -76,6 +77,12 @@ pub trait Runtime: Send + Sync {
 
     /// Returns the rules in force.
     fn rules(&self) -> Arc<RuleSet>;
+
+    /// Tries rules on what is given.
+    ///
+    /// # Errors
+    /// It cannot be tried; in words for people.
+    fn try_rules(&self, rules: &RuleSet, trial: &Trial) -> Result<TrialReport, String>;
 
     /// Returns the backends by name.
     fn backends(&self) -> BTreeMap<String, BackendStatus>;

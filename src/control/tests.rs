@@ -45,6 +45,14 @@ struct Program {
 }
 
 impl Runtime for Program {
+    fn try_rules(
+        &self,
+        rules: &RuleSet,
+        trial: &crate::policy::trial::Trial,
+    ) -> Result<crate::policy::trial::TrialReport, String> {
+        rules.try_on(trial)
+    }
+
     fn config(&self) -> Value {
         json!({"listen": ":8080", "token": Secret::new("hidden")})
     }

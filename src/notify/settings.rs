@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use schemars::JsonSchema;
@@ -10,9 +10,11 @@ use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
 use super::addresses::is_public;
+use super::services::ServiceSettings;
 use super::signature::Secrets;
 use super::webhook::Webhook;
 use crate::policy::expr::Expression;
+use crate::policy::external::ExternalConfig;
 use crate::policy::facts::Phase;
 use crate::policy::rule::Severity;
 use crate::settings::fault::Faults;
@@ -92,6 +94,11 @@ pub struct Receivers {
 impl OcsfConfig {
     fn compile(&self, faults: &mut Faults) -> OcsfTarget {
         let file = (!self.file.is_empty()).then(|| PathBuf::from(&self.file));
+        let folder = file.as_deref().and_then(Path::parent).filter(|folder| !folder.as_os_str().is_empty());
+        if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+            let message = format!("there is no directory '{}'", folder.display());
+            faults.add("ocsf.file", message, "make it, or name a file in another one");
+        }
         let syslog = match self.syslog.as_str() {
             "" => None,
             text => match text.strip_prefix("udp://").filter(|address| has_port(address)) {
@@ -157,7 +164,7 @@ pub fn compile(
             }
         };
         check_url(hook, &path, faults);
-        if let Some(secrets) = read_secrets(hook, &path, faults) {
+        if let Some(secrets) = read_secrets(&hook.secret_file, &path, faults) {
             compiled.push(Arc::new(Webhook {
                 name: hook.name.as_str().into(),
                 url: hook.url.clone(),
@@ -173,8 +180,8 @@ pub fn compile(
     (compiled.len() == written.len()).then_some(Receivers { webhooks: compiled, ocsf })
 }
 
-fn read_secrets(hook: &WebhookConfig, path: &str, faults: &mut Faults) -> Option<Secrets> {
-    let text = fs::read_to_string(&hook.secret_file).map_err(|fault| fault.to_string());
+fn read_secrets(file: &str, path: &str, faults: &mut Faults) -> Option<Secrets> {
+    let text = fs::read_to_string(file).map_err(|fault| format!("'{file}' cannot be read: {fault}"));
     match text.and_then(|text| Secrets::read(&text)) {
         Ok(secrets) => Some(secrets),
         Err(why) => {
@@ -185,25 +192,88 @@ fn read_secrets(hook: &WebhookConfig, path: &str, faults: &mut Faults) -> Option
     }
 }
 
-fn check_url(hook: &WebhookConfig, path: &str, faults: &mut Faults) {
+/// Where a service listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Endpoint {
+    Url(String),
+    /// A Unix socket, and the path that is asked there.
+    Unix(String, String),
+}
+
+/// Compiles where the services of `policy.external` are asked; the rest of the section is compiled with the rules.
+pub fn compile_services(
+    written: &[ExternalConfig],
+    faults: &mut Faults,
+) -> Option<Vec<Arc<ServiceSettings>>> {
+    let mut compile = |(at, one): (usize, &ExternalConfig)| {
+        let path = format!("policy.external[{at}]");
+        let endpoint = endpoint(&one.url, &path, faults);
+        let secrets = match &one.secret_file {
+            Some(file) => Some(read_secrets(file, &path, faults)?),
+            None => None,
+        };
+        Some(Arc::new(ServiceSettings {
+            name: one.name.as_str().into(),
+            endpoint: endpoint?,
+            timeout: one.timeout.0,
+            cache: one.cache.map(|cache| cache.0).filter(|cache| !cache.is_zero()),
+            secrets,
+        }))
+    };
+    let compiled: Vec<_> = written.iter().enumerate().map(&mut compile).collect();
+    compiled.into_iter().collect()
+}
+
+fn endpoint(url: &str, path: &str, faults: &mut Faults) -> Option<Endpoint> {
     let path = format!("{path}.url");
-    let url = match Url::parse(&hook.url) {
+    if let Some(socket) = url.strip_prefix("unix:") {
+        return match socket.split_once(':') {
+            Some((socket, target)) if socket.starts_with('/') && target.starts_with('/') => {
+                Some(Endpoint::Unix(socket.to_owned(), target.to_owned()))
+            }
+            _ => {
+                let hint = "write unix:/run/opa.sock:/v1/data/elida/decide";
+                faults.add(path, "it names no socket with a path", hint);
+                None
+            }
+        };
+    }
+    let parsed = plain_url(url, &path, faults)?;
+    if parsed.scheme() == "http" && !is_local(&parsed) {
+        faults.warn(path, "questions are sent unencrypted", "use https");
+    }
+    Some(Endpoint::Url(url.to_owned()))
+}
+
+/// An `http` or `https` URL without a password.
+fn plain_url(url: &str, path: &str, faults: &mut Faults) -> Option<Url> {
+    let url = match Url::parse(url) {
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => url,
-        _ => return faults.add(path, "it is not an http or https URL", "write https://host/path"),
+        _ => {
+            faults.add(path, "it is not an http or https URL", "write https://host/path");
+            return None;
+        }
     };
     if !url.username().is_empty() || url.password().is_some() {
-        return faults.add(
-            path,
-            "a URL is shown, and this one has a password",
-            "remove the part before the @",
-        );
+        faults.add(path, "a URL is shown, and this one has a password", "remove the part before the @");
+        return None;
     }
+    Some(url)
+}
+
+fn is_local(url: &Url) -> bool {
     let address = match url.host() {
         Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
         Some(Host::Ipv6(address)) => Some(IpAddr::V6(address)),
         _ => None,
     };
-    let is_local = url.host_str() == Some("localhost") || address.is_some_and(|address| !is_public(address));
+    url.host_str() == Some("localhost") || address.is_some_and(|address| !is_public(address))
+}
+
+fn check_url(hook: &WebhookConfig, path: &str, faults: &mut Faults) {
+    let path = format!("{path}.url");
+    let Some(url) = plain_url(&hook.url, &path, faults) else { return };
+    let is_local = is_local(&url);
     if is_local && !hook.allow_private {
         faults.add(path, "its address is private", "set allow_private: true if it is meant");
     } else if url.scheme() == "http" && !is_local {

@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rustls_native_certs::load_native_certs;
 use serde_json::{Value, json};
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::unversioned::transport::DefaultConnector;
 
 use super::addresses::PublicOnly;
+use super::client;
 use super::facts::EventFacts;
 use super::ocsf;
 use super::settings::Format;
@@ -88,23 +87,14 @@ impl Webhook {
             && self.when.as_ref().is_none_or(|when| when.truth(&EventFacts { data, now }) != Truth::No)
     }
 
-    /// Creates the client that sends to it. It follows no redirects, which could lead to a private address.
+    /// Creates the client that sends to it.
     pub(super) fn client(&self) -> ureq::Agent {
-        let config = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .proxy(None)
-            .timeout_global(Some(TIMEOUT))
-            .user_agent(concat!("elida/", env!("CARGO_PKG_VERSION")));
-        let config = match self.url.starts_with("https:") {
-            true => config.tls_config(tls()),
-            false => config,
-        };
+        let config = client::config(&self.url, TIMEOUT);
         match self.allow_private {
-            true => config.build().into(),
+            true => config.into(),
             false => {
                 let connector = DefaultConnector::default();
-                ureq::Agent::with_parts(config.build(), connector, PublicOnly::default())
+                ureq::Agent::with_parts(config, connector, PublicOnly::default())
             }
         }
     }
@@ -136,13 +126,4 @@ impl Webhook {
             }
         }
     }
-}
-
-fn tls() -> TlsConfig {
-    let found = load_native_certs().certs;
-    let roots: Vec<_> = found.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
-    TlsConfig::builder()
-        .root_certs(RootCerts::new_with_certs(&roots))
-        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .build()
 }

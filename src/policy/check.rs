@@ -25,7 +25,7 @@ fn places(phase: Phase) -> &'static [Place] {
         Phase::ToolCall => &[Place::ToolArgs, Place::ToolName],
         // Servers of MCP list definitions in their answers.
         Phase::ToolResult => &[Place::ToolResult, Place::ToolDefinition],
-        Phase::Connect | Phase::Turn | Phase::Session => &[],
+        Phase::Connect | Phase::Turn | Phase::Session | Phase::Routing => &[],
     }
 }
 
@@ -88,7 +88,7 @@ pub(super) fn check(written: &RuleConfig, path: &str, faults: &mut Faults) {
     }
 }
 
-fn is_word(word: &str) -> bool {
+pub(super) fn is_word(word: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     (1..=64).contains(&word.len()) && word.bytes().all(is_plain)
 }

@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::check::{check, never_holds};
 use super::expr::{Expression, SourceFault};
+use super::external;
 use super::facts::{Fact, Phase};
 use super::loops::builtin::{LoopSet, loop_levels};
+use super::pattern_faults::compile_all;
 use super::presets::{Chosen, PRESETS};
 use super::rule::{Action, Condition, Matching, Mode, Places, Rule, RuleKind, Severity};
 use super::ruleset::{PhaseRules, RuleSet};
-use super::scan::{Pattern, PatternKind, Patterns};
+use super::scan::{Pattern, PatternKind};
 use super::secrets::{DETECTORS, Detector, detector};
 use super::settings::{MatchConfig, OnLimit, OnUnknown, PatternConfig, PolicyConfig, RuleConfig};
 use crate::settings::fault::Faults;
@@ -51,8 +53,9 @@ impl PolicyConfig {
         let score = self.scores(faults);
         let loops = self.loops.and_then(|loops| loops.compile("policy.loops", faults));
         let loops = loops.map(|rules| LoopSet { rules, levels: loop_levels(self.mode) });
+        let externals = external::compile(&self.external, self.mode, faults);
         let phases = compiler.phases(faults)?;
-        let mut rules = RuleSet { phases, score, loops, ..RuleSet::default() };
+        let mut rules = RuleSet { phases, score, loops, externals, ..RuleSet::default() };
         if !rules.is_empty() {
             rules.scan_limit = Some(Arc::new(scan_limit(on_limit, self.mode)));
         }
@@ -291,15 +294,7 @@ impl Collected {
     fn compile(self, faults: &mut Faults) -> Option<PhaseRules> {
         let Self { rules, patterns, places, owners, hidden } = self;
         let looks = !patterns.is_empty() || !hidden.is_empty();
-        let patterns = match looks.then(|| Patterns::compile(&patterns)) {
-            None => None,
-            Some(Ok(patterns)) => Some(patterns),
-            Some(Err(fault)) => {
-                let place = places.get(fault.index).map_or("policy.rules", String::as_str);
-                faults.add(place, fault.message, fault.hint);
-                return None;
-            }
-        };
+        let patterns = if looks { Some(compile_all(patterns, places, faults)?) } else { None };
         Some(PhaseRules::new(rules, patterns, owners, hidden))
     }
 }

@@ -109,11 +109,11 @@ facts! {
     RequestHeaders = "request.headers" Map ALL "The fields of the head, of a repeated one the first; not those that may carry a credential.";
     RequestDialect = "request.dialect" Text ALL "The API that the path and the head tell, such as `mcp`; `plain` when none is known";
     RequestBackend = "request.backend" Text LATER "The chosen backend.";
-    RequestModel = "request.model" Text LATER "The model; absent when the request names none, unknown when its body cannot be read.";
-    RequestStream = "request.stream" Bool LATER "Whether a streamed response is asked for; unknown when the body cannot be read.";
-    RequestBytes = "request.bytes" Int LATER "Bytes of the body that were received before the request is forwarded.";
-    RequestMaxTokens = "request.max_tokens" Int LATER "The most tokens that the response may have; absent when the request sets no limit.";
-    RequestTools = "request.tools" List LATER "The names of the tools that the request offers the model; of more than 128, the first.";
+    RequestModel = "request.model" Text BODIES "The model; absent when the request names none, unknown when its body cannot be read.";
+    RequestStream = "request.stream" Bool BODIES "Whether a streamed response is asked for; unknown when the body cannot be read.";
+    RequestBytes = "request.bytes" Int BODIES "Bytes of the body that were received before the request is forwarded.";
+    RequestMaxTokens = "request.max_tokens" Int BODIES "The most tokens that the response may have; absent when the request sets no limit.";
+    RequestTools = "request.tools" List BODIES "The names of the tools that the request offers the model; of more than 128, the first.";
     SessionId = "session.id" Text SESSIONS "The session.";
     SessionAge = "session.age_s" Int SESSIONS "Seconds since the session began.";
     SessionRequests = "session.requests" Int SESSIONS "Requests of the session so far, with this one.";
@@ -121,8 +121,8 @@ facts! {
     SessionRisk = "session.risk" Float LATER "The score of the session's findings; half of it is gone after 30 minutes.";
     SessionLabels = "session.labels" List LATER "The marks that rules have set in the session.";
     SessionSaw = "session.saw" Marks LATER "Whether a rule has set this mark in the session, as in `session.saw[\"web\"]`.";
-    AgentId = "agent.id" Text LATER "The agent inside the session; absent for the main one.";
-    AgentParent = "agent.parent" Text LATER "The agent that started it; absent when it names none.";
+    AgentId = "agent.id" Text BODIES "The agent inside the session; absent for the main one.";
+    AgentParent = "agent.parent" Text BODIES "The agent that started it; absent when it names none.";
     AgentDepth = "agent.depth" Int LATER "How many agents lie above it: 0 for the main one.";
     UsageInputTokens = "usage.input_tokens" Int SESSIONS "Tokens of prompts in the session so far, by the answers that have ended.";
     UsageOutputTokens = "usage.output_tokens" Int SESSIONS "Tokens of answers in the session so far.";

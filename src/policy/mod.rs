@@ -6,8 +6,8 @@
 //! - [`expr`]: the language of conditions (`when`) and names of counters (`by`), a subset of CEL, compiled when the
 //!   configuration is loaded.
 //! - [`facts`]: what an expression may ask for, and in which [`phase`] it is known; [`json`]: arguments of tools.
-//! - [`trial`]: tries rules on facts and texts that are given; [`suppressions`]: findings that count for nothing;
-//!   [`session_state`]: what rules know of a session.
+//! - [`trial`]: tries rules on facts and texts that are given, or on an [`exchange`]; [`suppressions`]: findings that count for nothing;
+//!   [`session_state`]: what rules know of a session; [`external`]: services that are asked besides.
 //! - [`scan`]: finds phrases, regular expressions and secrets in text, also in text that comes in pieces.
 //! - [`secrets`]: what secrets and personal data look like, with the checks that tell them from look-alikes.
 //! - [`approval`], [`approvals`]: the question whether a held call may go on, its answers, and its single use.
@@ -23,10 +23,13 @@ pub mod arguments;
 mod check;
 pub mod command_lines;
 mod compile;
+pub mod exchange;
 pub mod expr;
+pub mod external;
 pub mod facts;
 pub mod json;
 pub mod loops;
+mod pattern_faults;
 mod phase;
 pub mod presets;
 pub mod rule;

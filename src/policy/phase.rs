@@ -22,6 +22,9 @@ pub enum Phase {
     /// No request: a session is looked at, by a kill or a webhook. No rule is judged then.
     #[serde(skip)]
     Session,
+    /// A request whose backend is not chosen yet, nor its session known (`routing.rules`). No rule of `policy` is judged then.
+    #[serde(skip)]
+    Routing,
 }
 
 impl Phase {
@@ -39,6 +42,7 @@ impl Phase {
             Self::ToolResult => "tool_result",
             Self::Turn => "turn",
             Self::Session => "session",
+            Self::Routing => "routing",
         }
     }
 
@@ -53,14 +57,18 @@ impl Phase {
 pub struct Phases(u8);
 
 impl Phases {
-    /// All phases of rules.
-    pub const ALL: Self = Self::of(&Phase::ALL);
+    /// Those of rules, and before a backend is chosen.
+    pub const ALL: Self = Self(Self::RULES.0 | Self::of(&[Phase::Routing]).0);
     /// Those, and without a request.
     pub const EVERYWHERE: Self = Self(Self::ALL.0 | Self::of(&[Phase::Session]).0);
     /// All from the request on, and without a request.
     pub const SESSIONS: Self = Self(Self::LATER.0 | Self::of(&[Phase::Session]).0);
     /// All from the request on.
-    pub const LATER: Self = Self(Self::ALL.0 & !Self::of(&[Phase::Connect]).0);
+    pub const LATER: Self = Self(Self::RULES.0 & !Self::of(&[Phase::Connect]).0);
+    /// Those, and before a backend is chosen.
+    pub const BODIES: Self = Self(Self::LATER.0 | Self::of(&[Phase::Routing]).0);
+    /// All phases of rules.
+    const RULES: Self = Self::of(&Phase::ALL);
     /// Those that read texts.
     pub const TEXTS: Self = Self::of(&[Phase::Request, Phase::Response, Phase::ToolResult]);
     /// Tool calls.
@@ -85,7 +93,7 @@ impl Phases {
     pub fn names(self) -> String {
         match self {
             Self::ALL | Self::EVERYWHERE => "all".to_owned(),
-            Self::LATER | Self::SESSIONS => "all but connect".to_owned(),
+            Self::LATER | Self::SESSIONS | Self::BODIES => "all but connect".to_owned(),
             _ => {
                 let known = Phase::ALL.into_iter().filter(|phase| phase.knows(self));
                 known.map(Phase::name).collect::<Vec<_>>().join(", ")

@@ -167,6 +167,14 @@ pub enum Place {
 }
 
 impl Place {
+    /// Returns where a text of an answer stands in a phase: all that an MCP server says beside its definitions is a result.
+    pub fn in_phase(self, phase: Phase) -> Self {
+        match self {
+            Self::Text | Self::Reasoning if phase == Phase::ToolResult => Self::ToolResult,
+            other => other,
+        }
+    }
+
     /// The word in the file.
     pub fn name(self) -> &'static str {
         match self {
@@ -279,6 +287,8 @@ pub enum RuleKind {
     Score,
     /// `policy.loops`.
     Loop,
+    /// The answer of a service (`policy.external`).
+    External,
 }
 
 /// A compiled rule.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::expr::Truth;
+use super::external::External;
 use super::facts::{Fact, Facts, Phase, Step, Value};
 use super::loops::LoopSet;
 use super::rule::{Action, Condition, Mode, Place, Role, Rule};
@@ -205,6 +206,7 @@ pub struct RuleSet {
     pub(super) scan_limit: Option<Arc<Rule>>,
     pub(super) score: [Option<(f64, Arc<Rule>)>; 3],
     pub(super) loops: Option<LoopSet>,
+    pub(super) externals: Vec<Arc<External>>,
     pub(super) written: PolicyConfig,
     pub(super) generation: u64,
     /// A rule asks which backend or server is called.
@@ -214,12 +216,22 @@ pub struct RuleSet {
 impl RuleSet {
     /// Whether there is no rule.
     pub fn is_empty(&self) -> bool {
-        self.phases.iter().all(|phase| phase.rules.is_empty())
+        self.externals.is_empty() && self.phases.iter().all(|phase| phase.rules.is_empty())
     }
 
-    /// Whether the phase has rules.
+    /// Whether the phase has rules, or a service is asked in it.
     pub fn has(&self, phase: Phase) -> bool {
-        !self.of(phase).rules.is_empty()
+        !self.of(phase).rules.is_empty() || self.asks_services(phase)
+    }
+
+    /// Whether a service is asked in this phase.
+    pub fn asks_services(&self, phase: Phase) -> bool {
+        self.externals.iter().any(|external| external.knows(phase))
+    }
+
+    /// The services that decide besides the rules, in the order of the file.
+    pub fn externals(&self) -> &[Arc<External>] {
+        &self.externals
     }
 
     /// Whether rules ask for what bodies of requests and answers say, or may do so.
@@ -246,7 +258,7 @@ impl RuleSet {
 
     /// Whether rules of the phase ask for facts alone, so that a text that was clean before may not be left out.
     pub fn asks_facts(&self, phase: Phase) -> bool {
-        self.of(phase).asks_facts()
+        self.of(phase).asks_facts() || self.asks_services(phase)
     }
 
     /// The rules of the phase, in the order of the file; those of presets before them.
@@ -335,12 +347,17 @@ impl RuleSet {
     /// Whether rules may hold something in this phase.
     pub fn may_hold(&self, phase: Phase) -> bool {
         let holds = |rule: &Arc<Rule>| rule.mode == Mode::Enforce && rule.action == Action::Hold;
-        self.of(phase).rules.iter().chain(&self.scan_limit).any(holds)
+        self.service_acts(phase) || self.of(phase).rules.iter().chain(&self.scan_limit).any(holds)
     }
 
     /// Whether rules may act in this phase, so that what is judged has to wait for them.
     pub fn acts(&self, phase: Phase) -> bool {
         let acts = |rule: &Arc<Rule>| rule.mode == Mode::Enforce && rule.action > Action::Flag;
-        self.of(phase).rules.iter().any(acts)
+        self.service_acts(phase) || self.of(phase).rules.iter().any(acts)
+    }
+
+    fn service_acts(&self, phase: Phase) -> bool {
+        let acts = |external: &&Arc<External>| external.mode == Mode::Enforce;
+        self.externals.iter().filter(acts).any(|external| external.knows(phase))
     }
 }

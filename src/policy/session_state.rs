@@ -121,6 +121,13 @@ impl SessionState {
         true
     }
 
+    /// Adds to the score what a service has said.
+    pub fn add_score(&self, points: f64, now: u64) {
+        let mut inner = self.inner.lock();
+        inner.score = inner.score_at(now) + points;
+        inner.at = now;
+    }
+
     /// The score now.
     pub fn score(&self, now: u64) -> f64 {
         self.inner.lock().score_at(now)

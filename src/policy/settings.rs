@@ -6,6 +6,7 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::external::ExternalConfig;
 use super::facts::Phase;
 use super::loops::LoopsConfig;
 use super::rule::{Action, Mode, Place, Severity};
@@ -27,6 +28,9 @@ pub struct PolicyConfig {
     pub rules: Vec<RuleConfig>,
     /// Tools that may and may not be called.
     pub tools: ToolsConfig,
+    /// Services that decide besides the rules, such as OPA. They can only make the outcome stricter.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub external: Vec<ExternalConfig>,
     /// What the score of a session leads to.
     pub score: ScoreConfig,
     /// How agents that go in circles are found; they are not looked for, if absent.
@@ -49,6 +53,7 @@ impl Default for PolicyConfig {
             disable: Vec::new(),
             rules: Vec::new(),
             tools: ToolsConfig::default(),
+            external: Vec::new(),
             score: ScoreConfig::default(),
             loops: None,
             on_limit: None,

@@ -70,15 +70,21 @@ pub struct About<'a> {
 
 impl Suppression {
     fn covers(&self, rule: &str, digest: u64, about: About<'_>) -> bool {
-        let Scope { rule: suppressed, principal, session, digest: only } = &self.scope;
+        let Scope { rule: suppressed, digest: only, .. } = &self.scope;
+        *suppressed == *rule
+            && self.concerns(about)
+            && only.as_ref().is_none_or(|only| digest != 0 && *only == shown(digest))
+    }
+
+    /// Whether it is about this caller and session.
+    fn concerns(&self, about: About<'_>) -> bool {
+        let Scope { principal, session, .. } = &self.scope;
         let is_tenant = |tenants: &Vec<String>| {
             about.tenant.is_some_and(|tenant| tenants.iter().any(|known| known == tenant))
         };
-        *suppressed == *rule
-            && self.tenants.as_ref().is_none_or(is_tenant)
+        self.tenants.as_ref().is_none_or(is_tenant)
             && principal.as_ref().is_none_or(|principal| *principal == *about.principal)
             && session.as_ref().is_none_or(|session| about.session == Some(session))
-            && only.as_ref().is_none_or(|only| digest != 0 && *only == shown(digest))
     }
 }
 
@@ -163,6 +169,12 @@ impl Suppressions {
     pub fn suppress(&self, rule: &str, digest: u64, about: About<'_>, now: Timestamp) -> bool {
         let all = self.in_force.load();
         all.iter().any(|one| one.is_in_force(now) && one.covers(rule, digest, about))
+    }
+
+    /// Whether some findings of this rule, perhaps only in one text, are suppressed now.
+    pub fn concern(&self, rule: &str, about: About<'_>, now: Timestamp) -> bool {
+        let all = self.in_force.load();
+        all.iter().any(|one| one.scope.rule == rule && one.is_in_force(now) && one.concerns(about))
     }
 
     /// Whether there are none.

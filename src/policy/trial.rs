@@ -7,13 +7,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Given;
 
 use super::command_lines::command_lines;
+pub use super::exchange::{GivenAnswer, GivenRequest};
 use super::expr::Truth;
 use super::facts::{Fact, Facts, Phase, Step, Type, Value};
 use super::json::Json;
 use super::rule::{Action, Mode, Place, Role, Rule};
 use super::ruleset::{Element, RuleSet};
 use super::scan::{Hit, Work};
-use super::verdict::Verdict;
+use super::verdict::{Verdict, strongest};
 use crate::settings::nearest::did_you_mean;
 
 /// What rules are tried on.
@@ -31,6 +32,12 @@ pub struct Trial {
     /// A text that patterns are looked for in; without it the arguments of a tool call are one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
+    /// A whole request, in place of a phase and a text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request: Option<GivenRequest>,
+    /// The answer to the request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer: Option<GivenAnswer>,
     /// Who wrote the text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub role: Option<Role>,
@@ -42,13 +49,13 @@ pub struct Trial {
 /// What the rules say.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TrialReport {
-    /// The phase.
+    /// The phase; of a request, that of the rule which decides.
     pub on: Phase,
     /// What would happen; null if nothing, not even a flag.
     pub action: Option<Action>,
     /// The rule that decides on that.
     pub rule: Option<String>,
-    /// The rules of the phase, each with its answer.
+    /// The rules of the phase, or of all that a request passes, each with its answer.
     pub rules: Vec<RuleAnswer>,
 }
 
@@ -59,6 +66,8 @@ pub struct RuleAnswer {
     pub rule: String,
     /// Where it comes from: `file`, or a preset.
     pub origin: String,
+    /// When it is judged.
+    pub on: Phase,
     /// What it asks for.
     pub action: Action,
     /// Whether it acts.
@@ -101,13 +110,17 @@ impl From<Truth> for Answer {
 
 /// The facts of a trial.
 #[derive(Default)]
-struct GivenFacts {
+pub struct GivenFacts {
     known: Vec<(Fact, Json)>,
     unknown: Vec<Fact>,
 }
 
 impl GivenFacts {
-    fn of(trial: &Trial) -> Result<Self, String> {
+    /// Reads the facts of a trial.
+    ///
+    /// # Errors
+    /// One is not known, or has another type; in words for people.
+    pub fn of(trial: &Trial) -> Result<Self, String> {
         let mut facts = Self::default();
         for (name, value) in &trial.facts {
             let fact = named(name)?;
@@ -122,6 +135,39 @@ impl GivenFacts {
             facts.unknown.push(named(name)?);
         }
         Ok(facts)
+    }
+
+    /// # Errors
+    /// A fact is not known in the phase, or no phase is named and the facts are of one that must be.
+    fn check_phase(&self, on: Option<Phase>) -> Result<(), String> {
+        let has_args = self.known.iter().any(|(fact, _)| *fact == Fact::ToolArgs);
+        let phase = on.unwrap_or(if has_args { Phase::ToolCall } else { Phase::Request });
+        let given = self.known.iter().map(|(fact, _)| fact).chain(&self.unknown);
+        let Some(stray) = given.into_iter().find(|fact| !phase.knows(fact.phases())) else { return Ok(()) };
+        let (name, phases) = (stray.name(), stray.phases().names());
+        Err(match on {
+            Some(_) => format!("{name} is not known in the phase {}; it is known in: {phases}", phase.name()),
+            None => format!(
+                "without `on` the rules of the phase {} are tried, which does not know {name}: add `on`, one of: {phases}",
+                phase.name()
+            ),
+        })
+    }
+
+    /// Adds a fact, unless it was given.
+    pub fn give(&mut self, fact: Fact, value: Given) {
+        if let (None, false, Ok(value)) =
+            (self.json(fact), self.is_unknown(fact), serde_json::from_value(value))
+        {
+            self.known.push((fact, value));
+        }
+    }
+
+    /// Adds a fact that cannot be read, unless it was given.
+    pub fn give_unknown(&mut self, fact: Fact) {
+        if self.json(fact).is_none() {
+            self.unknown.push(fact);
+        }
     }
 
     fn json(&self, fact: Fact) -> Option<&Json> {
@@ -220,6 +266,7 @@ impl RuleSet {
     /// A fact is not known, or has another type; in words for people.
     pub fn try_on(&self, trial: &Trial) -> Result<TrialReport, String> {
         let facts = GivenFacts::of(trial)?;
+        facts.check_phase(trial.on)?;
         let on = trial.on.unwrap_or(match facts.json(Fact::ToolArgs) {
             Some(_) => Phase::ToolCall,
             None => Phase::Request,
@@ -239,7 +286,12 @@ impl RuleSet {
         let place = trial.place.unwrap_or(match on {
             Phase::ToolCall => Place::ToolArgs,
             Phase::ToolResult => Place::ToolResult,
-            Phase::Connect | Phase::Request | Phase::Response | Phase::Turn | Phase::Session => Place::Text,
+            Phase::Connect
+            | Phase::Request
+            | Phase::Response
+            | Phase::Turn
+            | Phase::Session
+            | Phase::Routing => Place::Text,
         });
         let element = Element { role: trial.role, place, hits: &hits, digest: 1 };
         let mut verdict = Verdict::default();
@@ -253,6 +305,31 @@ impl RuleSet {
             rule: deciding.map(|rule| rule.id.to_string()),
             rules,
         })
+    }
+}
+
+/// Returns what rules say to a request, by the verdicts of the phases that it has passed; a phase may have several.
+pub fn report(rules: &RuleSet, facts: &GivenFacts, verdicts: &[(Phase, Verdict)]) -> TrialReport {
+    let mut joined: Vec<(Phase, Verdict)> = Vec::new();
+    for (phase, verdict) in verdicts {
+        match joined.iter_mut().find(|(known, _)| known == phase) {
+            None => joined.push((*phase, verdict.clone())),
+            Some((_, known)) => {
+                known.findings.extend(verdict.findings.iter().cloned());
+                known.undecided.extend(verdict.undecided.iter().cloned());
+            }
+        }
+    }
+    let deciding = strongest(joined.iter().flat_map(|(_, verdict)| &verdict.findings));
+    let deciding = deciding.map(|finding| &finding.rule);
+    let answers = joined
+        .iter()
+        .flat_map(|(phase, verdict)| rules.rules(*phase).iter().map(|rule| answer(rule, facts, verdict)));
+    TrialReport {
+        on: deciding.map_or(Phase::Request, |rule| rule.phase),
+        action: deciding.map(|rule| rule.action),
+        rule: deciding.map(|rule| rule.id.to_string()),
+        rules: answers.collect(),
     }
 }
 
@@ -279,6 +356,7 @@ fn answer(rule: &Rule, facts: &GivenFacts, verdict: &Verdict) -> RuleAnswer {
     RuleAnswer {
         rule: rule.id.to_string(),
         origin: rule.origin.to_owned(),
+        on: rule.phase,
         action: rule.action,
         mode: rule.mode,
         result,

@@ -27,6 +27,14 @@ pub struct Finding {
     pub count: u32,
 }
 
+impl Finding {
+    /// The answer of a service.
+    pub fn of_service(rule: &Arc<Rule>) -> Self {
+        let (mode, rule) = (rule.mode, Arc::clone(rule));
+        Self { rule, mode, unknown: false, role: None, via: None, digest: 0, count: 1 }
+    }
+}
+
 /// The findings of one unit.
 #[derive(Clone, Debug, Default)]
 pub struct Verdict {

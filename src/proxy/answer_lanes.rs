@@ -28,10 +28,8 @@ impl Heard {
 impl Hearing<'_> {
     /// Reads what was gathered, which belongs to this choice or block.
     pub(super) fn read(&mut self, choice: u64, index: Option<u64>) {
-        // What an MCP server says beside a result is a result, too.
-        let is_result = self.heard.phase == Phase::ToolResult;
-        let (text, thoughts) =
-            if is_result { (Place::ToolResult, Place::ToolResult) } else { (Place::Text, Place::Reasoning) };
+        let phase = self.heard.phase;
+        let (text, thoughts) = (Place::Text.in_phase(phase), Place::Reasoning.in_phase(phase));
         self.read_gathered(choice, index, text, |heard| &mut heard.text);
         self.read_gathered(choice, index, thoughts, |heard| &mut heard.thoughts);
         self.read_gathered(choice, index, Place::ToolDefinition, |heard| &mut heard.definitions);

@@ -78,7 +78,7 @@ pub(super) fn check_file(
         None => {
             let target = received.uri.path_and_query().map_or("/", |target| target.as_str());
             let wanted = dispatch::wanted(headers, routes.header())?;
-            dispatch::decide_by_model(routes, wanted, target, call)
+            dispatch::decide_by_model(routes, wanted, target, call, None)
                 .map_err(|error| dispatch::undecided(&error, routes.header()))?;
             return caller.key.as_ref().map_or(Ok(()), |key| check_models(key, call.models()));
         }

@@ -6,6 +6,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
+use super::facts::RequestFacts;
 use super::request_ctx::{Outcome, RequestCtx, Stage};
 use super::state::ProxyState;
 use crate::capture::{BodyCapture, Capture};
@@ -25,6 +26,15 @@ pub(crate) fn begin(session: &Session, ctx: &mut RequestCtx) {
     // An MCP server may name another session in its answer.
     let may_move = ctx.stage.dialect() == Dialect::MCP;
     if live.captured() >= settings.max_per_session || !(may_move || settings.may_keep(live.uid())) {
+        return;
+    }
+    let Some(who) = ctx.stage.identified() else { return };
+    let headers = &session.req_header().headers;
+    let is_wanted = settings.wants(|when| {
+        let forward = Some((leg, ctx.stage.route()));
+        when.truth(&RequestFacts { forward, ..RequestFacts::new(who, headers, &ctx.app.clock) })
+    });
+    if !is_wanted {
         return;
     }
     let mut capturing = BodyCapture::begin(settings.max_body, kinds(&session.req_header().headers));

@@ -15,13 +15,14 @@ use super::batch;
 use super::downstream::LEG_CUT;
 use super::endpoints::Endpoints;
 use super::error_response::Reject;
+use super::facts::RequestFacts;
 use super::framing;
 use super::identify::Caller;
 use super::permissions::Asked;
 use super::receive::Received;
-use crate::clock::Moment;
 use crate::error::{ErrorKind, Refusal};
 use crate::ids::BackendName;
+use crate::policy::facts::Facts;
 use crate::protocol::Dialect;
 use crate::protocol::request::{ModelPlace, ModelRequest};
 use crate::routing::{Choice, Decision, RouteError, RouteMethod, Table};
@@ -99,16 +100,16 @@ impl Route {
 ///
 /// # Errors
 /// No backend matches, the model is blocked, the caller's key does not permit it or the backend, or its name at the backend cannot be written into the request.
-pub(crate) fn route(
+pub(super) fn route(
     received: &Received,
     caller: &Caller,
     head: &RequestHeader,
     call: &ModelRequest,
     endpoints: &Endpoints,
-    now: Moment,
+    facts: &RequestFacts<'_>,
 ) -> Result<Route, Refusal> {
-    let settings = &received.handle.settings;
-    let decision = decide(received, caller, head, call, endpoints)?;
+    let (settings, now) = (&received.handle.settings, facts.now);
+    let decision = decide(received, caller, head, call, endpoints, facts)?;
     if let Some(batch) = &call.batch {
         let restricts = settings.routes.restricts_models() || caller.limits_models();
         batch::check(batch, &settings.routes, decision.backend, restricts)?;
@@ -161,6 +162,7 @@ fn decide(
     head: &RequestHeader,
     call: &ModelRequest,
     endpoints: &Endpoints,
+    facts: &RequestFacts<'_>,
 ) -> Result<Decision, Refusal> {
     let routes = &received.handle.settings.routes;
     let wanted = wanted(&head.headers, routes.header())?;
@@ -169,9 +171,8 @@ fn decide(
     let backend = may_be_announced.then(|| endpoints.backend_of(&caller.principal, target)).flatten();
     match backend.and_then(|name| routes.decide_announced(name.as_str(), wanted, target)) {
         Some(decision) => Ok(decision),
-        None => {
-            decide_by_model(routes, wanted, target, call).map_err(|error| undecided(&error, routes.header()))
-        }
+        None => decide_by_model(routes, wanted, target, call, Some(facts))
+            .map_err(|error| undecided(&error, routes.header())),
     }
 }
 
@@ -232,13 +233,14 @@ pub(super) fn decide_by_model(
     wanted: Option<&str>,
     path: &str,
     call: &ModelRequest,
+    facts: Option<&dyn Facts>,
 ) -> Result<Decision, RouteError> {
     if let Some(blocked) = call.models().find(|model| routes.blocks(model)) {
         return Err(RouteError::BlockedModel(blocked.to_owned()));
     }
     let decides = |model: &&str| routes.serves(model) != routes.is_strict();
     let deciding = call.models().find(decides);
-    routes.decide(wanted, path, deciding.or_else(|| call.models().next()))
+    routes.decide_by(wanted, path, deciding.or_else(|| call.models().next()), facts)
 }
 
 /// Returns why no backend was found; `header` is the field that names one.
@@ -250,6 +252,9 @@ pub(super) fn undecided(error: &RouteError, header: &HeaderName) -> Refusal {
             Refusal::new(ErrorKind::UnknownBackend, message)
         }
         RouteError::BlockedModel(_) => Refusal::new(ErrorKind::PolicyBlocked, error.to_string()),
+        RouteError::Undecided(_) => {
+            Refusal::new(ErrorKind::BodyUnreadable, format!("{error}; send it as plain JSON in UTF-8"))
+        }
         RouteError::NoRoute | RouteError::UnnamedServer => {
             Refusal::new(ErrorKind::NoRoute, error.to_string())
         }
@@ -366,7 +371,7 @@ mod tests {
             let mut call = ModelRequest::default();
             (call.model, call.also) = (Some(model.to_owned()), also.map(Box::from));
             let path = "/openai/deployments/x/chat/completions";
-            decide_by_model(&routes, None, path, &call).map(|decision| decision.backend)
+            decide_by_model(&routes, None, path, &call, None).map(|decision| decision.backend)
         };
         assert_eq!(decided(true, "gpt-5", Some("gpt-4o")), Ok(1));
         assert_eq!(decided(true, "gpt-5", None), Ok(1));

@@ -22,12 +22,14 @@ use super::waiting::while_waiting;
 use crate::capture::redact::redact_body;
 use crate::capture::redact_text;
 use crate::error::{ErrorKind, Refusal, RefusalMetadata};
+use crate::ids::PrincipalId;
 use crate::policy::approval::{Approval, ApprovalState, HeldCall, HeldDetails};
 use crate::policy::approvals::ApprovalRules;
 use crate::policy::arguments::arguments_digest;
 use crate::policy::facts::Phase;
 use crate::policy::rule::{Action, Mode};
 use crate::policy::session_state::Refused;
+use crate::protocol::Dialect;
 use crate::protocol::wire::framing::Framing;
 use crate::session::{Event, Leg, Session};
 use crate::telemetry::access::mask_line;
@@ -51,73 +53,97 @@ pub(crate) fn wait(
     request: HoldRequest,
     longest: Duration,
 ) -> HoldWait {
-    let settings = &who.received.handle.settings;
-    let held = Held {
-        call: call(who, leg, &request),
-        details: details(who, leg, &request),
-        session: leg.map(|leg| Arc::clone(leg.session())),
-        rules: settings.approvals,
-        app: Arc::clone(app),
-        request,
-    };
-    let longest = longest.min(settings.approvals.wait);
-    Box::pin(async move {
-        let mut timer = Timer::start(&held.app.metrics);
-        let outcome = held.until(Instant::now() + longest).await;
-        timer.outcome = match &outcome {
-            Ok(()) => "approved",
-            Err(refusal) if refusal.kind == ErrorKind::ApprovalTimeout => "timeout",
-            Err(refusal) if refusal.kind == ErrorKind::ApprovalDenied => "denied",
-            Err(_) => "refused",
-        };
-        if let Err(refusal) = &outcome
-            && refusal.kind == ErrorKind::ApprovalDenied
-        {
-            held.refuse_repeats(refusal);
+    Holder::new(app, who, leg, longest).wait(request)
+}
+
+/// Who calls, for a hold that may follow.
+pub(crate) struct Holder {
+    app: Arc<ProxyState>,
+    session: Option<Arc<Session>>,
+    principal: PrincipalId,
+    tenant: Option<Arc<str>>,
+    dialect: Dialect,
+    rules: ApprovalRules,
+    longest: Duration,
+}
+
+impl Holder {
+    /// For a call of this caller that may wait for `longest`.
+    pub(crate) fn new(app: &Arc<ProxyState>, who: &Identified, leg: Option<&Leg>, longest: Duration) -> Self {
+        let rules = who.received.handle.settings.approvals;
+        Self {
+            app: Arc::clone(app),
+            session: leg.map(|leg| Arc::clone(leg.session())),
+            principal: who.caller.principal.clone(),
+            tenant: who.caller.membership().and_then(|found| found.tenant.clone()),
+            dialect: who.received.dialect,
+            rules,
+            longest: longest.min(rules.wait),
         }
-        outcome
-    })
-}
+    }
 
-/// What the approval is for.
-fn call(who: &Identified, leg: Option<&Leg>, request: &HoldRequest) -> HeldCall {
-    let HoldRequest { rule, phase, agent, tool, server, target, args, .. } = request;
-    HeldCall {
-        session: leg.map(|leg| leg.session().key().clone()),
-        agent: agent.clone(),
-        principal: who.caller.principal.clone(),
-        tenant: who.caller.membership().and_then(|found| found.tenant.clone()),
-        rule: Arc::clone(&rule.id),
-        phase: phase.name().to_owned(),
-        tool: tool.clone(),
-        server: server.clone(),
-        args_sha256: match target {
-            // The same body asks for something else elsewhere.
-            Some(target) => arguments_digest(format!("{target}\n{}", arguments_digest(args)).as_bytes()),
-            None => arguments_digest(args),
-        },
+    /// Holds a call until an operator answers.
+    pub(crate) fn wait(self, request: HoldRequest) -> HoldWait {
+        let (call, details, longest) = (self.call(&request), self.details(&request), self.longest);
+        let held = Held { app: self.app, session: self.session, call, details, request, rules: self.rules };
+        Box::pin(async move {
+            let mut timer = Timer::start(&held.app.metrics);
+            let outcome = held.until(Instant::now() + longest).await;
+            timer.outcome = match &outcome {
+                Ok(()) => "approved",
+                Err(refusal) if refusal.kind == ErrorKind::ApprovalTimeout => "timeout",
+                Err(refusal) if refusal.kind == ErrorKind::ApprovalDenied => "denied",
+                Err(_) => "refused",
+            };
+            if let Err(refusal) = &outcome
+                && refusal.kind == ErrorKind::ApprovalDenied
+            {
+                held.refuse_repeats(refusal);
+            }
+            outcome
+        })
     }
-}
 
-/// What operators see of it.
-fn details(who: &Identified, leg: Option<&Leg>, request: &HoldRequest) -> HeldDetails {
-    let args = &request.args[..request.args.len().min(READ)];
-    let text = String::from_utf8_lossy(args);
-    let framing = if text.trim_start().starts_with(['{', '[']) { Framing::Json } else { Framing::Opaque };
-    let mut shown = redact_body(&text, framing, args.len() < request.args.len());
-    if shown.len() > SHOWN {
-        shown.truncate(shown.floor_char_boundary(SHOWN));
-        shown.push('…');
+    /// What the approval is for.
+    fn call(&self, request: &HoldRequest) -> HeldCall {
+        let HoldRequest { rule, phase, agent, tool, server, target, args, .. } = request;
+        HeldCall {
+            session: self.session.as_ref().map(|session| session.key().clone()),
+            agent: agent.clone(),
+            principal: self.principal.clone(),
+            tenant: self.tenant.clone(),
+            rule: Arc::clone(&rule.id),
+            phase: phase.name().to_owned(),
+            tool: tool.clone(),
+            server: server.clone(),
+            args_sha256: match target {
+                // The same body asks for something else elsewhere.
+                Some(target) => arguments_digest(format!("{target}\n{}", arguments_digest(args)).as_bytes()),
+                None => arguments_digest(args),
+            },
+        }
     }
-    if let Some(target) = &request.target {
-        let target = redact_text(&mask_line(target)).into_owned();
-        shown = if shown.is_empty() { target } else { format!("{target}\n{shown}") };
-    }
-    HeldDetails {
-        uid: leg.map(|leg| leg.session().uid()),
-        dialect: who.received.dialect.name().to_owned(),
-        message: request.rule.message.as_deref().map(str::to_owned),
-        arguments: (!shown.is_empty()).then_some(shown),
+
+    /// What operators see of it.
+    fn details(&self, request: &HoldRequest) -> HeldDetails {
+        let args = &request.args[..request.args.len().min(READ)];
+        let text = String::from_utf8_lossy(args);
+        let framing = if text.trim_start().starts_with(['{', '[']) { Framing::Json } else { Framing::Opaque };
+        let mut shown = redact_body(&text, framing, args.len() < request.args.len());
+        if shown.len() > SHOWN {
+            shown.truncate(shown.floor_char_boundary(SHOWN));
+            shown.push('…');
+        }
+        if let Some(target) = &request.target {
+            let target = redact_text(&mask_line(target)).into_owned();
+            shown = if shown.is_empty() { target } else { format!("{target}\n{shown}") };
+        }
+        HeldDetails {
+            uid: self.session.as_ref().map(|session| session.uid()),
+            dialect: self.dialect.name().to_owned(),
+            message: request.rule.message.as_deref().map(str::to_owned),
+            arguments: (!shown.is_empty()).then_some(shown),
+        }
     }
 }
 

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use pingora_proxy::Session;
 
+use super::ask::{About as Asked, Asking, ask};
 use super::error_response::Reject;
 use super::facts::RequestFacts;
+use super::findings::{finding_event, held};
 use super::request_ctx::{Identified, RequestCtx, reached};
 use super::spending::kill;
 use super::state::ProxyState;
@@ -24,12 +26,13 @@ use crate::policy::verdict::{Finding, Verdict, strongest};
 use crate::session::{BY_POLICY, FindingEvent, Leg, Session as LiveSession};
 
 /// What happens to what was judged.
-#[derive(Debug)]
 pub(crate) enum Decision {
     /// It passes.
     Pass,
     /// It passes after this time.
     Wait(Duration),
+    /// It waits for what services say to these questions.
+    Ask(Vec<Box<Asking>>),
     /// It waits until an operator approves it.
     Hold(Box<HoldRequest>),
     /// It is refused; the order against its repetition is written already.
@@ -110,11 +113,17 @@ pub(crate) fn decide(
 
 /// Returns why a request with these elements was refused in the last minute, whoever refused it then: before any backend sees
 /// it again.
-pub(crate) fn repeated(app: &ProxyState, leg: &Leg, digests: &[u64]) -> Option<Refusal> {
+pub(crate) fn repeated(app: &ProxyState, who: &Identified, leg: &Leg, digests: &[u64]) -> Option<Refusal> {
     let state = leg.session().policy()?;
     let agent = leg.agent();
     let agent = agent.as_ref().map(AgentId::as_str);
-    let refused = state.repeats(agent, digests, app.clock.now().as_millis())?;
+    let now = app.clock.now();
+    let refused = state.repeats(agent, digests, now.as_millis())?;
+    let is_killed = refused.kind == ErrorKind::SessionKilled;
+    // What was suppressed meanwhile is judged again.
+    if !is_killed && app.suppressions.concern(&refused.rule.id, about(who, Some(leg)), app.clock.wall(now)) {
+        return None;
+    }
     Some(refusal(&refused.rule, &refused.message, refused.kind))
 }
 
@@ -133,6 +142,15 @@ pub(crate) fn refuse_repeats(
     session.policy_state().refuse_repeats(agent.map(AgentId::as_str), digests, why, now);
 }
 
+/// Whom suppressions may be for.
+fn about<'a>(who: &'a Identified, leg: Option<&'a Leg>) -> About<'a> {
+    About {
+        principal: who.caller.principal.as_str(),
+        tenant: who.caller.membership().and_then(|found| found.tenant.as_deref()),
+        session: leg.map(|leg| leg.session().key().id.as_str()),
+    }
+}
+
 struct Judging<'a> {
     app: &'a ProxyState,
     who: &'a Identified,
@@ -149,13 +167,8 @@ impl Judging<'_> {
     }
 
     fn is_suppressed(&self, finding: &Finding) -> bool {
-        let about = About {
-            principal: self.who.caller.principal.as_str(),
-            tenant: self.who.caller.membership().and_then(|found| found.tenant.as_deref()),
-            session: self.leg.map(|leg| leg.session().key().id.as_str()),
-        };
         let now = self.app.clock.wall(self.now);
-        self.app.suppressions.suppress(&finding.rule.id, finding.digest, about, now)
+        self.app.suppressions.suppress(&finding.rule.id, finding.digest, about(self.who, self.leg), now)
     }
 
     /// Counts a finding, once for each text.
@@ -173,27 +186,14 @@ impl Judging<'_> {
 
     fn event(&self, finding: &Finding) -> FindingEvent {
         let Finding { rule, mode, unknown, role, via, digest, count } = finding;
-        let session = self.leg.map(Leg::session);
         FindingEvent {
-            at: self.app.clock.wall(self.now),
-            session_id: session.map(|session| session.key().id.clone()),
-            uid: session.map(|session| session.uid()),
-            agent: self.agent.clone(),
-            principal: self.who.caller.principal.clone(),
-            tenant: self.who.caller.membership().and_then(|found| found.tenant.as_deref()).map(str::to_owned),
-            request_id: self.who.received.request_id.to_string(),
-            rule: rule.id.to_string(),
-            phase: self.phase,
-            action: rule.action,
             mode: *mode,
-            severity: rule.severity,
-            owasp: rule.owasp.as_deref().map(str::to_owned),
             role: *role,
             via: via.map(|via| via.name().to_owned()),
-            tool: self.unit.tool.and_then(|tool| tool.name).map(str::to_owned),
             digest: (*digest != 0).then(|| shown(*digest)),
             count: *count,
             unknown: *unknown,
+            ..finding_event(self.app, self.who, self.leg, self.phase, self.unit, rule)
         }
     }
 
@@ -201,7 +201,7 @@ impl Judging<'_> {
         match rule.action {
             Action::Flag => Decision::Pass,
             Action::Throttle => self.throttle(rule),
-            Action::Hold => Decision::Hold(Box::new(self.hold(rule))),
+            Action::Hold => Decision::Hold(Box::new(held(rule, self.who, self.leg, self.phase, self.unit))),
             Action::Block => self.block(rule),
             Action::Kill => self.kill(rule),
         }
@@ -231,22 +231,6 @@ impl Judging<'_> {
         }
     }
 
-    fn hold(&self, rule: &Arc<Rule>) -> HoldRequest {
-        let tool = self.unit.tool;
-        HoldRequest {
-            rule: Arc::clone(rule),
-            phase: self.phase,
-            generation: self.who.received.handle.settings.rules.generation(),
-            agent: self.agent.clone(),
-            tool: tool.and_then(|tool| tool.name).map(str::to_owned),
-            server: tool.and_then(ToolFacts::server).map(str::to_owned),
-            target: None,
-            args: tool.map(|tool| tool.args).unwrap_or_default().into(),
-            args_truncated: tool.is_some_and(|tool| tool.args_truncated),
-            digests: self.unit.digests.into(),
-        }
-    }
-
     fn block(&self, rule: &Arc<Rule>) -> Decision {
         let kind = match (rule.kind, self.phase) {
             (RuleKind::Tools, _) => ErrorKind::ToolDenied,
@@ -260,28 +244,32 @@ impl Judging<'_> {
         Decision::Refuse(Box::new(refused))
     }
 
-    /// The order is written by a task: until it is in force, the session itself refuses what comes.
     fn kill(&self, rule: &Arc<Rule>) -> Decision {
         let Some(leg) = self.leg else { return self.block(rule) };
-        let why = message(rule, self.phase);
-        let refused = refusal(rule, &format!("Session killed: {why}"), ErrorKind::SessionKilled);
-        leg.session().policy_state().refuse_all(Refused {
-            rule: Arc::clone(rule),
-            message: refused.message.as_str().into(),
-            kind: refused.kind,
-        });
-        drop(kill(self.app, leg, format!("{BY_POLICY}{}", rule.id), &why));
+        let refused = stop(self.app, leg.session(), rule, &message(rule, self.phase));
         Decision::Refuse(Box::new(refused))
     }
 }
 
+/// Kills a session. The order is written by a task: until it is in force, the session itself refuses what comes.
+pub(super) fn stop(app: &ProxyState, session: &LiveSession, rule: &Arc<Rule>, why: &str) -> Refusal {
+    let refused = refusal(rule, &format!("Session killed: {why}"), ErrorKind::SessionKilled);
+    session.policy_state().refuse_all(Refused {
+        rule: Arc::clone(rule),
+        message: refused.message.as_str().into(),
+        kind: refused.kind,
+    });
+    drop(kill(app, session, format!("{BY_POLICY}{}", rule.id), why));
+    refused
+}
+
 /// Returns the message of the refusal that the client receives.
-fn message(rule: &Rule, phase: Phase) -> String {
+pub(super) fn message(rule: &Rule, phase: Phase) -> String {
     if let Some(message) = &rule.message {
         return message.to_string();
     }
     let what = match phase {
-        Phase::Connect | Phase::Request | Phase::Session => "the request",
+        Phase::Connect | Phase::Request | Phase::Session | Phase::Routing => "the request",
         Phase::Response => "the answer",
         Phase::ToolCall => "the tool call",
         Phase::ToolResult => "the result of the tool",
@@ -316,7 +304,21 @@ impl RequestCtx {
         let mut verdict = Verdict::default();
         let facts = RequestFacts::new(who, &session.req_header().headers, &self.app.clock);
         rules.finish(Phase::Connect, &facts, &mut verdict);
-        let decision = decide(&self.app, who, None, Phase::Connect, &verdict, &Unit::default());
+        let unit = &Unit::default();
+        let decision = decide(&self.app, who, None, Phase::Connect, &verdict, unit);
+        let is_refused = matches!(decision, Decision::Refuse(_));
+        let about = Asked {
+            phase: Phase::Connect,
+            facts: &facts,
+            verdict: &verdict,
+            unit,
+            text: &Vec::new,
+            clean: None,
+        };
+        let asking = if is_refused { None } else { ask(&self.app, None, about) };
+        if let Some(asking) = asking {
+            self.obey(session, Decision::Ask(vec![asking])).await?;
+        }
         self.obey(session, decision).await
     }
 
@@ -326,7 +328,19 @@ impl RequestCtx {
     /// It is refused, the leg was cut, or the client has left.
     pub(super) async fn obey(&self, session: &mut Session, decision: Decision) -> Result<(), Reject> {
         match decision {
-            Decision::Pass => Ok(()),
+            Decision::Ask(all) => Box::pin(self.obey_answers(session, all)).await,
+            other => self.obey_one(session, other).await,
+        }
+    }
+
+    /// Does what was decided without services.
+    ///
+    /// # Errors
+    /// It is refused, the leg was cut, or the client has left.
+    pub(super) async fn obey_one(&self, session: &mut Session, decision: Decision) -> Result<(), Reject> {
+        match decision {
+            // Services are asked once.
+            Decision::Pass | Decision::Ask(_) => Ok(()),
             Decision::Refuse(refused) => Err(Reject::Refused(refused)),
             Decision::Wait(time) => {
                 let cut = Arc::clone(&reached(self.stage.received())?.handle.cut);

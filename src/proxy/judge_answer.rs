@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::future::try_join_all;
 use http::HeaderMap;
-use parking_lot::Mutex;
 
+use super::ask::{About, Asking, ask};
 use super::downstream::GateWait;
 use super::facts::RequestFacts;
 use super::hold;
@@ -30,6 +30,9 @@ use crate::protocol::facts::tools::ToolCall;
 
 /// Bytes of text that are gathered before they are read; more than an event has.
 const MAX_GATHERED: usize = 64 << 10;
+
+/// Why what a socket says cannot wait.
+const NO_SOCKET: &str = "a message of a WebSocket cannot wait for an approval: ask for it by a request";
 
 /// Judges a chunk, and returns what of the answer may leave now.
 ///
@@ -134,6 +137,9 @@ impl Judge for Hearing<'_> {
         *self.with.text_bytes += bytes;
         self.heard.fresh += bytes;
         self.heard.bytes += bytes;
+        if matches!(event, Event::Text(_) | Event::Reasoning(_) | Event::Definition(_) | Event::Call(_)) {
+            self.heard.begin_next();
+        }
         self.heard.has_result |= matches!(event, Event::Text(_) | Event::Definition(_));
         if let (Some(said), Event::Text(text) | Event::Reasoning(text) | Event::Definition(text)) =
             (&mut self.heard.said, &event)
@@ -177,8 +183,10 @@ impl Judge for Hearing<'_> {
         let is_result = self.heard.phase == Phase::ToolResult && self.heard.has_result;
         if (is_over || is_result) && !std::mem::replace(&mut self.heard.is_finished, true) {
             self.finish();
+            self.conclude(true);
+        } else {
+            self.conclude(false);
         }
-        self.conclude();
         match std::mem::take(&mut self.heard.next) {
             Follows::Refuse(refused) => Ruling::Refuse(refused),
             Follows::Wait(waits) => Ruling::Wait(all(waits.into_inner()), self.heard.keep_alive),
@@ -243,33 +251,59 @@ impl Hearing<'_> {
             ..ToolFacts::default()
         };
         let verdict = call_verdict(self.rules, &self.facts, &tool, self.with.app.judged(self.rules));
-        self.follow(Phase::ToolCall, &verdict, Some(&tool));
+        self.follow(Phase::ToolCall, &verdict, Some(&tool), true);
     }
 
-    /// Does what follows from the texts.
-    fn conclude(&mut self) {
-        if !self.heard.verdict.is_empty() {
+    /// Does what follows from the texts. Services are asked when all have been read.
+    fn conclude(&mut self, is_all: bool) {
+        let asks = is_all && self.rules.asks_services(self.heard.phase);
+        if asks || !self.heard.verdict.is_empty() {
             let verdict = std::mem::take(&mut self.heard.verdict);
-            self.follow(self.heard.phase, &verdict, None);
+            self.follow(self.heard.phase, &verdict, None, asks);
         }
     }
 
-    fn follow(&mut self, phase: Phase, verdict: &Verdict, tool: Option<&ToolFacts<'_>>) {
+    fn follow(&mut self, phase: Phase, verdict: &Verdict, tool: Option<&ToolFacts<'_>>, asks: bool) {
         let (With { app, ends, .. }, result) = (&self.with, result_facts(self.with.ends, self.heard.bytes));
         let unit = Unit { digests: ends.digests, tool: tool.or(result.as_ref()) };
         let decision = decide(app, ends.who, Some(ends.leg), phase, verdict, &unit);
+        if asks && !matches!(decision, Decision::Refuse(_)) {
+            let facts = RequestFacts { tool: unit.tool, ..self.facts };
+            let text = || self.heard.said.clone().unwrap_or_default();
+            let about = About { phase, facts: &facts, verdict, unit: &unit, text: &text, clean: None };
+            if let Some(asking) = ask(app, Some(ends.leg), about) {
+                let answered = self.answered(asking);
+                self.heard.next.add(Ok(answered));
+            }
+        }
         let waits = match decision {
             // A stream is not slowed down.
-            Decision::Pass | Decision::Wait(_) => return,
+            Decision::Pass | Decision::Wait(_) | Decision::Ask(_) => return,
             Decision::Refuse(refused) => Err(refused),
             Decision::Hold(held) => self.hold(*held),
         };
-        match (waits, &mut self.heard.next) {
-            (_, Follows::Refuse(_)) => {}
-            (Err(refused), next) => *next = Follows::Refuse(refused),
-            (Ok(wait), Follows::Wait(waits)) => waits.get_mut().push(wait),
-            (Ok(wait), next) => *next = Follows::Wait(Mutex::new(vec![wait])),
-        }
+        self.heard.next.add(waits);
+    }
+
+    /// Returns what waits for the answers of services, and for an operator if one of them says so.
+    fn answered(&self, mut asking: Box<Asking>) -> GateWait {
+        let With { app, ends, .. } = self.with;
+        let received = &ends.who.received;
+        self.complete(asking.held_mut());
+        let holder = self.heard.patience.map(|patience| {
+            let longest = patience.longest(received.handle.arrived.elapsed());
+            hold::Holder::new(app, ends.who, Some(ends.leg), longest)
+        });
+        Box::pin(async move {
+            match (asking.decide().await, holder) {
+                (Decision::Refuse(refused), _) => Err(refused),
+                (Decision::Hold(held), Some(holder)) => holder.wait(*held).await,
+                (Decision::Hold(held), None) => {
+                    Err(Box::new(refusal(&held.rule, NO_SOCKET, ErrorKind::PolicyBlocked)))
+                }
+                (Decision::Pass | Decision::Wait(_) | Decision::Ask(_), _) => Ok(()),
+            }
+        })
     }
 
     /// Returns what waits until an operator approves it.
@@ -280,8 +314,7 @@ impl Hearing<'_> {
         let With { app, ends, .. } = self.with;
         let received = &ends.who.received;
         let Some(patience) = self.heard.patience else {
-            let message = "a message of a WebSocket cannot wait for an approval: ask for it by a request";
-            let refused = refusal(&held.rule, message, ErrorKind::PolicyBlocked);
+            let refused = refusal(&held.rule, NO_SOCKET, ErrorKind::PolicyBlocked);
             refuse_repeats(
                 app,
                 (ends.leg.session(), held.agent.as_ref()),
@@ -291,6 +324,13 @@ impl Hearing<'_> {
             );
             return Err(Box::new(refused));
         };
+        self.complete(&mut held);
+        let longest = patience.longest(received.handle.arrived.elapsed());
+        Ok(hold::wait(app, ends.who, Some(ends.leg), held, longest))
+    }
+
+    /// Adds what an approval of it is for.
+    fn complete(&self, held: &mut HoldRequest) {
         let mut is_whole = !held.args_truncated;
         if held.phase != Phase::ToolCall {
             let said = self.heard.said.as_deref().unwrap_or_default();
@@ -299,10 +339,9 @@ impl Hearing<'_> {
         }
         if !is_whole {
             // It stands for nothing but this one answer.
-            held.args = [&*held.args, b" ", received.request_id.as_str().as_bytes()].concat().into();
+            let request = self.with.ends.who.received.request_id.as_str();
+            held.args = [&*held.args, b" ", request.as_bytes()].concat().into();
         }
-        let longest = patience.longest(received.handle.arrived.elapsed());
-        Ok(hold::wait(app, ends.who, Some(ends.leg), held, longest))
     }
 }
 

@@ -1,8 +1,7 @@
 //! Judges a call of a tool, whoever makes it: a client of MCP, or a model in its answer.
 
-use super::facts::RequestFacts;
 use crate::policy::command_lines::command_lines;
-use crate::policy::facts::{Phase, ToolFacts};
+use crate::policy::facts::{Fact, Facts, Phase, Step, ToolFacts, Value};
 use crate::policy::rule::{Place, Role};
 use crate::policy::ruleset::{Element, RuleSet};
 use crate::policy::scan::{Hit, Judged, Patterns, Work};
@@ -13,11 +12,11 @@ use crate::protocol::request::segments::{self, Reader, Segment};
 /// Judges a call by the rules `on: tool_call`. `facts` are those of the request, `tool` those of the call.
 pub(super) fn call_verdict(
     rules: &RuleSet,
-    facts: &RequestFacts<'_>,
+    facts: &dyn Facts,
     tool: &ToolFacts<'_>,
     table: &Judged,
 ) -> Verdict {
-    let facts = RequestFacts { tool: Some(tool), ..*facts };
+    let facts = OfTool { facts, tool };
     let mut verdict = Verdict::default();
     if let Some(patterns) = rules.patterns(Phase::ToolCall) {
         let name = tool.name.unwrap_or_default();
@@ -47,9 +46,50 @@ pub(super) fn call_verdict(
     verdict
 }
 
+/// The facts of a request with those of a call or a result in it.
+pub(super) struct OfTool<'a> {
+    pub(super) facts: &'a dyn Facts,
+    pub(super) tool: &'a ToolFacts<'a>,
+}
+
+impl Facts for OfTool<'_> {
+    fn get(&self, fact: Fact) -> Value<'_> {
+        match fact {
+            Fact::ToolName
+            | Fact::ToolServer
+            | Fact::ToolArgsTruncated
+            | Fact::ToolSource
+            | Fact::ToolCallId
+            | Fact::ToolIsError
+            | Fact::ToolBytes => self.tool.get(fact),
+            _ => self.facts.get(fact),
+        }
+    }
+
+    fn entry(&self, fact: Fact, key: &str) -> Value<'_> {
+        self.facts.entry(fact, key)
+    }
+
+    fn has(&self, fact: Fact, text: &str) -> bool {
+        self.facts.has(fact, text)
+    }
+
+    fn count(&self, fact: Fact) -> usize {
+        self.facts.count(fact)
+    }
+
+    fn element(&self, fact: Fact, index: usize) -> Value<'_> {
+        self.facts.element(fact, index)
+    }
+
+    fn at(&self, fact: Fact, path: &[Step]) -> Value<'_> {
+        if fact == Fact::ToolArgs { self.tool.at(path) } else { self.facts.at(fact, path) }
+    }
+}
+
 struct Reading<'a> {
     rules: &'a RuleSet,
-    facts: &'a RequestFacts<'a>,
+    facts: &'a dyn Facts,
     patterns: &'a Patterns,
     digest: u64,
     work: Work,

@@ -8,13 +8,14 @@ use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use pingora_proxy::Session;
 
+use super::ask::{About, Asking, MAX_TEXT, ask};
 use super::client_messages::ClientMessages;
 use super::error_response::Reject;
 use super::facts::RequestFacts;
 use super::judge::{Decision, Unit, decide, repeated};
 use super::judge_call::call_verdict;
 use super::judge_failover::keep_permitted;
-use super::judge_texts::{Found, Texts};
+use super::judge_texts::{AskedResult, Found, Texts};
 use super::judge_upload::judge_upload;
 use super::passing::{Passing, is_pairs, spaced};
 use super::read::held_limit;
@@ -23,6 +24,7 @@ use super::state::ProxyState;
 use crate::policy::facts::{Phase, ToolFacts};
 use crate::policy::ruleset::RuleSet;
 use crate::policy::scan::Judged;
+use crate::policy::verdict::Verdict;
 use crate::protocol::dialects::credentials;
 use crate::protocol::request::rpc_calls::{RpcCall, tool_calls};
 use crate::protocol::request::{decoded, segments};
@@ -30,6 +32,7 @@ use crate::protocol::wire::coding::Coding;
 use crate::protocol::wire::multipart::FormScan;
 use crate::protocol::wire::quoted_printable::QuotedPrintable;
 use crate::protocol::{BackendKind, Dialect};
+use crate::session::Leg;
 
 /// The body of a request, as far as it can be judged before the request is forwarded.
 pub(super) enum Body<'b> {
@@ -60,7 +63,11 @@ impl RequestCtx {
         let mut decisions = judge(&app, routed, &head.headers, &body)?;
         keep_permitted(&app, routed, &head.headers, &body);
         // What is refused does not wait for anything first.
-        decisions.sort_by_key(|decision| !matches!(decision, Decision::Refuse(_)));
+        decisions.sort_by_key(|decision| match decision {
+            Decision::Refuse(_) => 0,
+            Decision::Ask(_) => 1,
+            Decision::Pass | Decision::Wait(_) | Decision::Hold(_) => 2,
+        });
         for decision in decisions {
             self.obey(session, decision).await?;
         }
@@ -106,7 +113,7 @@ impl<'b> Body<'b> {
 /// # Errors
 /// It repeats what was refused.
 pub(super) fn judge(
-    app: &ProxyState,
+    app: &Arc<ProxyState>,
     routed: &mut Routed,
     headers: &HeaderMap,
     body: &Body<'_>,
@@ -116,11 +123,11 @@ pub(super) fn judge(
     let forward = Some((leg, Some(&routed.route)));
     let facts = RequestFacts { forward, ..RequestFacts::new(who, headers, &app.clock) };
     let table = app.judged(&rules);
-    let Found { mut request, results, digests, conversation, is_incomplete } =
+    let Found { mut request, results, digests, conversation, is_incomplete, asked } =
         read_texts(app, &rules, routed, &facts, table, body);
     // A request that was refused may be asked again of another model; what was refused of its answer may not.
-    let of_answer = repeated(app, leg, &digests[..conversation]);
-    if let Some(refused) = of_answer.or_else(|| repeated(app, leg, &digests)) {
+    let of_answer = repeated(app, who, leg, &digests[..conversation]);
+    if let Some(refused) = of_answer.or_else(|| repeated(app, who, leg, &digests)) {
         return Err(refused.into());
     }
     if is_incomplete || matches!(body, Body::Unreadable) {
@@ -136,14 +143,24 @@ pub(super) fn judge(
         decisions.push(decide(app, who, Some(leg), Phase::ToolResult, &results, &unit));
     }
     let server = routed.route.backend.settings().name().as_str();
+    let mut asking = Vec::new();
     for call in calls(&rules, routed, body) {
         if has_refusal(&decisions) {
             break;
         }
         let tool = tool_facts(&call, server);
         let verdict = call_verdict(&rules, &facts, &tool, table);
-        let unit = Unit { tool: Some(&tool), ..unit };
-        decisions.push(decide(app, who, Some(leg), Phase::ToolCall, &verdict, &unit));
+        let unit = &Unit { tool: Some(&tool), ..unit };
+        decisions.push(decide(app, who, Some(leg), Phase::ToolCall, &verdict, unit));
+        let facts = &RequestFacts { tool: Some(&tool), ..facts };
+        let about =
+            About { phase: Phase::ToolCall, facts, verdict: &verdict, unit, text: &Vec::new, clean: None };
+        asking.extend(ask(app, Some(leg), about));
+    }
+    if !has_refusal(&decisions) {
+        let verdicts = [&request, &results];
+        asking.extend(questions(app, &rules, leg, &facts, &unit, verdicts, &asked, body));
+        decisions.extend((!asking.is_empty()).then_some(Decision::Ask(asking)));
     }
     routed.digests = digests[..conversation].into();
     if matches!(body, Body::None) {
@@ -155,6 +172,69 @@ pub(super) fn judge(
         decisions.extend(judge_upload(app, routed, headers, Some(held)));
     }
     Ok(decisions)
+}
+
+/// Returns the questions to services about the request and the results in it.
+#[expect(clippy::too_many_arguments, reason = "what was judged, and what was found")]
+fn questions<'a>(
+    app: &'a Arc<ProxyState>,
+    rules: &RuleSet,
+    leg: &'a Leg,
+    facts: &'a RequestFacts<'a>,
+    unit: &'a Unit<'a>,
+    [request, results]: [&'a Verdict; 2],
+    asked: &'a [AskedResult],
+    body: &'a Body<'_>,
+) -> impl Iterator<Item = Box<Asking>> + use<'a> {
+    let text = move || said(body, facts.who.received.dialect);
+    let phases = match rules.externals().is_empty() {
+        true => &[][..],
+        // Without the id in the body, a client of JSON-RPC would not know which request is refused.
+        false if facts.who.received.dialect.is_json_rpc() => &[Phase::Connect, Phase::Request],
+        false => &[Phase::Request],
+    };
+    let of_request = phases.iter().filter_map(move |phase| {
+        let about = About { phase: *phase, facts, verdict: request, unit, text: &text, clean: None };
+        ask(app, Some(leg), about)
+    });
+    let of_results = asked.iter().filter_map(move |result| {
+        let tool = result.facts();
+        let facts = &RequestFacts { tool: Some(&tool), ..*facts };
+        let unit = &Unit { tool: Some(&tool), ..*unit };
+        let text = || result.text.clone();
+        let clean = Some(result.key);
+        let about = About { phase: Phase::ToolResult, facts, verdict: results, unit, text: &text, clean };
+        ask(app, Some(leg), about)
+    });
+    of_request.chain(of_results)
+}
+
+/// Returns what a request says, as far as a service is told: the end of it.
+fn said(body: &Body<'_>, dialect: Dialect) -> Vec<u8> {
+    struct Said(Vec<u8>);
+    impl segments::Reader for Said {
+        fn begin(&mut self, _: &segments::Element<'_>) -> bool {
+            true
+        }
+
+        fn segment(&mut self, segment: &segments::Segment<'_>) {
+            self.0.extend_from_slice(segment.text);
+            self.0.push(b'\n');
+            if self.0.len() > 4 * MAX_TEXT {
+                // One byte more than is told, so that it is seen that something is missing.
+                self.0.drain(..self.0.len() - MAX_TEXT - 1);
+            }
+        }
+
+        fn end(&mut self, _: &segments::Element<'_>) {}
+    }
+    let mut said = Said(Vec::new());
+    match body {
+        Body::Json(plain) => segments::read(plain, dialect, &mut said),
+        Body::Form(plain) => said.0 = plain.to_vec(),
+        Body::None | Body::Streamed(_) | Body::Unreadable => {}
+    }
+    said.0
 }
 
 /// The facts of a call that a client of MCP makes at this server.

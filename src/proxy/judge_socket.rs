@@ -2,11 +2,13 @@
 //! forwarded.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::HeaderMap;
 use pingora_core::{Error, Result};
 
+use super::ask::decide_all;
 use super::downstream::LEG_CUT;
 use super::error_response::{REFUSED, Reject};
 use super::judge::{Decision, refusal};
@@ -23,17 +25,27 @@ pub(super) async fn on_client_bytes(ctx: &mut RequestCtx, headers: &HeaderMap, c
     let Some(mut messages) = routed.messages.take() else { return Ok(()) };
     for message in messages.read(chunk) {
         let message = message.map_or(Body::Unreadable, |message| Body::Json(Cow::Owned(message)));
+        let cut = Arc::clone(&routed.who.received.handle.cut);
         let decided = judge(&ctx.app, routed, headers, &message);
         let decisions = match decided {
             Ok(decisions) => decisions,
             Err(Reject::Refused(refused)) => vec![Decision::Refuse(refused)],
             Err(Reject::Io(error)) => return Err(error),
         };
+        let mut all = Vec::new();
         for decision in decisions {
             match decision {
-                Decision::Pass => {}
+                Decision::Ask(asking) => tokio::select! {
+                    _ = cut.soft() => return Error::e_explain(LEG_CUT, "the leg was cut"),
+                    decided = Box::pin(decide_all(asking)) => all.extend(decided),
+                },
+                other => all.push(other),
+            }
+        }
+        for decision in all {
+            match decision {
+                Decision::Pass | Decision::Ask(_) => {}
                 Decision::Wait(time) => {
-                    let cut = &routed.who.received.handle.cut;
                     tokio::select! {
                         _ = cut.soft() => return Error::e_explain(LEG_CUT, "the leg was cut"),
                         () = tokio::time::sleep(time) => {}

@@ -1,8 +1,10 @@
 //! Judges the texts of a body, element by element, and the results of tools in it. An element in which nothing was found before
 //! is not searched again: a turn costs what is new in it. Rules about the facts of results are asked each time.
 
+use super::ask::MAX_TEXT;
+use super::judge_call::OfTool;
 use super::text_border::Border;
-use crate::policy::facts::{Fact, Facts, Phase, Step, ToolFacts, Value};
+use crate::policy::facts::{Facts, Phase, ToolFacts};
 use crate::policy::rule::{Place, Role};
 use crate::policy::ruleset::{Element, RuleSet};
 use crate::policy::scan::{Hit, Judged, Patterns, Work};
@@ -37,6 +39,9 @@ pub(super) struct Texts<'a> {
     is_known: bool,
     hits: Vec<Hit>,
     result: Option<Box<ToolResult>>,
+    /// What the result says, for the services that are asked about it; `None` without any.
+    said: Option<Vec<u8>>,
+    asked: Vec<AskedResult>,
     /// The ends of the texts before, as the rules of either phase read them.
     request_border: Border,
     result_border: Border,
@@ -55,6 +60,22 @@ pub(super) struct Found {
     pub(super) conversation: usize,
     /// Something was not read because a bound was reached.
     pub(super) is_incomplete: bool,
+    /// Results that services have not let pass before.
+    pub(super) asked: Vec<AskedResult>,
+}
+
+/// A result that services are asked about.
+pub(super) struct AskedResult {
+    /// It is noted by this when they let it pass.
+    pub(super) key: u128,
+    pub(super) text: Vec<u8>,
+    result: Box<ToolResult>,
+}
+
+impl AskedResult {
+    pub(super) fn facts(&self) -> ToolFacts<'_> {
+        self.result.facts()
+    }
 }
 
 /// The result of a tool that is being read.
@@ -94,6 +115,8 @@ impl<'a> Texts<'a> {
             is_known: false,
             hits: Vec::new(),
             result: None,
+            said: rules.asks_services(Phase::ToolResult).then(Vec::new),
+            asked: Vec::new(),
             request_border: Border::default(),
             result_border: Border::default(),
         }
@@ -116,7 +139,8 @@ impl<'a> Texts<'a> {
         let of_conversation = digests.len();
         digests.extend(self.other_digests);
         let conversation = if of_conversation == 0 { digests.len() } else { of_conversation };
-        Found { request: self.request, results: self.results, digests, conversation, is_incomplete }
+        let Self { request, results, asked, .. } = self;
+        Found { request, results, digests, conversation, is_incomplete, asked }
     }
 
     /// Looks for the patterns of requests in a text.
@@ -152,6 +176,10 @@ impl<'a> Texts<'a> {
                 bytes: result.bytes as u64,
             }));
         }
+        if let Some(said) = &mut self.said {
+            let room = (MAX_TEXT + 1).saturating_sub(said.len());
+            said.extend_from_slice(&segment.text[..segment.text.len().min(room)]);
+        }
         let patterns = self.in_results.filter(|_| !self.is_known);
         let (Some(patterns), Some(result)) = (patterns, &self.result) else { return };
         let hits = &mut self.hits;
@@ -161,7 +189,7 @@ impl<'a> Texts<'a> {
         if !hits.is_empty() {
             self.is_clean = false;
             let tool = result.facts();
-            let facts = OfResult { facts: self.facts, tool: &tool };
+            let facts = OfTool { facts: self.facts, tool: &tool };
             let Segment { role, kind, text, .. } = *segment;
             let element =
                 Element { role: Some(role), place: kind, hits: &self.hits, digest: self.digest(text) };
@@ -173,7 +201,7 @@ impl<'a> Texts<'a> {
     fn end_result(&mut self) {
         let Some(result) = self.result.take() else { return };
         let tool = result.facts();
-        let facts = OfResult { facts: self.facts, tool: &tool };
+        let facts = OfTool { facts: self.facts, tool: &tool };
         let (found, undecided) = (self.results.findings.len(), self.results.undecided.len());
         self.rules.finish(Phase::ToolResult, &facts, &mut self.results);
         let digest = match &result.call_id {
@@ -185,43 +213,19 @@ impl<'a> Texts<'a> {
             finding.digest = digest;
         }
         self.is_clean &= found == self.results.findings.len() && undecided == self.results.undecided.len();
-    }
-}
-
-/// The facts of a request with those of a result in it.
-struct OfResult<'a> {
-    facts: &'a dyn Facts,
-    tool: &'a ToolFacts<'a>,
-}
-
-impl Facts for OfResult<'_> {
-    fn get(&self, fact: Fact) -> Value<'_> {
-        match fact {
-            Fact::ToolName | Fact::ToolServer | Fact::ToolCallId | Fact::ToolIsError | Fact::ToolBytes => {
-                self.tool.get(fact)
+        if let Some(said) = &mut self.said {
+            let (text, number) = (std::mem::take(said), result.number.to_le_bytes());
+            let key = self.table.key(&[
+                b"services",
+                self.scope[0],
+                self.scope[1],
+                &self.key.to_le_bytes(),
+                &number,
+            ]);
+            if !self.table.is_clean(key) {
+                self.asked.push(AskedResult { key, text, result });
             }
-            _ => self.facts.get(fact),
         }
-    }
-
-    fn entry(&self, fact: Fact, key: &str) -> Value<'_> {
-        self.facts.entry(fact, key)
-    }
-
-    fn has(&self, fact: Fact, text: &str) -> bool {
-        self.facts.has(fact, text)
-    }
-
-    fn count(&self, fact: Fact) -> usize {
-        self.facts.count(fact)
-    }
-
-    fn element(&self, fact: Fact, index: usize) -> Value<'_> {
-        self.facts.element(fact, index)
-    }
-
-    fn at(&self, fact: Fact, path: &[Step]) -> Value<'_> {
-        self.facts.at(fact, path)
     }
 }
 
@@ -282,6 +286,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::policy::facts::{Fact, Value};
     use crate::policy::settings::PolicyConfig;
     use crate::protocol::Dialect;
     use crate::settings::fault::Faults;

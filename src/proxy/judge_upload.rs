@@ -43,7 +43,8 @@ pub(super) fn judge_upload(
     let decision = decide(app, who, Some(leg), Phase::Request, &verdict, &Unit::default());
     routed.passing = Some(passing);
     match decision {
-        Decision::Pass => None,
+        // Services are asked about the request as a whole.
+        Decision::Pass | Decision::Ask(_) => None,
         Decision::Hold(held) => {
             let message = "a part of the request would have to be approved, which is not possible while it is \
                            uploaded: send it as JSON";
@@ -70,6 +71,6 @@ pub(super) fn pass_on(
             Error::e_explain(REFUSED, "what is uploaded is refused by a rule")
         }
         // A body under way cannot be slowed down as a whole.
-        Some(Decision::Wait(_) | Decision::Hold(_) | Decision::Pass) | None => Ok(()),
+        Some(Decision::Wait(_) | Decision::Hold(_) | Decision::Ask(_) | Decision::Pass) | None => Ok(()),
     }
 }

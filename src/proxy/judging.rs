@@ -50,7 +50,7 @@ impl Patience {
 }
 
 /// Returns the phase whose rules judge the texts of an answer.
-fn phase_of_texts(dialect: Dialect) -> Phase {
+pub(super) fn phase_of_texts(dialect: Dialect) -> Phase {
     if dialect == Dialect::MCP { Phase::ToolResult } else { Phase::Response }
 }
 
@@ -72,7 +72,7 @@ pub(super) struct Heard {
     pub(super) keep_alive: Option<KeepAlive>,
     /// How long its client waits while it is held; `None` if it does not.
     pub(super) patience: Option<Patience>,
-    /// What it has said so far, as far as that is kept; `None` if no rule holds it.
+    /// What it has said so far, as far as that is kept; `None` if no rule holds it and no service is told.
     pub(super) said: Option<Vec<u8>>,
     /// Text and reasoning that no lane has yet.
     pub(super) text: Vec<u8>,
@@ -122,6 +122,29 @@ pub(super) enum Follows {
     Refuse(Box<Refusal>),
 }
 
+impl Follows {
+    /// Adds what follows besides.
+    pub(super) fn add(&mut self, waits: Result<GateWait, Box<Refusal>>) {
+        match (waits, &mut *self) {
+            (_, Self::Refuse(_)) => {}
+            (Err(refused), next) => *next = Self::Refuse(refused),
+            (Ok(wait), Self::Wait(waits)) => waits.get_mut().push(wait),
+            (Ok(wait), next) => *next = Self::Wait(Mutex::new(vec![wait])),
+        }
+    }
+}
+
+impl Heard {
+    /// Something is said: behind the end of an answer, another one begins where several share a body. Sockets have the answers to
+    /// several requests, and streams of MCP servers the results of several calls.
+    #[inline]
+    pub(super) fn begin_next(&mut self) {
+        if self.is_finished && (self.patience.is_none() || self.phase == Phase::ToolResult) {
+            (self.is_finished, self.has_stopped, self.has_result) = (false, false, false);
+        }
+    }
+}
+
 impl Judging {
     /// Begins with the head of an answer whose body is read by `tap`, or of a socket. `None` if it has no text. `has_room` tells
     /// whether events of the gateway may be put between those of the backend.
@@ -163,7 +186,7 @@ impl Judging {
                 keep_alive: keep_alive.map(|bytes| KeepAlive { every: EVERY, bytes }),
                 // The client of a socket gets no answer to its pings meanwhile: that of Python gives up after 20 seconds.
                 patience: tap.map(|_| patience),
-                said: rules.may_hold(phase).then(Vec::new),
+                said: (rules.may_hold(phase) || rules.asks_services(phase)).then(Vec::new),
                 text: Vec::new(),
                 thoughts: Vec::new(),
                 definitions: Vec::new(),

@@ -5,7 +5,7 @@
 //! `steps` moves a request from stage to stage · `request_ctx` holds the state of one request, `answer` that of its
 //! response, `state` what all requests share · `receive` checks the head, of which `head_fields` finds the fields that it needs · `framing` rejects heads that two parsers
 //! could read differently · `builtin` answers the proxy's own endpoints, of which `oauth_metadata` tells MCP clients where to get a token · `identify` determines the caller and the
-//! session, and `last_caller` remembers it on the connection · `read` buffers the body of a model call, `unread` refuses one that cannot be read and matters, `batch` checks the models in batches · `admit` opens a leg, unless the session is killed · `govern` counts the request by the limits, `spending` holds what it may cost of its budgets, `waiting` lets it wait for room in both, and `load` counts how many do · `judge` does what the rules of `policy` say, `turns` watches for agents that go in circles, `hold` keeps what rules hold until an operator answers, `judge_request` asks them about a request (`judge_failover` for the backends it may fail over to, `judge_texts` about its texts, `judge_call` about the call of a tool), `judge_upload` about a body that is not held (`passing`), `judge_socket` about the messages of a client (`client_messages`), and `facts` is what they, limits and budgets may ask for · `dispatch`
+//! session, and `last_caller` remembers it on the connection · `read` buffers the body of a model call, `unread` refuses one that cannot be read and matters, `batch` checks the models in batches · `admit` opens a leg, unless the session is killed · `govern` counts the request by the limits, `spending` holds what it may cost of its budgets, `waiting` lets it wait for room in both, and `load` counts how many do · `judge` does what the rules of `policy` say, `findings` words what is told of it, `turns` watches for agents that go in circles, `hold` keeps what rules hold until an operator answers, `ask` asks the services that decide besides, `judge_request` asks them about a request (`judge_failover` for the backends it may fail over to, `judge_texts` about its texts, `judge_call` about the call of a tool), `judge_upload` about a body that is not held (`passing`), `judge_socket` about the messages of a client (`client_messages`), and `facts` is what they, limits and budgets may ask for · `dispatch`
 //! chooses the backend, `failover` chooses between several and after a failure · `permissions` says what the caller's key permits and keeps it from backends · `mcp` applies the rules of MCP, `endpoints` knows which paths its servers have announced ·
 //! `models` merges the model lists of all backends · `upstream_request` writes the head for the backend, `upstream_fields` decides which fields of the client are in it ·
 //! `upstream_response` reads the head of the response · `body_filters` passes both bodies on, counts them and stops them
@@ -13,7 +13,7 @@
 //! ended: `verdict` says how an answer ended after its head, `usage` prices its tokens, `awaited` remembers which are still to be counted, `trace` writes its span, `capture` its bodies · `refuse` turns an error into a
 //! response in the caller's dialect, with the status and head that `error_response` gives it · `trace_context` reads and
 //! sends `traceparent` · `runtime_settings` is what a reload replaces; `settings`, `tls` and `forwarded` are its sections.
-//! It connects `session`, `identity`, `upstream`, `routing`, `protocol` and `telemetry`, which do not know each other.
+//! `trial` tries rules on requests and answers that are given. It connects `session`, `identity`, `upstream`, `routing`, `protocol` and `telemetry`, which do not know each other.
 //! Invariants: a body is forwarded byte for byte, except for the model's name where `rewrite_model` is set; every leg is
 //! settled exactly once.
 
@@ -21,6 +21,7 @@ pub(crate) mod admit;
 pub(crate) mod answer;
 mod answer_lanes;
 mod answer_steps;
+mod ask;
 pub(crate) mod awaited;
 pub(crate) mod batch;
 pub(crate) mod body_filters;
@@ -33,6 +34,7 @@ pub(crate) mod endpoints;
 mod error_response;
 mod facts;
 pub(crate) mod failover;
+mod findings;
 pub(crate) mod finish;
 pub mod forwarded;
 pub(crate) mod framing;
@@ -73,6 +75,7 @@ mod text_border;
 pub mod tls;
 pub(crate) mod trace;
 pub(crate) mod trace_context;
+pub mod trial;
 mod turns;
 pub(crate) mod unread;
 pub(crate) mod upgrade;

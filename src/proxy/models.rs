@@ -20,6 +20,7 @@ use super::builtin::{self, BuiltinAnswer};
 use super::dispatch;
 use super::downstream::LEG_CUT;
 use super::error_response::Reject;
+use super::facts::RequestFacts;
 use super::identify::{self, Caller};
 use super::receive::Received;
 use super::request_ctx::{Identified, RequestCtx, reached};
@@ -63,9 +64,10 @@ pub(crate) async fn answer(session: &mut Session, ctx: &mut RequestCtx) -> Resul
     }
     ctx.pass_limits(session).await?;
     let head = session.req_header();
-    let Identified { received, caller, call, .. } = reached(ctx.stage.identified())?;
-    let now = ctx.app.clock.now();
-    let own = dispatch::route(received, caller, head, call, &ctx.app.endpoints, now)
+    let who = reached(ctx.stage.identified())?;
+    let Identified { received, caller, call, .. } = who;
+    let facts = RequestFacts::new(who, &head.headers, &ctx.app.clock);
+    let own = dispatch::route(received, caller, head, call, &ctx.app.endpoints, &facts)
         .ok()
         .map(|route| route.backend);
     let lists = tokio::select! {

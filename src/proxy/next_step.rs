@@ -25,7 +25,7 @@ pub(super) fn hold(ctx: &mut RequestCtx) -> Option<Refusal> {
         && let Some(routed) = stage.routed()
         && routed.who.received.handle.settings.budgets.kills(budget)
     {
-        drop(spending::kill(app, &routed.leg, format!("{BY_BUDGET}{budget}"), &message));
+        drop(spending::kill(app, routed.leg.session(), format!("{BY_BUDGET}{budget}"), &message));
     }
     Some(Refusal::new(kind, message))
 }

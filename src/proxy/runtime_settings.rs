@@ -11,6 +11,7 @@ use super::tls::Tls;
 use crate::capture;
 use crate::identity;
 use crate::limits as caller_limits;
+use crate::notify::services::Services;
 use crate::policy::approvals::ApprovalRules;
 use crate::policy::ruleset::RuleSet;
 use crate::pricing::Prices;
@@ -43,6 +44,8 @@ pub(crate) struct RuntimeSettings {
     pub(crate) budgets: caller_limits::budgets::Budgets,
     /// Rules for requests, answers and tool calls.
     pub(crate) rules: Arc<RuleSet>,
+    /// The services that decide besides them.
+    pub(crate) services: Arc<Services>,
     /// How held calls are approved.
     pub(crate) approvals: ApprovalRules,
     /// Certificate and key of the listener; `None` for a plain one.

@@ -24,7 +24,9 @@ use crate::limits::ledger::steps::STEP;
 use crate::limits::ledger::{AccountKey, Claim, Reservation};
 use crate::protocol::dialects::output_limit;
 use crate::protocol::facts::usage::{Cost, Usage};
-use crate::session::{BY_BUDGET, CutReason, KillError, KillRequest, Leg, NamedBy, SessionRef};
+use crate::session::{
+    BY_BUDGET, CutReason, KillError, KillRequest, NamedBy, Session as LiveSession, SessionRef,
+};
 use crate::summary::RequestSummary;
 
 /// Picodollars in a nanodollar.
@@ -113,7 +115,8 @@ impl RequestCtx {
         if !kills || !matches!(over, OverBudget::Exceeded { .. }) {
             return refused.into();
         }
-        let killed = kill(&self.app, &routed.leg, format!("{BY_BUDGET}{}", over.budget()), &refused.message);
+        let killed =
+            kill(&self.app, routed.leg.session(), format!("{BY_BUDGET}{}", over.budget()), &refused.message);
         let message = format!("Session killed: {}", refused.message);
         // The kill cuts this leg, too, before all instances have the order: then there is little time for the refusal.
         let is_killed = tokio::select! {
@@ -127,11 +130,11 @@ impl RequestCtx {
 /// Kills the session of a request. Returns whether it was killed by this: it may have ended before.
 pub(super) fn kill(
     app: &ProxyState,
-    leg: &Leg,
+    session: &LiveSession,
     by: String,
     why: &str,
 ) -> impl Future<Output = bool> + Send + use<> {
-    let (sessions, uid) = (Arc::clone(&app.sessions), leg.session().uid());
+    let (sessions, uid) = (Arc::clone(&app.sessions), session.uid());
     let request = KillRequest { reason: why.to_owned(), by: by.clone(), ..KillRequest::default() };
     // A task of its own: the kill is complete even when the client hangs up.
     let killing = tokio::spawn(async move {
@@ -331,7 +334,7 @@ pub(super) fn overdrawn(
     let message =
         format!("the budget '{budget}' of {limit} does not last for another answer, {spent} is spent");
     if routed.who.received.handle.settings.budgets.kills(&budget) {
-        drop(kill(app, &routed.leg, format!("{BY_BUDGET}{budget}"), &message));
+        drop(kill(app, routed.leg.session(), format!("{BY_BUDGET}{budget}"), &message));
     }
     Some(Refusal::new(ErrorKind::BudgetExceeded, message))
 }

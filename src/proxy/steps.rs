@@ -11,6 +11,7 @@ use pingora_proxy::Session;
 
 use super::builtin::BuiltinAnswer;
 use super::error_response::Reject;
+use super::facts::RequestFacts;
 use super::head_fields::HeadFields;
 use super::identify::{Caller, SessionHint};
 use super::key_places::KeyPlaces;
@@ -120,7 +121,9 @@ impl RequestCtx {
         let has_session = self.stage.leg().is_some();
         let who = reached(self.stage.identified())?;
         unread::check(&who.received, &head.headers, &who.call, &who.caller, has_session)?;
-        let route = dispatch::route(&who.received, &who.caller, head, &who.call, &self.app.endpoints, now)?;
+        let facts = RequestFacts { now, ..RequestFacts::new(who, &head.headers, &self.app.clock) };
+        let route =
+            dispatch::route(&who.received, &who.caller, head, &who.call, &self.app.endpoints, &facts)?;
         let (dialect, backend) = (route.dialect, route.backend.settings().name().clone());
         if !who.received.handle.upload.is_buffered() {
             let limit = read::streamed_limit(&who.received, route.backend.settings().kind());

@@ -7,6 +7,7 @@ use std::sync::{Arc, LazyLock};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session as Exchange;
 
+use super::ask::{About, ask};
 use super::error_response::Reject;
 use super::facts::RequestFacts;
 use super::judge::{Decision, Unit, decide};
@@ -63,6 +64,7 @@ impl RequestCtx {
 
         let mut verdict = Verdict::default();
         let found = settings.rules.loops().and_then(|loops| loops.judge(&seen, &mut verdict));
+        let mut asking = None;
         if seen.tool_calls > 0 && settings.rules.has(Phase::Turn) {
             let turn = turn_facts(&seen);
             let facts = RequestFacts {
@@ -71,11 +73,24 @@ impl RequestCtx {
                 ..RequestFacts::new(who, &session.req_header().headers, &self.app.clock)
             };
             settings.rules.finish(Phase::Turn, &facts, &mut verdict);
+            let unit = &Unit::default();
+            let about = About {
+                phase: Phase::Turn,
+                facts: &facts,
+                verdict: &verdict,
+                unit,
+                text: &Vec::new,
+                clean: None,
+            };
+            asking = ask(&self.app, Some(leg), about);
         }
         let decision = decide(&self.app, who, Some(leg), Phase::Turn, &verdict, &Unit::default());
         if let Some(found) = found.filter(|found| found.level >= LoopLevel::Hint) {
             // A request is judged once.
             let _ = who.received.handle.notice.set(notice(found, &seen));
+        }
+        if let (Some(asking), false) = (asking, matches!(decision, Decision::Refuse(_))) {
+            self.obey(session, Decision::Ask(vec![asking])).await?;
         }
         match decision {
             Decision::Hold(held) => {

@@ -69,6 +69,9 @@ pub enum RouteError {
          /.well-known/oauth-protected-resource/, in front of /messages, or in a header"
     )]
     UnnamedServer,
+    /// A rule asks for something in the request that cannot be read.
+    #[error("the rule routing.rules[{0}] asks for something that cannot be read in this request")]
+    Undecided(usize),
     /// `routing.blocked_models` names the model.
     #[error("the model '{0}' is blocked")]
     BlockedModel(String),

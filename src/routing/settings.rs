@@ -12,6 +12,9 @@ use crate::telemetry::metrics::RouteMethod;
 pub struct RoutingConfig {
     /// The ways to find a backend, tried in this order.
     pub methods: Vec<RouteMethod>,
+    /// Conditions that decide on the backend; the first that holds does.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<RouteRuleConfig>,
     /// The request header that names a backend.
     pub header: String,
     /// True: a model that no pattern matches is refused, never sent to the default backend.
@@ -22,10 +25,37 @@ pub struct RoutingConfig {
     pub default_backend: String,
 }
 
+/// A condition that decides on the backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "RoutingRule")]
+pub struct RouteRuleConfig {
+    /// When it does: an expression over the facts that are known before the backend is chosen.
+    pub when: String,
+    /// Where the request goes then.
+    pub forward: ForwardConfig,
+}
+
+/// Where a request goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "RoutingForward")]
+pub struct ForwardConfig {
+    /// The name of the backend.
+    pub backend: String,
+}
+
 impl Default for RoutingConfig {
     fn default() -> Self {
         Self {
-            methods: vec![RouteMethod::Header, RouteMethod::Model, RouteMethod::Path, RouteMethod::Default],
+            methods: vec![
+                RouteMethod::Header,
+                RouteMethod::Rule,
+                RouteMethod::Model,
+                RouteMethod::Path,
+                RouteMethod::Default,
+            ],
+            rules: Vec::new(),
             header: "X-Backend".into(),
             strict_models: false,
             blocked_models: Vec::new(),

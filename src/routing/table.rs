@@ -3,6 +3,7 @@
 //! Order: a blocked model is refused first, whatever else the request says. Then the methods in the
 //! configured order; the first that knows the request decides:
 //! - `header`: the header names a backend; a name that is not configured is refused, not passed over;
+//! - `rule`: the first of `routing.rules` whose condition holds;
 //! - `model`: the most specific pattern that matches the model (see `model_patterns.rs`);
 //! - `path`: the first segment of the path is exactly a backend's name, or the one behind the prefix of OAuth discovery;
 //!   discovery and message endpoints of MCP without a name belong to the only MCP server;
@@ -22,14 +23,15 @@ use std::sync::Arc;
 
 use http::HeaderName;
 
-use super::checks::{check_aliases, check_methods, warn_of_idle};
+use super::checks::{check_aliases, check_methods, default_backend, fallbacks, warn_of_idle};
 use super::decision::{Choice, Decision, RouteError};
+use super::rules::Rules;
 use super::server_paths::{discovery_prefix, is_message_endpoint};
 use super::settings::RoutingConfig;
 use crate::model_patterns::{Matcher, Pattern, PatternMatch};
+use crate::policy::facts::Facts;
 use crate::protocol::BackendKind;
 use crate::settings::fault::Faults;
-use crate::settings::nearest::did_you_mean;
 use crate::telemetry::metrics::RouteMethod;
 
 /// What routing knows of one backend.
@@ -55,6 +57,7 @@ pub struct BackendRule {
 #[derive(Clone, Debug)]
 pub struct Table {
     methods: Vec<RouteMethod>,
+    rules: Rules,
     header: HeaderName,
     strict_models: bool,
     blocked: Matcher,
@@ -100,11 +103,13 @@ impl Table {
         if let Some(blocked) = &blocked {
             check_aliases(backends, blocked, faults);
         }
+        let rules = Rules::compile(&written.rules, backends, faults);
         let default = default_backend(&written.default_backend, backends, faults);
         let fallbacks = fallbacks(backends, faults);
         warn_of_idle(&written, backends, default, faults);
         Some(Self {
             methods: written.methods,
+            rules: rules?,
             header: header?,
             strict_models: written.strict_models,
             blocked: blocked?,
@@ -121,6 +126,11 @@ impl Table {
     /// Returns whether any model is blocked. Then a request whose model cannot be read is rejected.
     pub fn blocks_models(&self) -> bool {
         !self.blocked.is_empty()
+    }
+
+    /// Returns whether rules have to be asked.
+    pub fn has_rules(&self) -> bool {
+        !self.rules.is_empty() && self.methods.contains(&RouteMethod::Rule)
     }
 
     /// Returns whether the first segment of a path may name a backend.
@@ -166,6 +176,9 @@ impl Table {
         for via in &self.methods {
             match via {
                 RouteMethod::Header if header.is_some_and(|name| !name.trim().is_empty()) => return None,
+                RouteMethod::Rule if self.rules.ask_for_body() => {
+                    return Some("a rule may ask for what it says (routing.rules)");
+                }
                 RouteMethod::Model if !self.models.is_empty() => {
                     return Some("its model decides on the backend (backends.NAME.models)");
                 }
@@ -173,7 +186,11 @@ impl Table {
                 RouteMethod::Default if self.strict_models => {
                     return Some("the default backend takes no model (routing.strict_models)");
                 }
-                RouteMethod::Header | RouteMethod::Model | RouteMethod::Path | RouteMethod::Default => {}
+                RouteMethod::Header
+                | RouteMethod::Rule
+                | RouteMethod::Model
+                | RouteMethod::Path
+                | RouteMethod::Default => {}
             }
         }
         None
@@ -184,13 +201,24 @@ impl Table {
         &self.header
     }
 
-    /// Chooses the backend of a request. `header` is the value of [`Table::header`]; `path` may include a query; `model`
-    /// is the one in the body.
+    /// Chooses the backend of a request without its rules. `header` is the value of [`Table::header`]; `path` may include a
+    /// query; `model` is the one in the body.
     pub fn decide(
         &self,
         header: Option<&str>,
         path: &str,
         model: Option<&str>,
+    ) -> Result<Decision, RouteError> {
+        self.decide_by(header, path, model, None)
+    }
+
+    /// Chooses the backend of a request; `facts` are what rules ask for.
+    pub fn decide_by(
+        &self,
+        header: Option<&str>,
+        path: &str,
+        model: Option<&str>,
+        facts: Option<&dyn Facts>,
     ) -> Result<Decision, RouteError> {
         if let Some(model) = model.filter(|model| self.blocks(model)) {
             return Err(RouteError::BlockedModel(model.to_owned()));
@@ -206,6 +234,7 @@ impl Table {
         for &via in &self.methods {
             let found = match via {
                 RouteMethod::Header => self.named(header)?,
+                RouteMethod::Rule => facts.map_or(Ok(None), |facts| self.rules.decide(facts))?,
                 RouteMethod::Model => matching.first().map(|best| self.services[best.target].backend),
                 RouteMethod::Path => match &prefix {
                     Some((backend, _)) => Some(*backend),
@@ -323,68 +352,6 @@ fn services(backends: &[BackendRule]) -> (Vec<Service>, Vec<Pattern<'_>>) {
         }
     }
     (services, patterns)
-}
-
-/// Compiles the fallbacks.
-fn fallbacks(backends: &[BackendRule], faults: &mut Faults) -> Option<Vec<Option<usize>>> {
-    let mut good = true;
-    let mut found = Vec::with_capacity(backends.len());
-    for (at, backend) in backends.iter().enumerate() {
-        let position = backends.iter().position(|other| other.name == backend.fallback);
-        let path = || format!("backends.{}.fallback", backend.name);
-        if backend.fallback.is_empty() {
-            found.push(None);
-        } else if position == Some(at) {
-            faults.add(path(), "a backend cannot stand in for itself", "name another one, or leave it out");
-            good = false;
-        } else if position.is_none() {
-            let names = backends.iter().map(|backend| backend.name.as_str());
-            let message = format!("no backend is called '{}'", backend.fallback);
-            faults.add(path(), message, did_you_mean(&backend.fallback, names));
-            good = false;
-        } else {
-            found.push(position);
-        }
-    }
-    good.then_some(found)
-}
-
-/// Returns the backend with `default: true`, else `routing.default_backend`, else the only backend.
-fn default_backend(written: &str, backends: &[BackendRule], faults: &mut Faults) -> Option<usize> {
-    let mut marked = backends.iter().enumerate().filter(|(_, backend)| backend.default);
-    let first = marked.next();
-    if let Some((_, first)) = first {
-        for (_, other) in marked {
-            faults.add(
-                format!("backends.{}.default", other.name),
-                format!("'{}' is the default backend already", first.name),
-                "leave default: true on one of them",
-            );
-        }
-    }
-    let named = (!written.is_empty()).then(|| backends.iter().position(|backend| backend.name == written));
-    match (first, named) {
-        (_, Some(None)) => {
-            let names = backends.iter().map(|backend| backend.name.as_str());
-            faults.add(
-                "routing.default_backend",
-                format!("no backend is called '{written}'"),
-                did_you_mean(written, names),
-            );
-            None
-        }
-        (Some((marked, backend)), Some(Some(named))) if marked != named => {
-            faults.add(
-                "routing.default_backend",
-                format!("'{written}' is named here, but backends.{} says default: true", backend.name),
-                "keep one of the two",
-            );
-            None
-        }
-        (Some((marked, _)), _) => Some(marked),
-        (None, Some(named)) => named,
-        (None, None) => (backends.len() == 1).then_some(0),
-    }
 }
 
 #[cfg(test)]

@@ -45,10 +45,14 @@ mod policy {
     pub mod disguised_answers;
     /// Ways around rules that must not exist.
     pub mod evasions;
+    /// Services that decide besides the rules.
+    pub mod external;
     /// Calls in answers that wait for an approval.
     pub mod held_calls;
     /// What presets find in ordinary sessions of real agent programs.
     pub mod ordinary;
+    /// Rules on what the history has stored; flags and suppressions on the command line.
+    pub mod replay;
     /// Rules about facts: what they do to requests, and how they are told.
     pub mod rules;
     /// The examples and tables of `docs/policies.md`.

@@ -61,7 +61,7 @@ pub(super) async fn test(
     State(state): State<Arc<ControlState>>,
     ApiBody(PolicyTest { trial, policy }): ApiBody<PolicyTest>,
 ) -> Result<Json<TrialReport>, Problem> {
-    let in_force = state.parts.runtime.rules();
+    let (in_force, runtime) = (state.parts.runtime.rules(), Arc::clone(&state.parts.runtime));
     // Compiling many patterns takes a while.
     let tried = tokio::task::spawn_blocking(move || {
         let rules = match policy {
@@ -71,7 +71,7 @@ pub(super) async fn test(
                 policy.compile(&mut faults).ok_or_else(|| faults.to_string())?
             }
         };
-        rules.try_on(&trial)
+        runtime.try_rules(&rules, &trial)
     });
     let report = tried.await.map_err(|_| Problem::internal("the trial failed; see the server log"))?;
     report.map(Json).map_err(Problem::bad_request)

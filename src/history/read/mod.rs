@@ -6,6 +6,7 @@
 //! - [`active_kills`]: the kill orders in force, which a gateway loads when it starts.
 //! - [`export`], [`signed_export`]: records as CSV, or as NDJSON with the hash chain and its signatures.
 //! - [`record_schema`]: the JSON Schema of a record.
+//! - [`stored_captures`]: all captures of a time.
 
 pub mod active_kills;
 pub mod export;
@@ -14,4 +15,5 @@ pub mod legs;
 pub mod reader;
 pub mod record_schema;
 mod signed_export;
+pub mod stored_captures;
 pub mod time_range;

@@ -18,6 +18,7 @@ mod texts;
 
 pub use eval::Truth;
 pub use expression::{Expression, SourceFault};
+pub use names::may_be_credential;
 pub(super) use texts::glob;
 
 #[cfg(test)]

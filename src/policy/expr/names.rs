@@ -119,13 +119,17 @@ impl Checker {
             let message = match self.known {
                 Phase::Connect => format!("{} is not known yet when this is asked", fact.name()),
                 Phase::Session => format!("{} is not known here, without a request", fact.name()),
+                Phase::Routing => format!("{} is not known before the backend is chosen", fact.name()),
                 phase => format!("{} is not known here, in the phase {}", fact.name(), phase.name()),
             };
             let hint = match phases {
                 _ if self.known == Phase::Session => {
                     "write facts of principal, client, session, usage or time".to_owned()
                 }
-                Phases::LATER | Phases::SESSIONS => {
+                _ if self.known == Phase::Routing => {
+                    "write facts of principal, client, request, agent or time".to_owned()
+                }
+                Phases::LATER | Phases::SESSIONS | Phases::BODIES => {
                     "the body of the request has not been read then".to_owned()
                 }
                 _ => format!("it is known in: {}", phases.names()),
@@ -137,11 +141,15 @@ impl Checker {
     }
 }
 
+/// Whether a field, whose name has small letters, may carry a credential.
+pub fn may_be_credential(name: &str) -> bool {
+    CREDENTIALS.iter().any(|part| name.contains(part))
+}
+
 /// Refuses fields that may carry a credential: names of counters are shown to operators.
 fn refuse_credential(at: usize, fact: Fact, key: &str) -> Result<(), SourceFault> {
     let key = key.to_ascii_lowercase();
-    let is_secret = CREDENTIALS.iter().any(|part| key.contains(part));
-    match fact == Fact::RequestHeaders && is_secret {
+    match fact == Fact::RequestHeaders && may_be_credential(&key) {
         true => {
             fault(at, format!("the field {key} may carry a credential"), "use principal.id for the caller")
         }

@@ -332,6 +332,6 @@ fn faults_name_the_key_and_the_remedy() {
     assert_eq!(
         faults_of(RoutingConfig { methods: vec![], ..RoutingConfig::default() }, &providers()),
         "routing.methods: no method is left, so no request finds a backend \
-         (header, model, path and default exist)"
+         (header, rule, model, path and default exist)"
     );
 }

@@ -15,6 +15,8 @@ pub(super) const OTHER: &str = "other";
 pub enum RouteMethod {
     /// The header `routing.header` names it.
     Header,
+    /// A rule of `routing.rules` holds.
+    Rule,
     /// The model in the body matches one of its patterns.
     Model,
     /// The first segment of the path is its name.
@@ -28,6 +30,7 @@ impl RouteMethod {
     pub fn name(self) -> &'static str {
         match self {
             Self::Header => "header",
+            Self::Rule => "rule",
             Self::Model => "model",
             Self::Path => "path",
             Self::Default => "default",

@@ -9,6 +9,8 @@ use super::{Gauge, Metrics, table};
 
 /// Holds last seconds to minutes.
 const HOLD_BUCKETS: &[f64] = &[1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 240.0, 540.0];
+/// Services answer within milliseconds.
+const EXTERNAL_BUCKETS: &[f64] = &[0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 
 /// The counters.
 pub(in crate::telemetry) struct PolicyMetrics {
@@ -18,6 +20,7 @@ pub(in crate::telemetry) struct PolicyMetrics {
     scanned: [IntCounter; 2],
     holds: HistogramVec,
     held: IntGauge,
+    external: HistogramVec,
 }
 
 impl PolicyMetrics {
@@ -27,6 +30,7 @@ impl PolicyMetrics {
             decisions: counters(registry, &table::POLICY_DECISIONS)?,
             unknown: counters(registry, &table::POLICY_UNKNOWN)?,
             scanned: ["read", "judged"].map(|outcome| scanned.with_label_values(&[outcome])),
+            external: histograms(registry, &table::EXTERNAL_SECONDS, EXTERNAL_BUCKETS)?,
             holds: histograms(registry, &table::HOLD_SECONDS, HOLD_BUCKETS)?,
             held: add(registry, IntGauge::with_opts(options(&table::HELD_CALLS))?)?,
         })
@@ -42,6 +46,11 @@ impl Metrics {
     /// Records how long a call was held. `outcome` is from a closed set.
     pub fn call_was_held(&self, outcome: &'static str, time: Duration) {
         self.policy.holds.with_label_values(&[outcome]).observe(time.as_secs_f64());
+    }
+
+    /// Records how long a service took to answer. `result` is from a closed set.
+    pub fn service_asked(&self, name: &str, result: &'static str, time: Duration) {
+        self.policy.external.with_label_values(&[name, result]).observe(time.as_secs_f64());
     }
 
     /// The gauge of calls that are held.

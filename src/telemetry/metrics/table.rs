@@ -52,6 +52,8 @@ table! {
         "Messages that wait to be sent to a webhook.";
     HOLD_SECONDS = "elida_hold_seconds" ["outcome"]
         "Time that a call was held until an operator answered, by what came of it.";
+    EXTERNAL_SECONDS = "elida_external_seconds" ["name", "result"]
+        "Time that a service of `policy.external` took to answer, by its answer: allow, flag, hold, block or kill; timeout, error, or breaker when it was not asked.";
     HELD_CALLS = "elida_held_calls" []
         "Calls that wait for an operator now.";
     SESSION_KILLS = "elida_session_kills_total" ["source"]

@@ -270,7 +270,8 @@ async fn a_repetition_meets_the_order() {
     assert_eq!(ask("good morning", false, "another").await.status(), 200);
     assert_eq!(ask("good evening", false, "s").await.status(), 200);
     // Another model may be asked the same.
-    let body = json!({"model": "n", "max_tokens": 9, "messages": [{"role": "user", "content": "good morning"}]});
+    let body =
+        json!({"model": "n", "max_tokens": 9, "messages": [{"role": "user", "content": "good morning"}]});
     let other = Call::post("/v1/messages").json(&body).session("s").send(gateway.proxy()).await;
     assert_eq!((other.status(), backend.requests().len()), (200, 4));
 }

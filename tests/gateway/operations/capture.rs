@@ -59,6 +59,21 @@ async fn off_keeps_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_condition_says_which_requests_are_kept() {
+    let demo = Demo::start().await;
+    let more = "\npolicy: { rules: [{ id: odd, on: request, when: 'request.headers[\"x-odd\"] == \"1\"', severity: high }] }\n";
+    let capture = "{ mode: all, when: 'session.risk >= 5.0 || request.model == \"kept\"' }";
+    let gateway = Gateway::with(with(&demo, capture) + more).await;
+    let send = async |call: Call| assert_eq!(call.session("run").send(gateway.proxy()).await.status(), 200);
+    send(Call::chat("first")).await;
+    send(Call::chat("second").header("x-odd", "1")).await;
+    send(Call::chat("third")).await;
+    let kept = captures(&gateway, "run", 2).await;
+    let bodies: Vec<&str> = kept.iter().map(|one| text(&one["request"]["body"])).collect();
+    assert!(bodies.len() == 2 && bodies[0].contains("third") && bodies[1].contains("second"), "{bodies:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn all_keeps_whole_answers_and_streams_byte_for_byte() {
     let demo = Demo::start().await;
     let gateway = Gateway::with(with(&demo, "{ mode: all, redact: false }")).await;

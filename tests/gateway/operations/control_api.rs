@@ -35,7 +35,9 @@ async fn shell(command: &str, control: SocketAddr) -> String {
 async fn the_commands_of_the_documentation_do_what_it_says() {
     let demo = Demo::start().await;
     let gateway = Gateway::with(format!(
-        "backend: {:?}\nbudgets:\n  - {{ name: team, by: '\"all\"', when: 'request.model == \"none\"', period: month, limit: 1 USD }}\n",
+        "backend: {:?}\nbudgets:\n  - {{ name: team, by: '\"all\"', when: 'request.model == \"none\"', period: month, limit: 1 USD }}\n\
+         policy:\n  rules:\n    - {{ id: no-claude, on: request, when: 'request.model.startsWith(\"claude\")', action: block }}\n    \
+         - {{ id: lists, on: tool_call, when: 'tool.args.command == \"ls\"', action: flag }}\n",
         demo.url()
     ))
     .await;
@@ -46,7 +48,7 @@ async fn the_commands_of_the_documentation_do_what_it_says() {
         .into_iter()
         .filter(|command| command.starts_with("curl") && !command.contains("/control/events"))
         .collect();
-    assert_eq!(commands.len(), 29, "each is looked at below: {commands:#?}");
+    assert_eq!(commands.len(), 36, "each is looked at below: {commands:#?}");
     let run = async |end: &str| {
         let fits = |command: &&String| command.trim_end_matches('\'').ends_with(end);
         let command = commands.iter().find(fits).unwrap_or_else(|| panic!("{end} is not documented"));
@@ -54,6 +56,28 @@ async fn the_commands_of_the_documentation_do_what_it_says() {
     };
     let read = async |end: &str| crate::support::json(run(end).await.as_bytes());
 
+    let rules = read("/control/policy").await;
+    assert_eq!(rules["rules"][0]["id"], "no-claude", "{rules}");
+    let tests: Vec<&str> = commands
+        .iter()
+        .filter(|command| command.contains("/policy/test"))
+        .flat_map(|block| block.lines())
+        .collect();
+    assert_eq!(tests.len(), 2);
+    for test in tests {
+        let report = crate::support::json(shell(test, control).await.as_bytes());
+        assert_eq!(report["rule"], "no-claude", "{report}");
+        let calls = report["rules"].as_array().expect("rules").iter().find(|rule| rule["on"] == "tool_call");
+        assert!(calls.is_none_or(|call| call["holds"] == true), "{report}");
+    }
+    let flags = read("severity=medium&limit=20").await;
+    assert_eq!(flags["flags"], json!([]), "{flags}");
+    let made = read("\"reason\": \"test numbers\"}").await;
+    assert_eq!((&made["rule"], &made["reason"]), (&json!("no-claude"), &json!("test numbers")), "{made}");
+    let list = read("/control/policy/suppressions").await;
+    assert_eq!(list["suppressions"][0]["id"], made["id"], "{list}");
+    let unknown = read("supp_019abf3e2c9a7d10b8f4c1d2e3f40516").await;
+    assert_eq!(unknown["code"], "suppression_not_found", "{unknown}");
     let list = read("sessions?state=active&limit=20").await;
     assert_eq!((&list["total"], &list["next_cursor"]), (&json!(1), &Value::Null), "{list}");
     assert_eq!(list["sessions"][0]["id"], "my-session", "{list}");

@@ -97,6 +97,38 @@ async fn what_happens_to_a_session_is_told_and_signed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_check_of_the_documentation_takes_what_is_sent_and_nothing_else() {
+    const PAGE: &str = include_str!("../../../docs/webhooks.md");
+    let code = PAGE.split("```python\n").nth(1).and_then(|rest| rest.split("```").next()).expect("the code");
+    let (demo, secret, receiver) = (Demo::start().await, Secret::new(), RawBackend::answering(OK).await);
+    let more = "    events: [session.started]\n";
+    let gateway = Gateway::with(yaml(&demo, &secret, &receiver.url(), more)).await;
+    assert_eq!(Call::chat("hello").session("s").send(gateway.proxy()).await.status(), 200);
+    let message = messages(&receiver, 1).await.remove(0);
+    let names = ["webhook-id", "webhook-timestamp", "webhook-signature"];
+    let headers: Value =
+        names.iter().map(|name| ((*name).to_owned(), json!(message.head.field(name)))).collect();
+    let mut old = headers.clone();
+    old["webhook-timestamp"] = json!("1");
+    for (headers, body, genuine) in [
+        (&headers, message.text(), "True"),
+        (&headers, message.text() + " ", "False"),
+        (&old, message.text(), "False"),
+    ] {
+        let given = json!([headers, body]).to_string();
+        let main = format!(
+            "{code}\nimport json, sys\nheaders, body = json.loads(sys.argv[1])\n\
+             print(is_genuine(open(sys.argv[2]).read(), headers, body.encode()))"
+        );
+        let output =
+            std::process::Command::new("python3").args(["-c", &main, &given]).arg(secret.file()).output();
+        let output = output.expect("python3");
+        let told = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(told.trim(), genuine, "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_is_not_accepted_is_sent_again_with_its_id() {
     let (demo, secret) = (Demo::start().await, Secret::new());
     let asked = Arc::new(AtomicUsize::new(0));

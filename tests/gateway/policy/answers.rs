@@ -177,6 +177,21 @@ async fn a_compressed_answer_is_cut_before_it_says_what_is_forbidden() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn each_answer_of_a_socket_is_judged() {
+    let demo = Demo::start().await;
+    let rule = "  rules: [{ id: each, on: response, when: 'request.method == \"GET\"', action: flag }]";
+    let gateway = ruled(&demo, rule).await;
+    let mut socket = Socket::open(gateway.proxy(), "/v1/realtime?model=gpt-realtime-demo", "voice").await;
+    socket.until("session.created").await;
+    for answers in [1.0, 2.0, 3.0] {
+        socket.ask("one two").await;
+        socket.until("response.done").await;
+        let series = "elida_policy_decisions_total{action=\"flag\",mode=\"enforce\",rule=\"each\"}";
+        assert_eq!(gateway.metric(series).await, answers);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_socket_ends_with_the_error_event_before_the_message_that_completes_a_phrase() {
     let demo = Demo::start().await;
     let gateway = ruled(&demo, RULES).await;

@@ -1,7 +1,8 @@
 //! The examples of `docs/policies.md`, executed as a reader pastes them; and its tables.
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use elida::policy::facts::Fact;
 use elida::policy::presets::{PRESETS, Preset};
@@ -56,6 +57,53 @@ async fn the_tour_does_what_the_page_says() {
         for line in blocks(example, "text").concat().lines() {
             assert!(text.contains(line), "{line}\nis not in\n{text}\nof {example}");
         }
+    }
+}
+
+/// A program that ends with the test.
+struct Python(Child);
+
+impl Drop for Python {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_example_of_external_decisions_does_what_the_page_says() {
+    let section =
+        PAGE.split("\n## ").find(|section| section.starts_with("External decisions")).expect("the section");
+    let demo = Demo::start().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    // A port of its own, which the service tells when it listens.
+    let service = blocks(section, "python").concat();
+    let service = service.replace("8181", "0").replace(
+        "http.server.ThreadingHTTPServer((\"127.0.0.1\", 0), Decide).serve_forever()",
+        "server = http.server.ThreadingHTTPServer((\"127.0.0.1\", 0), Decide)\n\
+         print(server.server_port, flush=True)\nserver.serve_forever()",
+    );
+    assert!(service.contains("server_port"), "{service}");
+    std::fs::write(folder.path().join("decide.py"), service).expect("the service");
+    let mut python = Python(
+        Command::new("python3")
+            .arg(folder.path().join("decide.py"))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("python3"),
+    );
+    let output = python.0.stdout.take().expect("its output");
+    let port = tokio::task::spawn_blocking(move || BufReader::new(output).lines().next());
+    let port = port.await.expect("a task").expect("a line").expect("a port");
+    let yaml = blocks(section, "yaml").concat().replace("http://localhost:9100", &demo.url());
+    let gateway = Gateway::with(yaml.replace("127.0.0.1:8181", &format!("127.0.0.1:{port}"))).await;
+    let commands = blocks(section, "sh").concat();
+    let commands = commands.replace("localhost:8080", &gateway.proxy().to_string());
+    let commands = commands.replace("localhost:9090", &gateway.control().to_string());
+    let text = run(commands, folder.path()).await;
+    for line in blocks(section, "text").concat().lines() {
+        assert!(text.contains(line), "{line}\nis not in\n{text}");
     }
 }
 

@@ -60,6 +60,32 @@ async fn the_header_goes_before_everything_and_is_not_passed_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_rule_decides_on_the_backend_before_the_model_does() {
+    let two = Two::start(
+        "rules: [{ when: 'request.headers[\"x-team\"] == \"research\"', forward: { backend: two } }, \
+         { when: 'request.model == \"mistral-large\" && request.stream', forward: { backend: one } }]",
+    )
+    .await;
+    assert_eq!(two.served_by(&chat("gpt-demo").header("x-team", "research")).await, "two");
+    assert_eq!(two.served_by(&chat("gpt-demo")).await, "one");
+    let stream =
+        json!({"messages": [{"role": "user", "content": "hello"}], "model": "mistral-large", "stream": true});
+    assert_eq!(two.served_by(&Call::post("/v1/chat/completions").json(&stream)).await, "one");
+    assert_eq!(two.served_by(&chat("mistral-large")).await, "two", "the model decides where no rule does");
+    assert_eq!(
+        two.served_by(&chat("gpt-demo").header("x-team", "research").header("x-backend", "one")).await,
+        "one"
+    );
+    // What a rule asks for must be readable.
+    let unreadable =
+        Call::post("/v1/chat/completions").header("content-type", "application/json").body("{\"model\": ");
+    let refused = two.send(&unreadable).await;
+    assert_eq!(refused.status(), 415, "{}", refused.text());
+    assert!(refused.text().contains("routing.rules[1]"), "{}", refused.text());
+    assert!(two.gateway.metrics().await.contains("route=\"rule\""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_backend_is_refused_with_the_remedy() {
     let two = Two::start("").await;
     let refused = two.send(&chat("gpt-demo").header("X-Backend", "three")).await;
