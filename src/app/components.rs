@@ -242,7 +242,10 @@ pub(crate) fn runtime_settings(
     Ok(RuntimeSettings {
         routes: config.routing.clone(),
         backends,
-        call_paths: Arc::new(RequestPaths::with_others(&body_paths, !config.auth.is_off())),
+        call_paths: Arc::new(RequestPaths::with_others(
+            &body_paths,
+            !config.auth.is_off() || config.rules.asks_for_tools(),
+        )),
         output_hints,
         caller_limits: match before {
             Some(before) => config.limits.with_levels_of(&before.caller_limits),

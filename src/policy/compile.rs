@@ -57,8 +57,10 @@ impl PolicyConfig {
         if !rules.is_empty() {
             rules.scan_limit = Some(Arc::new(scan_limit(on_limit, self.mode)));
         }
-        let mut all = rules.phases.iter().flat_map(|phase| &phase.rules);
-        rules.asks_for_backend = all.any(|rule| rule.depends_on_backend());
+        let all = || rules.phases.iter().flat_map(|phase| &phase.rules);
+        let asks_for_tools = all().any(|rule| rule.asks_for().contains(&Fact::RequestTools));
+        rules.asks_for_backend = all().any(|rule| rule.depends_on_backend());
+        rules.asks_for_tools = asks_for_tools;
         rules.generation = GENERATION.fetch_add(1, Ordering::Relaxed);
         rules.written = self;
         (faults.iter().count() == before).then(|| Arc::new(rules))

@@ -219,6 +219,10 @@ impl Facts for OfResult<'_> {
         self.facts.count(fact)
     }
 
+    fn is_partial(&self, fact: Fact) -> bool {
+        self.facts.is_partial(fact)
+    }
+
     fn element(&self, fact: Fact, index: usize) -> Value<'_> {
         self.facts.element(fact, index)
     }

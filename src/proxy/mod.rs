@@ -73,6 +73,7 @@ pub mod tls;
 pub(crate) mod trace;
 pub(crate) mod trace_context;
 mod turns;
+mod unknown_api;
 pub(crate) mod unread;
 pub(crate) mod upgrade;
 mod upstream_fields;
