@@ -7,9 +7,10 @@ use super::commands::{PlainArgs, show};
 use super::report::{optional, time, word};
 use super::table::{plain as plain_text, table};
 use crate::control::api::approvals::{ApprovalList, ApprovalView, ApprovalsQuery, DecisionBody, StateFilter};
+use crate::policy::approval::shown::both_ends;
 use crate::policy::approval::{Answer, ApprovalState};
 
-/// The longest part of the arguments in a table, in characters.
+/// The longest part of the arguments in a table, in bytes: both ends of longer ones.
 const SHOWN: usize = 60;
 
 /// Arguments of `elida approvals`.
@@ -80,10 +81,8 @@ fn list(list: &ApprovalList) -> String {
     let heading = ["ID", "STATE", "SESSION", "PRINCIPAL", "RULE", "TOOL", "ARGUMENTS", "ASKED", "EXPIRES"];
     let mut rows = vec![heading.map(String::from).to_vec()];
     for one in &list.approvals {
-        let arguments = one.arguments.as_deref().map(|text| match text.char_indices().nth(SHOWN) {
-            Some((end, _)) => format!("{}…", &text[..end]),
-            None => text.to_owned(),
-        });
+        let arguments =
+            one.arguments.as_deref().map(|text| both_ends(text, SHOWN, one.arguments_bytes as usize));
         rows.push(vec![
             word(&one.id),
             one.state.name().to_owned(),
