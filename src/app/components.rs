@@ -242,9 +242,10 @@ pub(crate) fn runtime_settings(
     Ok(RuntimeSettings {
         routes: config.routing.clone(),
         backends,
-        call_paths: Arc::new(RequestPaths::with_others(
+        call_paths: Arc::new(RequestPaths::looking_for(
             &body_paths,
             !config.auth.is_off() || config.rules.asks_for_tools(),
+            config.rules.asks_for_messages(),
         )),
         output_hints,
         caller_limits: match before {

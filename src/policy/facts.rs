@@ -114,6 +114,7 @@ facts! {
     RequestBytes = "request.bytes" Int LATER "Bytes of the body that were received before the request is forwarded.";
     RequestMaxTokens = "request.max_tokens" Int LATER "The most tokens that the response may have; absent when the request sets no limit, unknown when the body cannot be read, or has it twice or not as a number.";
     RequestTools = "request.tools" List LATER "The names of the tools that the request offers the model; of the provider's own also their types. What is not among them is unknown when there are more than 128, one has no name, or others come from elsewhere (`mcp` tools, cached contents).";
+    MessagesCount = "messages.count" Int LATER "How many messages the request has: the elements of `messages`, `input` or `contents`; absent when it has no such list, unknown when the body cannot be read, or has two of them or an empty one.";
     SessionId = "session.id" Text SESSIONS "The session.";
     SessionAge = "session.age_s" Int SESSIONS "Seconds since the session began.";
     SessionRequests = "session.requests" Int SESSIONS "Requests of the session so far, with this one.";

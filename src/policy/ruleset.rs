@@ -215,6 +215,8 @@ pub struct RuleSet {
     pub(super) asks_for_backend: bool,
     /// A rule asks which tools a request offers.
     pub(super) asks_for_tools: bool,
+    /// A rule asks how many messages a request has.
+    pub(super) asks_for_messages: bool,
 }
 
 impl RuleSet {
@@ -242,6 +244,11 @@ impl RuleSet {
     /// Whether a rule asks which tools a request offers.
     pub fn asks_for_tools(&self) -> bool {
         self.asks_for_tools
+    }
+
+    /// Whether a rule asks how many messages a request has.
+    pub fn asks_for_messages(&self) -> bool {
+        self.asks_for_messages
     }
 
     /// Whether rules ask for what a model says or calls, and for the results of its tools.

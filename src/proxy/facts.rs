@@ -120,6 +120,16 @@ impl RequestFacts<'_> {
         }
     }
 
+    /// How many messages the request has.
+    fn messages(&self) -> Value<'_> {
+        let Identified { received, call, .. } = self.who;
+        let is_read = received.handle.settings.call_paths.counts_messages() || !call.tools_offered.has_body();
+        match call.messages.count().filter(|_| is_read && !self.is_unreadable() && !call.irregular()) {
+            Some(count) => count.map_or(Value::Absent, |count| Value::count(count.into())),
+            None => Value::Unknown,
+        }
+    }
+
     /// The limit of the answer, as the backend reads it.
     fn max_tokens(&self) -> Value<'_> {
         let Identified { received, call, .. } = self.who;
@@ -161,6 +171,7 @@ impl Facts for RequestFacts<'_> {
             Fact::RequestStream => self.stream(),
             Fact::RequestBytes => Value::count(received.handle.upload.bytes()),
             Fact::RequestMaxTokens => self.max_tokens(),
+            Fact::MessagesCount => self.messages(),
             Fact::AgentId => self.agent().and_then(|found| found.agent_id).map_or(Value::Absent, owned),
             Fact::AgentParent => {
                 self.agent().and_then(|found| found.parent_agent_id).map_or(Value::Absent, owned)

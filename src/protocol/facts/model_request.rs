@@ -1,5 +1,6 @@
 //! What a request says: its model, whether it streams, the tools it offers, who may be calling.
 
+use super::messages::Messages;
 use super::rpc::Rpc;
 use super::tools_offered::ToolsOffered;
 use crate::protocol::wire::coding::Unread;
@@ -32,6 +33,8 @@ pub struct ModelRequest {
     pub malformed: bool,
     /// Why the body was not read, or not to its end; `None` when it was.
     pub unread: Option<Unread>,
+    /// Its messages, where they are looked for.
+    pub messages: Messages,
     /// The tools it offers, and its length.
     pub tools_offered: ToolsOffered,
     /// What a JSON-RPC request asks for.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::tools_offered::{self, BESIDE, is_in_tools};
 use crate::protocol::dialects::json_rpc;
 use crate::protocol::dialects::spec::Dialect;
+use crate::protocol::facts::messages;
 use crate::protocol::facts::model_request::ModelRequest;
 use crate::protocol::json::scan::{PathSet, Scanner, Value, Want};
 
@@ -38,6 +39,8 @@ pub struct RequestPaths {
     hints: Arc<[String]>,
     /// How many paths of further models and tools stand behind the hints of a model call.
     others: usize,
+    /// The same of the messages, behind those.
+    messages: usize,
 }
 
 impl RequestPaths {
@@ -52,12 +55,19 @@ impl RequestPaths {
 
     /// The same; with `others`, further models of a body are looked for, too.
     pub fn with_others(extra: &[String], others: bool) -> Self {
+        Self::looking_for(extra, others, false)
+    }
+
+    /// The same; with `messages`, these are counted.
+    pub fn looking_for(extra: &[String], others: bool, messages: bool) -> Self {
+        let messages = if messages { messages::PATHS.as_slice() } else { &[] };
         let others: &[&str] = if others { &OTHERS } else { &[] };
         let shared = |model| own(model).into_iter().chain(extra.iter().map(String::as_str));
         let beside = if others.is_empty() { &[] } else { BESIDE.as_slice() };
         let paths = |model| {
             let scalars = shared(model).chain(others.iter().copied()).map(|path| (path, Want::Scalar));
-            scalars.chain(beside.iter().map(|(path, beside)| (*path, beside.want())))
+            let beside = beside.iter().map(|(path, beside)| (*path, beside.want()));
+            scalars.chain(beside).chain(messages.iter().copied())
         };
         let with_rpc = PathSet::ignoring_case(shared(MODEL_KEY).chain(json_rpc::PATHS));
         let is_other =
@@ -74,12 +84,18 @@ impl RequestPaths {
             with_rpc: Arc::new(with_rpc.and_keys(&json_rpc::VERSION_KEYS).in_elements()),
             hints: extra.into(),
             others: others.len() + beside.len(),
+            messages: messages.len(),
         }
     }
 
     /// Whether tools are found wherever an API names them.
     pub fn finds_all_tools(&self) -> bool {
         self.others > 0
+    }
+
+    /// Whether messages are counted.
+    pub fn counts_messages(&self) -> bool {
+        self.messages > 0
     }
 
     /// The dotted paths of the identity hints.
@@ -107,6 +123,8 @@ struct Found {
     has_rpc: bool,
     /// How many paths of further models and tools there are.
     others: usize,
+    /// How many of messages, behind those.
+    messages: usize,
 }
 
 impl RequestScan {
@@ -136,6 +154,7 @@ impl RequestScan {
                 has_stream: false,
                 has_rpc,
                 others: paths.others,
+                messages: paths.messages,
             },
         }
     }
@@ -216,6 +235,9 @@ impl Found {
         let beside = path.checked_sub(OTHERS.len()).and_then(|path| BESIDE.get(path));
         match (beside, value) {
             (Some(place), value) if path < self.others => self.request.tools_offered.take_at(*place, value),
+            _ if (self.others..self.others + self.messages).contains(&path) => {
+                self.request.messages.take(path - self.others, value);
+            }
             (_, Value::Str(name)) => {
                 let is_batch = path >= self.others;
                 let models = if is_batch { &mut self.request.batch } else { &mut self.request.others };

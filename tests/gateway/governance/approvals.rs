@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::callers::keys::{auth, key};
+use crate::callers::keys::{auth, injected, key};
 use crate::fleet::shared::{self, fleet_with, store_is_up};
 use crate::support::redis::Redis;
 use crate::support::wire::Message;
@@ -244,9 +244,8 @@ async fn a_suppression_does_not_hold_for_whoever_makes_it() {
         PEOPLE.iter().zip(&keys).map(|((id, more), key)| (*id, key.as_str(), *more)).collect();
     let policy =
         "policy:\n  rules: [{ id: stops, on: request, when: 'request.path != \"/\"', action: block }]\n";
-    let gateway =
-        Gateway::with(format!("backend: {:?}\n{}{ROLES}{policy}", demo.url(), auth("optional", &principals)))
-            .await;
+    let backends = injected(&[("own", &demo.url(), "")]);
+    let gateway = Gateway::with(format!("{backends}{}{ROLES}{policy}", auth("optional", &principals))).await;
     let shown = |at: usize| format!("Bearer {}", keys[at]);
     let suppress = |by: usize, more: Value| {
         let mut body = json!({"rule": "stops", "until": "1h", "reason": "mine"});
@@ -267,6 +266,4 @@ async fn a_suppression_does_not_hold_for_whoever_makes_it() {
     let made = suppress(1, json!({"principal": "key:agent"})).await;
     assert_eq!(made.status(), 201, "{}", made.text());
     assert_eq!(call(0).send(gateway.proxy()).await.status(), 200);
-    let audit = gateway.operator().await.get("/control/audit").await.text();
-    assert!(audit.contains("addSuppression") && audit.contains("key:agent"), "{audit}");
 }

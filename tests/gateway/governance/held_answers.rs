@@ -291,10 +291,7 @@ async fn padding_hides_nothing_from_approvers() {
         let listing = tokio::task::spawn_blocking(move || listing.output());
         let printed = within("the list", listing).await.expect("it ends").expect("it runs").stdout;
         let printed = String::from_utf8_lossy(&printed).into_owned();
-        assert!(
-            printed.contains("rm -rf /") && printed.contains(&format!("{bytes} bytes in all")),
-            "{printed}"
-        );
+        assert!(printed.contains("rm -rf /") && printed.contains(&format!("{bytes} bytes")), "{printed}");
         decide(&gateway, &ids[0], "deny").await;
         assert_ne!(answer(waiting).await.status(), 0);
     }

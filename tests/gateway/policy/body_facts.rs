@@ -112,14 +112,15 @@ async fn what_a_body_says_in_two_ways_or_elsewhere_is_unknown_and_counts_as_met(
         ("/model/amazon.nova-lite-v1:0/converse-stream", r#""stream": false"#),
         (COHERE, r#""stream": true"#),
     ];
+    let mut number = 0;
     for (rule, cases) in [("rule-tools", &tools[..]), ("rule-max", &max), ("rule-stream", &stream)] {
         for (path, members) in cases {
             let body = format!("{{{}{members}}}", model(path));
-            let refused = Call::post(path)
-                .header("content-type", "application/json")
-                .body(body)
-                .send(gateway.proxy())
-                .await;
+            // A session of its own: the same request would be refused as a repetition.
+            number += 1;
+            let call =
+                Call::post(path).header("content-type", "application/json").session(&format!("s{number}"));
+            let refused = call.body(body).send(gateway.proxy()).await;
             let shown = &members[..members.len().min(200)];
             assert_eq!(refused.status(), 403, "{path} {shown}: {}", refused.text());
             // What is odd all the same is unclear to each rule, and the first refuses it.
@@ -182,4 +183,46 @@ async fn what_a_body_says_plainly_is_known() {
     let passed =
         Call::post(CHAT).header("content-type", "application/json").body(body).send(gateway.proxy()).await;
     assert_eq!(passed.status(), 200, "{}", passed.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_are_counted() {
+    let demo = Demo::start().await;
+    let gateway =
+        ruled(&demo, "  rules: [{ id: long, on: request, when: messages.count > 2, action: block }]").await;
+    let three = r#"{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}"#;
+    let one =
+        r#"{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}"#;
+    let mut number = 0;
+    let part = r#"{"role": "user", "parts": [{"text": "a"}, {"text": "b"}]}"#;
+    for (path, members, is_refused) in [
+        (CHAT, format!(r#""messages": [{three}]"#), true),
+        (CHAT, format!(r#""messages": [{one}]"#), false),
+        (CHAT, format!(r#""messages": [{one}], "messages": [{one}]"#), true),
+        (CHAT, format!(r#""messages": [{one}], "Messages": [{one}]"#), true),
+        (CHAT, format!(r#""messages": {one}"#), true),
+        (MESSAGES, format!(r#""max_tokens": 9, "messages": [{three}]"#), true),
+        (MESSAGES, format!(r#""max_tokens": 9, "messages": [{one}]"#), false),
+        (RESPONSES, format!(r#""input": [{three}]"#), true),
+        (RESPONSES, r#""input": "a""#.to_owned(), false),
+        (RESPONSES, format!(r#""input": "a", "messages": [{one}]"#), true),
+        (GEMINI, format!(r#""contents": [{part}, {part}, {part}]"#), true),
+        (GEMINI, format!(r#""contents": [{part}]"#), false),
+        (OLLAMA, format!(r#""messages": [{three}]"#), true),
+        (COHERE, format!(r#""messages": [{one}]"#), false),
+        ("/v1/embeddings", r#""input": ["a", "b"]"#.to_owned(), false),
+        ("/v1/embeddings", r#""input": ["a", "b", "c"]"#.to_owned(), true),
+        ("/api/generate", r#""prompt": "a""#.to_owned(), false),
+    ] {
+        let body = format!("{{{}{members}}}", model(path));
+        number += 1;
+        let call = Call::post(path)
+            .header("content-type", "application/json")
+            .session(&format!("s{number}"))
+            .body(body);
+        let answer = call.send(gateway.proxy()).await;
+        assert_eq!(answer.status() == 403, is_refused, "{path} {members}: {}", answer.text());
+    }
+    let listed = Call::get("/v1/models").send(gateway.proxy()).await;
+    assert_eq!(listed.status(), 200, "{}", listed.text());
 }

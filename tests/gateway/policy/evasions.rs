@@ -101,7 +101,7 @@ async fn a_path_of_no_known_api_is_no_way_around_rules_about_what_is_said() {
         configured("openai", "  rules: [{ id: seen, on: response, match: { any: [\"drop all\"] } }]").await;
     assert_eq!(post("/foo").send(noted.proxy()).await.status(), 200);
     let flags = noted.operator().await.get("/control/flags").await.json();
-    assert!(flags.to_string().contains("scan_limit"), "{flags}");
+    assert!(flags.to_string().contains("scan-limit"), "{flags}");
     let strict = "  on_limit: block\n  rules: [{ id: seen, on: response, match: { any: [\"drop all\"] } }]";
     assert_eq!(post("/foo").send(configured("openai", strict).await.proxy()).await.status(), 403);
     let other = "  rules: [{ id: no-get, on: request, when: 'request.method == \"GET\"', action: block }]";
