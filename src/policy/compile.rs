@@ -58,11 +58,10 @@ impl PolicyConfig {
             rules.scan_limit = Some(Arc::new(scan_limit(on_limit, self.mode)));
         }
         let all = || rules.phases.iter().flat_map(|phase| &phase.rules);
-        let asks_for_tools = all().any(|rule| rule.asks_for().contains(&Fact::RequestTools));
-        let asks_for_messages = all().any(|rule| rule.asks_for().contains(&Fact::MessagesCount));
+        let asks = |fact| all().any(|rule| rule.asks_for().contains(&fact));
+        let (tools, messages) = (asks(Fact::RequestTools), asks(Fact::MessagesCount));
         rules.asks_for_backend = all().any(|rule| rule.depends_on_backend());
-        rules.asks_for_tools = asks_for_tools;
-        rules.asks_for_messages = asks_for_messages;
+        (rules.asks_for_tools, rules.asks_for_messages) = (tools, messages);
         rules.generation = GENERATION.fetch_add(1, Ordering::Relaxed);
         rules.written = self;
         (faults.iter().count() == before).then(|| Arc::new(rules))
