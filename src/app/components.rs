@@ -240,10 +240,12 @@ pub(crate) fn runtime_settings(
     if !(config.limits.is_empty() && config.budgets.is_empty() && config.rules.is_empty()) {
         body_paths.extend(output_limit::paths().map(str::to_owned));
     }
+    let finds_tools = !config.auth.is_off() || config.rules.asks_for_tools();
+    let call_paths = RequestPaths::looking_for(&body_paths, finds_tools, config.rules.asks_for_messages());
     Ok(RuntimeSettings {
         routes: config.routing.clone(),
         backends,
-        call_paths: Arc::new(RequestPaths::with_others(&body_paths, !config.auth.is_off())),
+        call_paths: Arc::new(call_paths),
         output_hints,
         caller_limits: match before {
             Some(before) => config.limits.with_levels_of(&before.caller_limits),

@@ -7,9 +7,10 @@ use super::commands::{PlainArgs, show};
 use super::report::{optional, time, word};
 use super::table::{plain as plain_text, table};
 use crate::control::api::approvals::{ApprovalList, ApprovalView, ApprovalsQuery, DecisionBody, StateFilter};
+use crate::policy::approval::shown::both_ends;
 use crate::policy::approval::{Answer, ApprovalState};
 
-/// The longest part of the arguments in a table, in characters.
+/// The longest part of the arguments in a table, in bytes: both ends of longer ones.
 const SHOWN: usize = 60;
 
 /// Arguments of `elida approvals`.
@@ -80,10 +81,7 @@ fn list(list: &ApprovalList) -> String {
     let heading = ["ID", "STATE", "SESSION", "PRINCIPAL", "RULE", "TOOL", "ARGUMENTS", "ASKED", "EXPIRES"];
     let mut rows = vec![heading.map(String::from).to_vec()];
     for one in &list.approvals {
-        let arguments = one.arguments.as_deref().map(|text| match text.char_indices().nth(SHOWN) {
-            Some((end, _)) => format!("{}…", &text[..end]),
-            None => text.to_owned(),
-        });
+        let arguments = one.arguments.as_deref().map(|text| arguments(text, one.arguments_bytes));
         rows.push(vec![
             word(&one.id),
             one.state.name().to_owned(),
@@ -97,6 +95,15 @@ fn list(list: &ApprovalList) -> String {
         ]);
     }
     table(&rows, &[])
+}
+
+/// Returns both ends of the arguments, and how long all of them are where that cannot be seen.
+fn arguments(text: &str, bytes: u64) -> String {
+    let whole = usize::try_from(bytes).unwrap_or(usize::MAX);
+    match text.len() <= SHOWN && ![0, text.len()].contains(&whole) {
+        true => format!("{text} ({whole} bytes)"),
+        false => both_ends(text, SHOWN, whole.max(text.len())),
+    }
 }
 
 /// Says what has become of a held call.

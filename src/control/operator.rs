@@ -114,6 +114,11 @@ impl Operator {
         &self.id
     }
 
+    /// Returns the id of the principal; `None` for the control token, and where none is required.
+    pub(super) fn principal_id(&self) -> Option<&str> {
+        Some(self.id()).filter(|id| id.contains(':'))
+    }
+
     /// Returns the roles.
     pub(super) fn grants(&self) -> &Grants {
         &self.grants

@@ -61,6 +61,8 @@ pub struct HeldDetails {
     pub message: Option<String>,
     /// The arguments, redacted and cut.
     pub arguments: Option<String>,
+    /// The length of all of them, in bytes.
+    pub arguments_bytes: u64,
 }
 
 /// What an operator answers.
@@ -163,6 +165,9 @@ pub struct Approval {
     /// The arguments, redacted and cut.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arguments: Option<String>,
+    /// The length of all of them, in bytes.
+    #[serde(default)]
+    pub arguments_bytes: u64,
     /// When it was asked for.
     pub asked: Timestamp,
     /// When it ends, decided or not.
@@ -187,7 +192,7 @@ impl HeldCall {
 impl Approval {
     /// Asks for a call that is held.
     pub fn ask(call: HeldCall, details: HeldDetails, need: u8, expiry: Duration, now: Timestamp) -> Self {
-        let HeldDetails { uid, dialect, message, arguments } = details;
+        let HeldDetails { uid, dialect, message, arguments, arguments_bytes } = details;
         let expires = SignedDuration::try_from(expiry).ok().and_then(|span| now.checked_add(span).ok());
         Self {
             id: format!("appr_{}", Uuid::now_v7().simple()),
@@ -197,6 +202,7 @@ impl Approval {
             dialect,
             message,
             arguments,
+            arguments_bytes,
             asked: now,
             expires: expires.unwrap_or(Timestamp::MAX),
             need,
@@ -300,5 +306,6 @@ impl Approval {
     }
 }
 
+pub mod shown;
 #[cfg(test)]
 pub(super) mod tests;

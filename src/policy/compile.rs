@@ -59,8 +59,11 @@ impl PolicyConfig {
         if !rules.is_empty() {
             rules.scan_limit = Some(Arc::new(scan_limit(on_limit, self.mode)));
         }
-        let mut all = rules.phases.iter().flat_map(|phase| &phase.rules);
-        rules.asks_for_backend = all.any(|rule| rule.depends_on_backend());
+        let all = || rules.phases.iter().flat_map(|phase| &phase.rules);
+        let asks = |fact| all().any(|rule| rule.asks_for().contains(&fact));
+        let (tools, messages) = (asks(Fact::RequestTools), asks(Fact::MessagesCount));
+        rules.asks_for_backend = all().any(|rule| rule.depends_on_backend());
+        (rules.asks_for_tools, rules.asks_for_messages) = (tools, messages);
         rules.generation = GENERATION.fetch_add(1, Ordering::Relaxed);
         rules.written = self;
         (faults.iter().count() == before).then(|| Arc::new(rules))

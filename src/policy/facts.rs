@@ -110,10 +110,11 @@ facts! {
     RequestDialect = "request.dialect" Text ALL "The API that the path and the head tell, such as `mcp`; `plain` when none is known";
     RequestBackend = "request.backend" Text LATER "The chosen backend.";
     RequestModel = "request.model" Text BODIES "The model; absent when the request names none, unknown when its body cannot be read.";
-    RequestStream = "request.stream" Bool BODIES "Whether a streamed response is asked for; unknown when the body cannot be read.";
+    RequestStream = "request.stream" Bool BODIES "Whether a streamed response is asked for; unknown when the body cannot be read, or says it twice or not by `true` or `false`.";
     RequestBytes = "request.bytes" Int BODIES "Bytes of the body that were received before the request is forwarded.";
-    RequestMaxTokens = "request.max_tokens" Int BODIES "The most tokens that the response may have; absent when the request sets no limit.";
-    RequestTools = "request.tools" List BODIES "The names of the tools that the request offers the model; of more than 128, the first.";
+    RequestMaxTokens = "request.max_tokens" Int BODIES "The most tokens that the response may have; absent when the request sets no limit, unknown when the body cannot be read, or has it twice or not as a number.";
+    RequestTools = "request.tools" List BODIES "The names of the tools that the request offers the model; of the provider's own also their types. What is not among them is unknown when there are more than 128, one has no name, or others come from elsewhere (`mcp` tools, cached contents).";
+    MessagesCount = "messages.count" Int LATER "How many messages the request has: the elements of `messages`, `input` or `contents`; absent when it has no such list, unknown when the body cannot be read, or has two of them or an empty one.";
     SessionId = "session.id" Text SESSIONS "The session.";
     SessionAge = "session.age_s" Int SESSIONS "Seconds since the session began.";
     SessionRequests = "session.requests" Int SESSIONS "Requests of the session so far, with this one.";
@@ -201,11 +202,16 @@ pub trait Facts {
     /// Returns an entry of a map; absent when there is none.
     fn entry(&self, fact: Fact, key: &str) -> Value<'_>;
 
-    /// Returns whether a text is in a list.
+    /// Returns whether a text is in a list, as far as it can be read.
     fn has(&self, fact: Fact, text: &str) -> bool;
 
-    /// Returns the length of a list.
+    /// Returns the length of a list, as far as it can be read.
     fn count(&self, fact: Fact) -> usize;
+
+    /// Returns whether a list may have more than can be read: what is not found in it is unknown then, and so is its length.
+    fn is_partial(&self, _fact: Fact) -> bool {
+        false
+    }
 
     /// Returns an element of a list.
     fn element(&self, _fact: Fact, _index: usize) -> Value<'_> {

@@ -187,6 +187,10 @@ impl Facts for Judging<'_> {
         if fact == Fact::Findings { self.findings.len() } else { self.facts.count(fact) }
     }
 
+    fn is_partial(&self, fact: Fact) -> bool {
+        self.facts.is_partial(fact)
+    }
+
     fn element(&self, fact: Fact, index: usize) -> Value<'_> {
         match fact {
             Fact::Findings => Value::text(self.findings.get(index).map(|finding| &*finding.rule.id)),
@@ -211,6 +215,10 @@ pub struct RuleSet {
     pub(super) generation: u64,
     /// A rule asks which backend or server is called.
     pub(super) asks_for_backend: bool,
+    /// A rule asks which tools a request offers.
+    pub(super) asks_for_tools: bool,
+    /// A rule asks how many messages a request has.
+    pub(super) asks_for_messages: bool,
 }
 
 impl RuleSet {
@@ -243,6 +251,26 @@ impl RuleSet {
     /// Whether a rule about requests asks which backend or server is called, so that another backend may be another answer.
     pub fn asks_for_backend(&self) -> bool {
         self.asks_for_backend
+    }
+
+    /// Whether a rule asks which tools a request offers.
+    pub fn asks_for_tools(&self) -> bool {
+        self.asks_for_tools
+    }
+
+    /// Whether a rule asks how many messages a request has.
+    pub fn asks_for_messages(&self) -> bool {
+        self.asks_for_messages
+    }
+
+    /// Whether rules ask for what a model says or calls, and for the results of its tools.
+    pub fn hears(&self) -> bool {
+        [Phase::Response, Phase::ToolCall, Phase::ToolResult].into_iter().any(|phase| self.has(phase))
+    }
+
+    /// Whether they act on it.
+    pub fn acts_on_what_is_heard(&self) -> bool {
+        [Phase::Response, Phase::ToolCall, Phase::ToolResult].into_iter().any(|phase| self.acts(phase))
     }
 
     /// Whether a rule that found something stops the request for one backend and perhaps not for another.

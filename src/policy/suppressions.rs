@@ -52,9 +52,23 @@ pub struct Suppression {
     /// The tenant that its maker is bound to; absent for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenants: Option<Vec<String>>,
+    /// The principal that made it, whose own requests it does not free; absent for the control token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_for: Option<String>,
     /// When it was taken back; absent while it is in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub taken_back: Option<Timestamp>,
+}
+
+/// Who makes a suppression.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Maker {
+    /// As it is shown.
+    pub by: String,
+    /// The tenants that the maker is bound to; `None` for all.
+    pub tenants: Option<Vec<String>>,
+    /// The maker, if it is a principal.
+    pub not_for: Option<String>,
 }
 
 /// What a finding is about, as far as suppressions ask.
@@ -82,7 +96,8 @@ impl Suppression {
         let is_tenant = |tenants: &Vec<String>| {
             about.tenant.is_some_and(|tenant| tenants.iter().any(|known| known == tenant))
         };
-        self.tenants.as_ref().is_none_or(is_tenant)
+        self.not_for.as_deref() != Some(about.principal)
+            && self.tenants.as_ref().is_none_or(is_tenant)
             && principal.as_ref().is_none_or(|principal| *principal == *about.principal)
             && session.as_ref().is_none_or(|session| about.session == Some(session))
     }
@@ -191,13 +206,23 @@ impl Suppressions {
         scope: Scope,
         reason: String,
         until: Timestamp,
-        by: String,
-        tenants: Option<Vec<String>>,
+        by: Maker,
     ) -> Result<(Suppression, SharedDocument), SuppressionError> {
         let id = format!("{PREFIX}{}", Uuid::now_v7().simple());
+        let Maker { by, tenants, not_for } = by;
         let made = Timestamp::now();
-        let document =
-            Suppression { id, revision: IN_FORCE, scope, reason, until, made, by, tenants, taken_back: None };
+        let document = Suppression {
+            id,
+            revision: IN_FORCE,
+            scope,
+            reason,
+            until,
+            made,
+            by,
+            tenants,
+            not_for,
+            taken_back: None,
+        };
         self.all.add(document).map_err(|fault| SuppressionError::of(fault, ""))
     }
 
@@ -266,6 +291,10 @@ mod tests {
 
     const ABOUT: About<'_> = About { principal: "key:ci", tenant: Some("acme"), session: Some("s") };
 
+    fn maker(tenants: Option<Vec<String>>) -> Maker {
+        Maker { by: "ada".into(), tenants, not_for: None }
+    }
+
     fn later() -> Timestamp {
         Timestamp::now().checked_add(Duration::from_secs(60)).unwrap()
     }
@@ -280,8 +309,7 @@ mod tests {
             digest: digest.map(shown),
         };
         let now = Timestamp::now();
-        let (made, _) =
-            all.add(scope("key:ci", Some(7)), "seen".into(), later(), "ada".into(), None).unwrap();
+        let (made, _) = all.add(scope("key:ci", Some(7)), "seen".into(), later(), maker(None)).unwrap();
         assert!(all.suppress("a", 7, ABOUT, now) && !all.suppress("a", 8, ABOUT, now));
         assert!(!all.suppress("b", 7, ABOUT, now) && !all.suppress("a", 0, ABOUT, now));
         assert!(!all.suppress("a", 7, About { principal: "key:other", ..ABOUT }, now));
@@ -290,16 +318,30 @@ mod tests {
         all.take_back(&made.id, |_| true).unwrap();
         assert!(!all.suppress("a", 7, ABOUT, now) && all.all().is_empty());
         let of_tenant = Some(vec!["acme".into()]);
-        all.add(scope("", None), "seen".into(), later(), "ada".into(), of_tenant).unwrap();
+        all.add(scope("", None), "seen".into(), later(), maker(of_tenant)).unwrap();
         assert!(all.suppress("a", 0, ABOUT, now));
         assert!(!all.suppress("a", 0, About { tenant: None, ..ABOUT }, now));
+    }
+
+    #[test]
+    fn what_an_operator_suppresses_does_not_free_its_own_requests() {
+        let all = Suppressions::none();
+        for (principal, session) in [(None, None), (None, Some("s")), (Some("key:ci"), None)] {
+            let (principal, session) = (principal.map(str::to_owned), session.map(str::to_owned));
+            let scope = Scope { rule: "a".into(), principal, session, digest: None };
+            let not_for = Some("key:ci".to_owned());
+            all.add(scope, "mine".into(), later(), Maker { not_for, ..maker(None) }).unwrap();
+        }
+        let now = Timestamp::now();
+        assert!(!all.suppress("a", 0, ABOUT, now));
+        assert!(all.suppress("a", 0, About { principal: "key:other", ..ABOUT }, now));
     }
 
     #[test]
     fn no_older_copy_revives_one_that_was_taken_back() {
         let (here, there) = (Suppressions::none(), Suppressions::none());
         let scope = Scope { rule: "a".into(), ..Scope::default() };
-        let (made, document) = here.add(scope, "seen".into(), later(), "ada".into(), None).unwrap();
+        let (made, document) = here.add(scope, "seen".into(), later(), maker(None)).unwrap();
         assert_eq!(there.learn(std::slice::from_ref(&document.text)).len(), 1);
         let (_, gone) = there.take_back(&made.id, |_| true).unwrap();
         assert_eq!(here.learn(&[gone.text]).len(), 1);
@@ -307,6 +349,6 @@ mod tests {
         assert!(here.all().is_empty() && here.documents().len() == 1);
         let failing = Suppressions::new(&[], Box::new(|_| Err("full".into())));
         let scope = Scope { rule: "a".into(), ..Scope::default() };
-        assert!(failing.add(scope, "".into(), later(), "ada".into(), None).is_err() && failing.is_empty());
+        assert!(failing.add(scope, "".into(), later(), maker(None)).is_err() && failing.is_empty());
     }
 }

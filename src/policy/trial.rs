@@ -246,6 +246,10 @@ impl Facts for GivenFacts {
         self.list(fact).len()
     }
 
+    fn is_partial(&self, fact: Fact) -> bool {
+        self.is_unknown(fact)
+    }
+
     fn element(&self, fact: Fact, index: usize) -> Value<'_> {
         self.list(fact).get(index).map_or(Value::Absent, Json::value)
     }

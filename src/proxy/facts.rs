@@ -9,10 +9,12 @@ use super::dispatch::Route;
 use super::govern::max_output;
 use super::identify;
 use super::request_ctx::Identified;
+use super::unknown_api;
 use crate::clock::{Clock, Moment};
 use crate::identity::FoundSession;
 use crate::ids::Membership;
 use crate::policy::facts::{Fact, Facts, Step, ToolFacts, TurnFacts, Value};
+use crate::protocol::dialects::output_limit;
 use crate::session::{Leg, Session};
 
 /// The facts of one request.
@@ -74,9 +76,17 @@ impl RequestFacts<'_> {
         }
     }
 
-    /// The names of the tools that the request offers.
-    fn tools(&self) -> &[Box<str>] {
-        self.who.call.tools_offered.names()
+    /// The names of the tools that the request offers for sure.
+    fn tools(&self) -> impl Iterator<Item = &str> {
+        self.who.call.tools_offered.sure_names()
+    }
+
+    /// Whether it may offer others.
+    fn may_offer_more(&self) -> bool {
+        let Identified { received, call, .. } = self.who;
+        let is_read = received.handle.settings.call_paths.finds_all_tools();
+        let is_sure = !call.irregular() && call.tools_offered.is_sure();
+        self.is_unreadable() || call.tools_offered.has_body() && !(is_read && is_sure)
     }
 
     fn groups(&self) -> &[Arc<str>] {
@@ -85,8 +95,12 @@ impl RequestFacts<'_> {
 
     /// Whether the body may say something that was not understood.
     fn is_unreadable(&self) -> bool {
-        let call = &self.who.call;
-        self.who.received.dialect.is_llm() && (call.malformed || call.unread.is_some())
+        let Identified { received, call, .. } = self.who;
+        let is_unread = || call.malformed || call.unread.is_some() || received.socket;
+        let route = self.forward.and_then(|(_, route)| route);
+        received.dialect.is_llm() && is_unread()
+            || route
+                .is_some_and(|route| unknown_api::is_asked(received, route, call.tools_offered.has_body()))
     }
 
     fn model(&self) -> Value<'_> {
@@ -99,10 +113,33 @@ impl RequestFacts<'_> {
     }
 
     fn stream(&self) -> Value<'_> {
-        match self.who.call.stream {
-            None if self.is_unreadable() => Value::Unknown,
-            stream => Value::Bool(stream.unwrap_or(false)),
+        let Identified { received, call, .. } = self.who;
+        match call.streams(received.dialect.streams_by_default(received.uri.path())) {
+            Some(stream) if call.stream.is_some() || !self.is_unreadable() => Value::Bool(stream),
+            _ => Value::Unknown,
         }
+    }
+
+    /// How many messages the request has.
+    fn messages(&self) -> Value<'_> {
+        let Identified { received, call, .. } = self.who;
+        let is_read = received.handle.settings.call_paths.counts_messages() || !call.tools_offered.has_body();
+        match call.messages.count().filter(|_| is_read && !self.is_unreadable() && !call.irregular()) {
+            Some(count) => count.map_or(Value::Absent, |count| Value::count(count.into())),
+            None => Value::Unknown,
+        }
+    }
+
+    /// The limit of the answer, as the backend reads it.
+    fn max_tokens(&self) -> Value<'_> {
+        let Identified { received, call, .. } = self.who;
+        let route = self.forward.and_then(|(_, route)| route);
+        let dialect = route.map_or(received.dialect, |route| route.dialect);
+        let first = received.handle.settings.output_hints;
+        if self.is_unreadable() || output_limit::is_unclear(call, first, dialect) {
+            return Value::Unknown;
+        }
+        max_output(self.who, dialect).map_or(Value::Absent, Value::count)
     }
 }
 
@@ -133,9 +170,8 @@ impl Facts for RequestFacts<'_> {
             Fact::RequestModel => self.model(),
             Fact::RequestStream => self.stream(),
             Fact::RequestBytes => Value::count(received.handle.upload.bytes()),
-            Fact::RequestMaxTokens => {
-                max_output(self.who, self.who.received.dialect).map_or(Value::Absent, Value::count)
-            }
+            Fact::RequestMaxTokens => self.max_tokens(),
+            Fact::MessagesCount => self.messages(),
             Fact::AgentId => self.agent().and_then(|found| found.agent_id).map_or(Value::Absent, owned),
             Fact::AgentParent => {
                 self.agent().and_then(|found| found.parent_agent_id).map_or(Value::Absent, owned)
@@ -193,7 +229,7 @@ impl Facts for RequestFacts<'_> {
     fn has(&self, fact: Fact, text: &str) -> bool {
         match fact {
             Fact::PrincipalGroups => self.groups().iter().any(|group| **group == *text),
-            Fact::RequestTools => self.tools().iter().any(|tool| **tool == *text),
+            Fact::RequestTools => self.tools().any(|tool| *tool == *text),
             Fact::SessionLabels => {
                 self.session().and_then(|session| session.policy()).is_some_and(|state| state.saw(text))
             }
@@ -204,16 +240,20 @@ impl Facts for RequestFacts<'_> {
     fn count(&self, fact: Fact) -> usize {
         match fact {
             Fact::PrincipalGroups => self.groups().len(),
-            Fact::RequestTools => self.tools().len(),
+            Fact::RequestTools => self.tools().count(),
             Fact::SessionLabels => self.marks().len(),
             _ => 0,
         }
     }
 
+    fn is_partial(&self, fact: Fact) -> bool {
+        fact == Fact::RequestTools && self.may_offer_more()
+    }
+
     fn element(&self, fact: Fact, index: usize) -> Value<'_> {
         match fact {
             Fact::PrincipalGroups => Value::text(self.groups().get(index).map(|group| &**group)),
-            Fact::RequestTools => Value::text(self.tools().get(index).map(|tool| &**tool)),
+            Fact::RequestTools => Value::text(self.tools().nth(index)),
             Fact::SessionLabels => self.marks().get(index).map_or(Value::Absent, owned),
             _ => Value::Unknown,
         }

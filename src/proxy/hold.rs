@@ -23,6 +23,7 @@ use crate::capture::redact::redact_body;
 use crate::capture::redact_text;
 use crate::error::{ErrorKind, Refusal, RefusalMetadata};
 use crate::ids::PrincipalId;
+use crate::policy::approval::shown::{both_ends, visible};
 use crate::policy::approval::{Approval, ApprovalState, HeldCall, HeldDetails};
 use crate::policy::approvals::ApprovalRules;
 use crate::policy::arguments::arguments_digest;
@@ -126,16 +127,9 @@ impl Holder {
 
     /// What operators see of it.
     fn details(&self, request: &HoldRequest) -> HeldDetails {
-        let args = &request.args[..request.args.len().min(READ)];
-        let text = String::from_utf8_lossy(args);
-        let framing = if text.trim_start().starts_with(['{', '[']) { Framing::Json } else { Framing::Opaque };
-        let mut shown = redact_body(&text, framing, args.len() < request.args.len());
-        if shown.len() > SHOWN {
-            shown.truncate(shown.floor_char_boundary(SHOWN));
-            shown.push('…');
-        }
+        let mut shown = both_ends(&readable(&request.args), SHOWN, request.args.len());
         if let Some(target) = &request.target {
-            let target = redact_text(&mask_line(target)).into_owned();
+            let target = visible(&redact_text(&mask_line(target)));
             shown = if shown.is_empty() { target } else { format!("{target}\n{shown}") };
         }
         HeldDetails {
@@ -143,8 +137,28 @@ impl Holder {
             dialect: self.dialect.name().to_owned(),
             message: request.rule.message.as_deref().map(str::to_owned),
             arguments: (!shown.is_empty()).then_some(shown),
+            arguments_bytes: request.args.len() as u64,
         }
     }
+}
+
+/// The arguments without secrets and with what hides written out; of very long ones the beginning and the end.
+fn readable(args: &[u8]) -> String {
+    let head = String::from_utf8_lossy(&args[..args.len().min(READ)]);
+    let framing = if head.trim_start().starts_with(['{', '[']) { Framing::Json } else { Framing::Opaque };
+    let is_cut = args.len() > READ;
+    let mut shown = visible(&redact_body(&head, framing, is_cut));
+    if is_cut {
+        // What is redacted of a secret that is divided here is before what is shown.
+        let from = args.len().saturating_sub(READ).max(READ);
+        let tail = redact_body(&String::from_utf8_lossy(&args[from..]), Framing::Opaque, false);
+        let begin = tail.ceil_char_boundary(tail.len().min(SHOWN));
+        let tail = visible(&tail[begin..]);
+        // Short as it may have become, the middle is missing.
+        shown.truncate(shown.floor_char_boundary(SHOWN / 2));
+        shown = format!("{shown} […{} bytes in all…] {tail}", args.len());
+    }
+    shown
 }
 
 struct Held {

@@ -78,6 +78,10 @@ impl Facts for OfTool<'_> {
         self.facts.count(fact)
     }
 
+    fn is_partial(&self, fact: Fact) -> bool {
+        self.facts.is_partial(fact)
+    }
+
     fn element(&self, fact: Fact, index: usize) -> Value<'_> {
         self.facts.element(fact, index)
     }

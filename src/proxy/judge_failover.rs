@@ -10,15 +10,24 @@ use super::judge_call::call_verdict;
 use super::judge_request::{Body, calls, read_texts, tool_facts};
 use super::request_ctx::Routed;
 use super::state::ProxyState;
+use super::unknown_api;
 use crate::policy::facts::Phase;
 use crate::policy::ruleset::RuleSet;
+use crate::routing::Choice;
 
 /// Leaves out the backends that rules refuse.
 pub(super) fn keep_permitted(app: &ProxyState, routed: &mut Routed, headers: &HeaderMap, body: &Body<'_>) {
     if routed.route.others.is_empty() {
         return;
     }
-    let settings = &routed.who.received.handle.settings;
+    let received = &routed.who.received;
+    let settings = &received.handle.settings;
+    if settings.rules.acts_on_what_is_heard() && !received.dialect.is_llm() {
+        let has_body = !matches!(body, Body::None);
+        let kind = |backend: usize| settings.backends[backend].settings().kind();
+        let is_heard = |other: &Choice| !unknown_api::is_asked_of(received, kind(other.backend), has_body);
+        routed.route.others.retain(is_heard);
+    }
     if !settings.rules.asks_for_backend() {
         return;
     }

@@ -21,6 +21,7 @@ use super::passing::{Passing, is_pairs, spaced};
 use super::read::held_limit;
 use super::request_ctx::{RequestCtx, Routed};
 use super::state::ProxyState;
+use super::unknown_api;
 use crate::policy::facts::{Phase, ToolFacts};
 use crate::policy::ruleset::RuleSet;
 use crate::policy::scan::Judged;
@@ -122,6 +123,8 @@ pub(super) fn judge(
     let (who, leg) = (&*routed.who, &routed.leg);
     let forward = Some((leg, Some(&routed.route)));
     let facts = RequestFacts { forward, ..RequestFacts::new(who, headers, &app.clock) };
+    let has_body = !matches!(body, Body::None);
+    let is_unheard = unknown_api::check(&rules, &who.received, &routed.route, has_body)?;
     let table = app.judged(&rules);
     let Found { mut request, results, digests, conversation, is_incomplete, asked } =
         read_texts(app, &rules, routed, &facts, table, body);
@@ -130,7 +133,7 @@ pub(super) fn judge(
     if let Some(refused) = of_answer.or_else(|| repeated(app, who, leg, &digests)) {
         return Err(refused.into());
     }
-    if is_incomplete || matches!(body, Body::Unreadable) {
+    if is_incomplete || is_unheard || matches!(body, Body::Unreadable) {
         rules.scan_limit(&mut request);
     }
     if who.received.dialect.is_json_rpc() {

@@ -77,6 +77,7 @@ pub(crate) mod trace;
 pub(crate) mod trace_context;
 pub mod trial;
 mod turns;
+mod unknown_api;
 pub(crate) mod unread;
 pub(crate) mod upgrade;
 mod upstream_fields;

@@ -39,6 +39,8 @@ mod kills {
 mod policy {
     /// Rules about answers: streams, whole answers and sockets end before what is forbidden.
     pub mod answers;
+    /// What rules may ask of the body of a request, in each dialect.
+    pub mod body_facts;
     /// Rules on the control API: shown, tried, suppressed, and what they found.
     pub mod control;
     /// Answers that say things where, or as what, nobody expects them.

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{AgentId, PrincipalId, SessionId, Uid};
+use crate::policy::approval::shown::visible;
 use crate::policy::approval::{Answer, Approval, ApprovalState, Decision};
 
 /// Query of `GET /control/approvals`.
@@ -90,9 +91,12 @@ pub struct ApprovalView {
     pub server: Option<String>,
     /// SHA-256 of the arguments in the form of RFC 8785.
     pub args_sha256: String,
-    /// The arguments, redacted and cut; absent in events.
+    /// The arguments, redacted, both ends of long ones, with what hides written out; absent in events.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub arguments: Option<String>,
+    /// The length of all arguments, in bytes.
+    #[serde(default)]
+    pub arguments_bytes: u64,
     /// When it was asked for.
     pub asked: Timestamp,
     /// Until when it can be answered, and used.
@@ -134,10 +138,11 @@ impl From<&Approval> for ApprovalView {
             phase: call.phase,
             message: one.message.clone(),
             dialect: one.dialect.clone(),
-            tool: call.tool,
-            server: call.server,
+            tool: call.tool.as_deref().map(visible),
+            server: call.server.as_deref().map(visible),
             args_sha256: call.args_sha256,
             arguments: one.arguments.clone(),
+            arguments_bytes: one.arguments_bytes,
             asked: one.asked,
             expires: one.expires,
             need: one.need,

@@ -49,6 +49,8 @@ error_codes! {
     RoleRequired = 403 "role_required",
     /// The caller cannot decide on its own call.
     OwnApproval = 403 "own_approval",
+    /// A suppression does not hold for whoever makes it.
+    OwnSuppression = 403 "own_suppression",
     /// Accounts are made by admins (`auth.people.registration`), or the invitation is not valid.
     RegistrationClosed = 403 "registration_closed",
     /// No endpoint has this path.

@@ -144,6 +144,9 @@ pub struct SuppressionView {
     pub made: Timestamp,
     /// Who made it.
     pub by: String,
+    /// The principal that made it, whose own requests it does not free.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_for: Option<String>,
 }
 
 /// Answer of `GET /control/policy/suppressions`.
@@ -155,7 +158,18 @@ pub struct SuppressionList {
 
 impl From<Suppression> for SuppressionView {
     fn from(one: Suppression) -> Self {
-        let Suppression { id, scope, reason, until, made, by, revision: _, tenants: _, taken_back: _ } = one;
-        Self { id, scope, reason, until, made, by }
+        let Suppression {
+            id,
+            scope,
+            reason,
+            until,
+            made,
+            by,
+            not_for,
+            revision: _,
+            tenants: _,
+            taken_back: _,
+        } = one;
+        Self { id, scope, reason, until, made, by, not_for }
     }
 }

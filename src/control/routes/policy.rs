@@ -21,7 +21,7 @@ use crate::control::service::ControlState;
 use crate::identity::roles::Reach;
 use crate::ids::SharedDocument;
 use crate::policy::facts::Phase;
-use crate::policy::suppressions::{Scope, Suppression, SuppressionError, Suppressions};
+use crate::policy::suppressions::{Maker, Scope, Suppression, SuppressionError, Suppressions};
 use crate::policy::trial::TrialReport;
 use crate::session::FindingEvent;
 use crate::settings::fault::Faults;
@@ -137,10 +137,18 @@ pub(super) async fn suppress(
     if texts.into_iter().flatten().any(|text| text.len() > MAX_TEXT) {
         return Err(Problem::bad_request(format!("a text has more than {MAX_TEXT} bytes")));
     }
+    // Nobody frees its own calls of the rule that holds them.
+    let maker = operator.principal_id();
+    if maker.is_some() && principal.as_deref() == maker {
+        let message = "principal: a suppression does not hold for whoever makes it; ask another operator";
+        return Err(Problem::new(ErrorCode::OwnSuppression, message));
+    }
     let (until, by) = (end(&until)?, operator.author(peer.address));
+    let not_for = maker.map(str::to_owned);
     let tenants = Some(reach.tenants()).filter(|tenants| !tenants.is_empty());
     let scope = Scope { rule, principal, session, digest };
-    let made = change(&state, move |all| all.add(scope, reason, until, by, tenants)).await?;
+    let made =
+        change(&state, move |all| all.add(scope, reason, until, Maker { by, tenants, not_for })).await?;
     tracing::info!(rule = made.scope.rule, until = %made.until, by = made.by, "findings of a rule are suppressed");
     let change = Change {
         made: Some(made.id.clone()),

@@ -55,7 +55,7 @@ pub(super) fn policy_endpoints() -> Vec<Endpoint> {
                 .by_tenant()
                 .body::<NewSuppression>()
                 .answer::<SuppressionView>(201, "The findings are suppressed.")
-                .errors(&[BadRequest, StateUnavailable, Internal]),
+                .errors(&[BadRequest, OwnSuppression, StateUnavailable, Internal]),
         ),
         on_delete(
             "/control/policy/suppressions/{id}",

@@ -20,7 +20,13 @@ pub(in crate::policy) fn call(args: &str) -> HeldCall {
 }
 
 pub(in crate::policy) fn details() -> HeldDetails {
-    HeldDetails { uid: Some(Uid::fresh()), dialect: "plain".into(), message: None, arguments: None }
+    HeldDetails {
+        uid: Some(Uid::fresh()),
+        dialect: "plain".into(),
+        message: None,
+        arguments: None,
+        arguments_bytes: 0,
+    }
 }
 
 const HOUR: Duration = Duration::from_secs(3600);

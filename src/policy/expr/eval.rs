@@ -73,7 +73,10 @@ pub(super) fn truth(node: &Node, env: Env<'_>) -> Truth {
             on_text(inner, env, |text| texts.binary_search_by(|one| (**one).cmp(text)).is_ok().into())
         }
         Node::IsOneNumberOf(inner, numbers) => is_one_of(&value(inner, env), numbers, env),
-        Node::IsIn(inner, list) => on_text(inner, env, |text| env.facts.has(*list, text).into()),
+        Node::IsIn(inner, list) => on_text(inner, env, |text| match env.facts.has(*list, text) {
+            false if env.facts.is_partial(*list) => Truth::Unknown,
+            found => found.into(),
+        }),
         Node::HasKey(inner, map) => on_text(inner, env, |key| has(&env.facts.entry(*map, key))),
         Node::Test(test, sides) => {
             on_text(&sides[0], env, |text| on_text(&sides[1], env, |other| test.holds(text, other).into()))
@@ -144,7 +147,11 @@ fn each(quantifier: Quantifier, list: &Node, condition: &Node, env: Env<'_>) -> 
     };
     let is_decided = match list {
         Node::Fact(list) if list.kind() == Type::List => {
-            (0..env.facts.count(*list)).any(|index| ask(&env.facts.element(*list, index)))
+            let found = (0..env.facts.count(*list)).any(|index| ask(&env.facts.element(*list, index)));
+            if !found && env.facts.is_partial(*list) {
+                return Truth::Unknown;
+            }
+            found
         }
         _ => match value(list, env) {
             Value::Json(Json::List(elements)) => elements.iter().any(|element| ask(&element.value())),
@@ -251,6 +258,7 @@ fn value<'a>(node: &'a Node, env: Env<'a>) -> Value<'a> {
             _ => Value::Unknown,
         },
         Node::Length(inner) => length(&value(inner, env)),
+        Node::Count(list) if env.facts.is_partial(*list) => Value::Unknown,
         Node::Count(list) => Value::count(env.facts.count(*list) as u64),
         Node::Bool(_)
         | Node::Not(_)

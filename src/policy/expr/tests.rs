@@ -32,6 +32,14 @@ impl Facts for Request {
     fn count(&self, _: Fact) -> usize {
         1
     }
+
+    fn element(&self, _: Fact, _: usize) -> Value<'_> {
+        Value::text(Some("ops"))
+    }
+
+    fn is_partial(&self, fact: Fact) -> bool {
+        fact == Fact::RequestTools
+    }
 }
 
 fn ask(source: &str) -> Truth {
@@ -109,9 +117,16 @@ fn what_is_absent_is_no_and_what_cannot_be_read_is_unknown() {
         "1 / 0 == 1",
         "9223372036854775807 + 1 > 0",
         "cidr(principal.id, '10.0.0.0/8')",
+        "'dev' in request.tools",
+        "!('dev' in request.tools)",
+        "size(request.tools) > 0",
+        "request.tools.exists(t, t == 'dev')",
+        "request.tools.all(t, t == 'ops')",
     ] {
         assert_eq!(ask(unknown), Truth::Unknown, "{unknown}");
     }
+    assert_eq!(ask("'ops' in request.tools && request.tools.exists(t, t == 'ops')"), Truth::Yes);
+    assert_eq!(ask("request.tools.all(t, t == 'dev')"), Truth::No);
 }
 
 #[test]
@@ -147,7 +162,7 @@ fn faults_say_where_what_and_what_else() {
         ),
         (
             "user == 'a'",
-            "0: user is not known (facts begin with principal, client, request, session, agent, usage, text, findings, tool, turn, time; a text has quotes: \"user\")",
+            "0: user is not known (facts begin with principal, client, request, messages, session, agent, usage, text, findings, tool, turn, time; a text has quotes: \"user\")",
         ),
         ("principal.id", "0: a condition is true or false, and this is a string (compare it with something)"),
         ("principal.id == 1", "13: a string is never equal to an int ()"),

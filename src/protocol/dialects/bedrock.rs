@@ -79,7 +79,9 @@ pub(super) fn read_path(path: &str, call: &mut ModelRequest) {
     }
     for (model, _, streams) in calls(path) {
         call.named_by_path(&model);
-        call.stream = call.stream.or(streams.then_some(true));
+        if streams {
+            call.streams_by_path();
+        }
     }
 }
 

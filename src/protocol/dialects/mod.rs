@@ -31,6 +31,7 @@ mod bedrock;
 mod cohere;
 mod gemini;
 mod mistral;
+mod no_model;
 mod ollama;
 mod openai;
 mod path_method;

@@ -39,6 +39,14 @@ fn is_call(path: &str) -> bool {
     call.is_some_and(|call| CALLS.contains(&call)) || path.contains("/api/blobs/")
 }
 
+impl Dialect {
+    /// Whether an answer at this path is streamed unless the request says otherwise: Ollama's own calls that make a model write.
+    pub fn streams_by_default(self, path: &str) -> bool {
+        let path = path.trim_end_matches('/');
+        self == Self::OLLAMA && ["/api/chat", "/api/generate"].iter().any(|end| path.ends_with(end))
+    }
+}
+
 /// Whether a path takes the file of a model: `/api/blobs/sha256:DIGEST`, of any size.
 fn is_blob(path: &str) -> bool {
     let name = path.rsplit_once("/api/blobs/").map_or("", |(_, name)| name);

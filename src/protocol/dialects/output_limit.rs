@@ -1,15 +1,20 @@
 //! How many tokens a request lets its answer have, and in which service tier; how many images it names.
 
+use std::ops::Range;
+
 use super::spec::Dialect;
 use crate::protocol::facts::model_request::ModelRequest;
 
 /// Where bodies say it, in all dialects. The first [`PLAIN`] are members of the body itself.
-const LIMITS: [&str; 8] = [
+const LIMITS: [&str; 11] = [
     "max_tokens",
     "max_completion_tokens",
     "max_output_tokens",
     "max_tokens_to_sample",
     "generationConfig.maxOutputTokens",
+    "generationConfig.max_output_tokens",
+    "generation_config.maxOutputTokens",
+    "generation_config.max_output_tokens",
     "inferenceConfig.maxTokens",
     "options.num_predict",
     "parameters.maxOutputTokens",
@@ -19,7 +24,14 @@ const LIMITS: [&str; 8] = [
 const PLAIN: usize = 4;
 
 /// Where bodies say how many answers they ask for.
-const CHOICES: [&str; 3] = ["n", "best_of", "generationConfig.candidateCount"];
+const CHOICES: [&str; 6] = [
+    "n",
+    "best_of",
+    "generationConfig.candidateCount",
+    "generationConfig.candidate_count",
+    "generation_config.candidateCount",
+    "generation_config.candidate_count",
+];
 
 /// Where bodies name the service tier that they want.
 const TIERS: [&str; 2] = ["service_tier", "speed"];
@@ -61,18 +73,32 @@ pub fn tier(call: &ModelRequest, first: usize) -> Option<&str> {
 /// Returns the most tokens that the answer may have: the largest limit in the body that a backend of this dialect reads, times
 /// the number of answers. `first` is the position of the first of [`paths`] among the hints. `None` if the body sets no limit.
 pub fn of(call: &ModelRequest, first: usize, dialect: Dialect) -> Option<u64> {
-    // A backend ignores the members of other dialects: what it does not read limits nothing.
-    let read = match dialect.name() {
-        "gemini" | "ollama" => PLAIN..LIMITS.len(),
-        "bedrock" => 0..LIMITS.len(),
-        _ => 0..PLAIN,
-    };
+    let read = read_by(dialect);
     let number = |index: usize| call.hint(first + index)?.parse::<f64>().ok().filter(|number| *number >= 1.0);
     let largest = |from: usize, len: usize| (from..from + len).filter_map(number).reduce(f64::max);
     let limit = largest(read.start, read.len())?;
     let choices = largest(LIMITS.len(), CHOICES.len()).unwrap_or(1.0);
     // A float becomes the nearest integer in range.
     Some((limit * choices).ceil() as u64)
+}
+
+/// A backend ignores the members of other dialects: what it does not read limits nothing.
+fn read_by(dialect: Dialect) -> Range<usize> {
+    match dialect.name() {
+        "gemini" | "ollama" => PLAIN..LIMITS.len(),
+        "bedrock" => 0..LIMITS.len(),
+        _ => 0..PLAIN,
+    }
+}
+
+/// Returns whether [`of`] may be another limit than the one that a backend reads: one is there twice, is no number, or differs
+/// from another.
+pub fn is_unclear(call: &ModelRequest, first: usize, dialect: Dialect) -> bool {
+    let choices = LIMITS.len()..LIMITS.len() + CHOICES.len();
+    let is_odd = |index: usize| call.odd_hints.has(first + index);
+    let mut limits = read_by(dialect).filter_map(|index| call.hint(first + index));
+    let differ = limits.next().is_some_and(|one| limits.any(|other| other != one));
+    call.irregular || differ || read_by(dialect).chain(choices).any(is_odd)
 }
 
 #[cfg(test)]
@@ -133,6 +159,11 @@ mod tests {
             // Members of other dialects limit nothing.
             (openai, r#"{"options": {"num_predict": 1}, "parameters": {"maxOutputTokens": 1}}"#, None),
             (Dialect::GEMINI, r#"{"max_tokens": 1}"#, None),
+            (
+                Dialect::GEMINI,
+                r#"{"generation_config": {"max_output_tokens": 9, "candidate_count": 2}}"#,
+                Some(18),
+            ),
         ] {
             let mut scan = RequestScan::speaking(dialect, &paths);
             scan.feed(body.as_bytes());

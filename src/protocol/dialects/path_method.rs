@@ -42,7 +42,7 @@ pub(super) fn read_path(path: &str, call: &mut ModelRequest) {
     let path = spelled_out(path);
     for (model, verb) in calls(&path) {
         if is_stream(verb) {
-            call.stream = Some(true);
+            call.streams_by_path();
         }
         // Bodies repeat it as `models/MODEL`.
         let same = |known: &str| known.strip_prefix("models/").unwrap_or(known) == model;
@@ -81,7 +81,9 @@ pub(super) fn plain_spelling(path: &str) -> Option<String> {
     if is_plain && !path.contains("//") {
         return None;
     }
-    let decoded = spelled_out(path).to_lowercase();
+    // Servers written in C, and some that clean their input, do not see control characters.
+    let decoded: String =
+        spelled_out(path).to_lowercase().chars().filter(|letter| !letter.is_control()).collect();
     let mut segments: Vec<&str> = Vec::new();
     for segment in decoded.split(['/', '\\']) {
         match segment.split(';').next().unwrap_or_default().trim() {
@@ -91,4 +93,23 @@ pub(super) fn plain_spelling(path: &str) -> Option<String> {
         }
     }
     Some(format!("/{}", segments.join("/")))
+}
+
+/// How often a path is decoded to see what it could be behind several servers.
+const DECODED: usize = 3;
+
+/// What servers may take a path for that is not written as usual: its plain spelling, that of a path which is decoded more than
+/// once, and what is before an encoded NUL, `?` or `#`.
+pub(super) fn other_spellings(path: &str) -> Vec<String> {
+    let mut found = Vec::from_iter(plain_spelling(path));
+    if path.contains('%') {
+        let mut decoded = path.to_owned();
+        for _ in 0..DECODED {
+            decoded = spelled_out(&decoded).into_owned();
+            let end = decoded.find(['\0', '?', '#']).unwrap_or(decoded.len());
+            let parts = [&decoded[..end], &decoded];
+            found.extend(parts.map(|part| plain_spelling(part).unwrap_or_else(|| part.to_owned())));
+        }
+    }
+    found
 }

@@ -9,7 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer};
 use serde::{Serialize, Serializer};
 
-use super::path_method::plain_spelling;
+use super::path_method::other_spellings;
 use super::spec::{BackendKind, Dialect, DialectSpec, ProviderSpec};
 use super::{
     a2a, anthropic, bedrock, cohere, gemini, mcp, mistral, ollama, openai, plain, realtime, responses,
@@ -64,10 +64,11 @@ impl Dialect {
     }
 
     /// Whether a path that is of no known API is another spelling of one that is: in other letters, percent-encoded, with
-    /// empty segments, dots or `;parameters`. A server may take the one for the other.
+    /// empty segments, dots, control characters or `;parameters`. A server may take the one for the other.
     pub fn is_respelled(path: &str, headers: &HeaderMap) -> bool {
-        plain_spelling(path)
-            .is_some_and(|path| Self::detect(&path, headers).is_llm() || Self::detect_socket(&path).is_llm())
+        let is_model =
+            |path: &String| Self::detect(path, headers).is_llm() || Self::detect_socket(path).is_llm();
+        other_spellings(path).iter().any(is_model)
     }
 
     /// The dialect of a WebSocket at this path. HTTP requests below `/v1/realtime` create keys and calls,
@@ -252,10 +253,27 @@ mod tests {
             "/v1/audio/transcription%73",
             "/v1/realtim%65",
             "/V1/messages",
+            "/v1/chat/completions%00",
+            "/v1/chat/completions%00.png",
+            "/v1/chat/comp%0Aletions",
+            "/v1/chat/completions%09",
+            "/v1/chat/completions%7f",
+            "/v1/chat/completions%C2%85",
+            "/v1/chat/completions%3Fa=b",
+            "/v1/chat/completions%23a",
+            "/v1/chat/%2563ompletions",
         ] {
             assert!(Dialect::detect(path, &HeaderMap::new()).is_llm() || is_respelled(path), "{path}");
         }
-        for path in ["/", "/files/Report%20A.pdf", "/v1/threads/T/messages", "/a//b", "/tools/mcp"] {
+        for path in [
+            "/",
+            "/files/Report%20A.pdf",
+            "/v1/threads/T/messages",
+            "/a//b",
+            "/tools/mcp",
+            "/a%00b%3Fc",
+            "/100%25%25",
+        ] {
             assert!(!is_respelled(path), "{path}");
         }
     }

@@ -47,7 +47,9 @@ pub(super) fn read_path(path: &str, call: &mut ModelRequest) {
         return;
     }
     for (model, method) in calls(&spelled_out(path)) {
-        call.stream = call.stream.or(is_stream(method).then_some(true));
+        if is_stream(method) {
+            call.streams_by_path();
+        }
         if model != COUNT_TOKENS {
             call.named_by_path(model);
         }

@@ -5,6 +5,7 @@
 //! - [`error_body`]: an error, before a dialect words it.
 
 pub mod error_body;
+pub mod messages;
 pub mod model_request;
 pub mod rpc;
 pub mod tools;

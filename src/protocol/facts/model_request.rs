@@ -1,5 +1,6 @@
 //! What a request says: its model, whether it streams, the tools it offers, who may be calling.
 
+use super::messages::Messages;
 use super::rpc::Rpc;
 use super::tools_offered::ToolsOffered;
 use crate::protocol::wire::coding::Unread;
@@ -22,12 +23,18 @@ pub struct ModelRequest {
     pub is_for_batch: bool,
     /// Whether a streamed answer is asked for.
     pub stream: Option<bool>,
+    /// The body says so in two ways, or not by `true` or `false`, so servers may differ in what they read.
+    pub(in crate::protocol) stream_unclear: bool,
+    /// A value that was looked for is of a kind that no API gives it there, or no word of JSON.
+    pub(in crate::protocol) irregular: bool,
     /// The request names two different models, or a form repeats it, so servers may differ in which they obey.
     pub model_doubled: bool,
     /// The body is not one JSON value, as far as it was followed: cut short, another encoding, a form, with something behind it.
     pub malformed: bool,
     /// Why the body was not read, or not to its end; `None` when it was.
     pub unread: Option<Unread>,
+    /// Its messages, where they are looked for.
+    pub messages: Messages,
     /// The tools it offers, and its length.
     pub tools_offered: ToolsOffered,
     /// What a JSON-RPC request asks for.
@@ -36,6 +43,36 @@ pub struct ModelRequest {
     pub(in crate::protocol) hints: Box<[Option<Box<str>>]>,
     /// How many more values there were at these paths.
     pub(in crate::protocol) more_hints: u32,
+    /// The hints whose value is there twice, or is no number.
+    pub(in crate::protocol) odd_hints: OddHints,
+}
+
+/// The positions of hints that cannot be read as a number for sure.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::protocol) struct OddHints {
+    seen: u128,
+    odd: u128,
+}
+
+impl OddHints {
+    /// Notes a value at a hint.
+    pub(in crate::protocol) fn note(&mut self, index: usize, is_number: bool) {
+        let bit = Self::bit(index);
+        if !is_number || self.seen & bit != 0 {
+            self.odd |= bit;
+        }
+        self.seen |= bit;
+    }
+
+    /// Whether a hint is odd.
+    pub(in crate::protocol) fn has(self, index: usize) -> bool {
+        self.odd & Self::bit(index) != 0
+    }
+
+    /// Those behind share one place.
+    fn bit(index: usize) -> u128 {
+        1 << index.min(127)
+    }
 }
 
 /// Where a request names its model.
@@ -115,6 +152,24 @@ impl ModelRequest {
         }
         self.model = Some(name.to_owned());
         self.model_place = ModelPlace::Fixed;
+    }
+
+    /// Notes that the path asks for a streamed answer: what the body says of it does not matter.
+    pub(in crate::protocol) fn streams_by_path(&mut self) {
+        self.stream = Some(true);
+        self.stream_unclear = false;
+    }
+
+    /// Whether a value that was looked for is of a kind that no API gives it there.
+    pub fn irregular(&self) -> bool {
+        self.irregular
+    }
+
+    /// Whether a streamed answer is asked for; `default` where the body does not say, `None` if that is not clear.
+    pub fn streams(&self, default: bool) -> Option<bool> {
+        let is_by_path = self.stream == Some(true) && self.model_place == ModelPlace::Fixed;
+        let is_clear = !self.stream_unclear && (!self.irregular || is_by_path);
+        is_clear.then_some(self.stream.unwrap_or(default))
     }
 
     /// The text at the caller's path number `index`; numbers as written.

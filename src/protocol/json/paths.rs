@@ -69,6 +69,15 @@ fn folded(tag: u64) -> u64 {
     tag | u64::from_ne_bytes([0x20; 8])
 }
 
+/// A key with the two letters outside ASCII that are the same as one of ASCII when case is ignored, as Go's `encoding/json` does;
+/// `None` if it has others.
+#[cold]
+fn plain_letters(key: &[u8]) -> Option<Vec<u8>> {
+    let key = std::str::from_utf8(key).ok()?;
+    let plain = key.replace('\u{17f}', "s").replace('\u{212a}', "k");
+    plain.is_ascii().then(|| plain.into_bytes())
+}
+
 /// One bit for the length and the first letter of a key, in either case. Most keys that lead nowhere have another one than the
 /// few that do.
 #[inline]
@@ -179,6 +188,9 @@ impl PathSet {
     #[inline]
     pub(super) fn child(&self, node: u32, key: &[u8]) -> Option<u32> {
         let Node { children, marks, .. } = &self.nodes[node as usize];
+        if self.fold && !key.is_ascii() && !children.is_empty() {
+            return self.child(node, &plain_letters(key)?);
+        }
         if marks & mark(key) == 0 {
             return None;
         }

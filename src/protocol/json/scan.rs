@@ -155,8 +155,8 @@ impl Scanner {
         self.has_more
     }
 
-    /// True when a wanted scalar is an object or array, or an element of a root array that is followed is an array: some
-    /// reader may find there what this one does not.
+    /// True when a wanted scalar is an object or array , no word of JSON or, in the root or an object in it, too long to be kept,
+    /// or an element of a root array that is followed is an array: some reader may find there what this one does not.
     pub fn is_irregular(&self) -> bool {
         self.is_irregular
     }

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use super::tools_offered::{self, BESIDE, Beside, is_in_tools};
+use super::tools_offered::{self, BESIDE, is_in_tools};
 use crate::protocol::dialects::json_rpc;
 use crate::protocol::dialects::spec::Dialect;
+use crate::protocol::facts::messages;
 use crate::protocol::facts::model_request::ModelRequest;
 use crate::protocol::json::scan::{PathSet, Scanner, Value, Want};
 
@@ -38,6 +39,8 @@ pub struct RequestPaths {
     hints: Arc<[String]>,
     /// How many paths of further models and tools stand behind the hints of a model call.
     others: usize,
+    /// The same of the messages, behind those.
+    messages: usize,
 }
 
 impl RequestPaths {
@@ -52,12 +55,19 @@ impl RequestPaths {
 
     /// The same; with `others`, further models of a body are looked for, too.
     pub fn with_others(extra: &[String], others: bool) -> Self {
+        Self::looking_for(extra, others, false)
+    }
+
+    /// The same; with `messages`, these are counted.
+    pub fn looking_for(extra: &[String], others: bool, messages: bool) -> Self {
+        let messages = if messages { messages::PATHS.as_slice() } else { &[] };
         let others: &[&str] = if others { &OTHERS } else { &[] };
         let shared = |model| own(model).into_iter().chain(extra.iter().map(String::as_str));
         let beside = if others.is_empty() { &[] } else { BESIDE.as_slice() };
         let paths = |model| {
             let scalars = shared(model).chain(others.iter().copied()).map(|path| (path, Want::Scalar));
-            scalars.chain(beside.iter().map(|(path, beside)| (*path, beside.want())))
+            let beside = beside.iter().map(|(path, beside)| (*path, beside.want()));
+            scalars.chain(beside).chain(messages.iter().copied())
         };
         let with_rpc = PathSet::ignoring_case(shared(MODEL_KEY).chain(json_rpc::PATHS));
         let is_other =
@@ -74,7 +84,18 @@ impl RequestPaths {
             with_rpc: Arc::new(with_rpc.and_keys(&json_rpc::VERSION_KEYS).in_elements()),
             hints: extra.into(),
             others: others.len() + beside.len(),
+            messages: messages.len(),
         }
+    }
+
+    /// Whether tools are found wherever an API names them.
+    pub fn finds_all_tools(&self) -> bool {
+        self.others > 0
+    }
+
+    /// Whether messages are counted.
+    pub fn counts_messages(&self) -> bool {
+        self.messages > 0
     }
 
     /// The dotted paths of the identity hints.
@@ -96,10 +117,14 @@ struct Found {
     request: ModelRequest,
     /// `model` was there with a number, true, false or null.
     model_is_no_text: bool,
+    /// `stream` was there.
+    has_stream: bool,
     /// The paths behind the hints are those of JSON-RPC, not of further models and a batch.
     has_rpc: bool,
     /// How many paths of further models and tools there are.
     others: usize,
+    /// How many of messages, behind those.
+    messages: usize,
 }
 
 impl RequestScan {
@@ -123,7 +148,14 @@ impl RequestScan {
         let request = ModelRequest { hints: vec![None; paths.hints.len()].into(), ..ModelRequest::default() };
         Self {
             scanner: Scanner::new(Arc::clone(set)),
-            found: Found { request, model_is_no_text: false, has_rpc, others: paths.others },
+            found: Found {
+                request,
+                model_is_no_text: false,
+                has_stream: false,
+                has_rpc,
+                others: paths.others,
+                messages: paths.messages,
+            },
         }
     }
 
@@ -140,6 +172,7 @@ impl RequestScan {
         if let Some(rpc) = &mut request.rpc {
             rpc.is_unclear = self.scanner.is_irregular();
         }
+        request.irregular = self.scanner.is_irregular();
         ModelRequest { malformed: !self.scanner.is_done() || self.scanner.has_more(), ..request }
     }
 }
@@ -152,23 +185,23 @@ impl Found {
                 self.request.model_doubled |= self.request.model.as_ref().is_some_and(|known| *known != name);
                 self.request.model = Some(name.into_owned());
             }
-            (STREAM, Value::Bool(stream)) => self.request.stream = Some(stream),
+            (STREAM, value) => self.take_stream(&value),
             (MODEL, _) => {
                 self.request.model_doubled |= self.request.model.is_some();
                 self.model_is_no_text = true;
             }
             (PURPOSE, Value::Str(purpose)) => self.request.is_for_batch |= is_batch(&purpose),
-            (STREAM | PURPOSE, _) => {}
+            (PURPOSE, _) => {}
             (TOOLS..OWN_LEN, value) => {
-                let offered = &mut self.request.tools_offered;
-                offered.take(&value);
-                if matches!(value, Value::Str(_)) && is_in_tools(tools_offered::PATHS[path - TOOLS]) {
-                    offered.name_element();
-                }
+                let is_element = is_in_tools(tools_offered::PATHS[path - TOOLS]);
+                self.request.tools_offered.take(&value, is_element);
             }
             (other, value) => match self.request.hints.get_mut(other - OWN_LEN) {
                 Some(place) => {
                     let was_there = place.is_some();
+                    self.request
+                        .odd_hints
+                        .note(other - OWN_LEN, matches!(value, Value::Number(_) | Value::Null));
                     *place = match value {
                         Value::Str(text) => Some(text.into()),
                         Value::Number(number) => Some(number.into()),
@@ -189,18 +222,21 @@ impl Found {
 }
 
 impl Found {
+    /// Takes a value of `stream`. Null is as good as none.
+    fn take_stream(&mut self, value: &Value<'_>) {
+        let stream = if let Value::Bool(stream) = value { Some(*stream) } else { None };
+        let is_other = std::mem::replace(&mut self.has_stream, true) && stream != self.request.stream;
+        self.request.stream_unclear |= is_other || stream.is_none() && *value != Value::Null;
+        self.request.stream = stream;
+    }
+
     /// Takes the value at a path behind the hints: of a further model, of a tool, or of a batch.
     fn take_other(&mut self, path: usize, value: &Value<'_>) {
         let beside = path.checked_sub(OTHERS.len()).and_then(|path| BESIDE.get(path));
         match (beside, value) {
-            (Some((_, Beside::Element)), _) if path < self.others => self.request.tools_offered.end_element(),
-            (Some((place, beside)), value) if path < self.others => {
-                if let Some(name) = beside.name(value) {
-                    self.request.tools_offered.take_beside(name);
-                    if is_in_tools(place) {
-                        self.request.tools_offered.name_element();
-                    }
-                }
+            (Some(place), value) if path < self.others => self.request.tools_offered.take_at(*place, value),
+            _ if (self.others..self.others + self.messages).contains(&path) => {
+                self.request.messages.take(path - self.others, value);
             }
             (_, Value::Str(name)) => {
                 let is_batch = path >= self.others;

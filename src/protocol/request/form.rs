@@ -165,8 +165,18 @@ impl Found {
                     _ => ModelPlace::Fixed,
                 };
             }
-            Field::Stream => self.request.stream = Some(value.eq_ignore_ascii_case("true")),
+            Field::Stream => {
+                let stream = match value.trim() {
+                    value if value.eq_ignore_ascii_case("true") => Some(true),
+                    value if value.eq_ignore_ascii_case("false") => Some(false),
+                    _ => None,
+                };
+                self.request.stream_unclear |=
+                    stream.is_none() || self.request.stream.is_some_and(|known| Some(known) != stream);
+                self.request.stream = stream.or(self.request.stream);
+            }
             Field::Hint(index) => {
+                self.request.odd_hints.note(index, value.trim().parse::<f64>().is_ok());
                 if let Some(place) = self.request.hints.get_mut(index) {
                     *place = Some(value.into());
                 }

@@ -1,5 +1,6 @@
 //! Where the APIs name the tools that a request offers the model.
 
+use crate::protocol::facts::tools_offered::ToolsOffered;
 use crate::protocol::json::scan::{Value, Want};
 
 /// Where the APIs name the tools: Anthropic and responses, chat and Ollama, the older chat.
@@ -7,14 +8,34 @@ pub(super) const PATHS: [&str; 3] = ["tools[].name", "tools[].function.name", "f
 
 /// Where else tools are named, and those that have no name: the provider's own, by the member that asks for them. Looked for
 /// where callers may use some tools only.
-pub(super) const BESIDE: [(&str, Beside); 31] = [
+pub(super) const BESIDE: [(&str, Beside); 50] = [
+    ("tools", Beside::List(0)),
+    ("functions", Beside::List(1)),
+    ("toolConfig", Beside::List(2)),
+    ("toolConfig.tools", Beside::List(3)),
     ("tools[]", Beside::Element),
     ("tools[]", Beside::Name),
     ("tools[].type", Beside::Type),
-    ("tools[].functionDeclarations[].name", Beside::Name),
-    ("tools[].function_declarations[].name", Beside::Name),
-    ("toolConfig.tools[].toolSpec.name", Beside::Name),
-    ("toolConfig.tools[].systemTool.name", Beside::Name),
+    ("tools[].functionDeclarations[]", Beside::Inner),
+    ("tools[].functionDeclarations[].name", Beside::InnerName),
+    ("tools[].function_declarations[]", Beside::Inner),
+    ("tools[].function_declarations[].name", Beside::InnerName),
+    // A list of one element may be written as the element (protobuf's JSON).
+    ("tools[].functionDeclarations.name", Beside::Elsewhere),
+    ("tools[].function_declarations.name", Beside::Elsewhere),
+    ("tools.functionDeclarations", Beside::Inside),
+    ("tools.function_declarations", Beside::Inside),
+    ("tools.function", Beside::Inside),
+    ("tools.name", Beside::Elsewhere),
+    ("tools[].tools[]", Beside::Inner),
+    ("tools[].tools[].name", Beside::InnerName),
+    ("toolConfig.tools[]", Beside::Inner),
+    ("toolConfig.tools[].toolSpec.name", Beside::InnerName),
+    ("toolConfig.tools[].systemTool.name", Beside::InnerName),
+    ("toolConfig.tools[].cachePoint", Beside::InnerMark),
+    ("cachedContent", Beside::Elsewhere),
+    ("cached_content", Beside::Elsewhere),
+    ("prompt.id", Beside::Elsewhere),
     ("plugins[].id", Beside::Name),
     ("connectors[].id", Beside::Name),
     ("mcp_servers", Beside::Member("mcp_servers")),
@@ -41,6 +62,9 @@ pub(super) const BESIDE: [(&str, Beside); 31] = [
     ("tools[].retrieval", Beside::Member("retrieval")),
 ];
 
+/// Types and members that bring tools which the request does not name.
+const OPEN: [&str; 3] = ["mcp", "mcp_toolset", "mcp_servers"];
+
 /// Returns whether a path is in an element of `tools`.
 pub(super) fn is_in_tools(path: &str) -> bool {
     path.starts_with("tools[].")
@@ -57,12 +81,29 @@ pub(super) enum Beside {
     Member(&'static str),
     /// A whole tool, which should have had a name.
     Element,
+    /// The same in a list inside a tool or another member, and what names it: its name, or a member of what is no tool.
+    Inner,
+    InnerName,
+    InnerMark,
+    /// A list of tools, which should be there once.
+    List(u8),
+    /// Tools come from where they are not seen, or are in this object or list.
+    Elsewhere,
+    Inside,
 }
 
 impl Beside {
     /// Returns what the scanner is to report of the value.
     pub(super) fn want(self) -> Want {
-        if matches!(self, Self::Member(_) | Self::Element) { Want::End } else { Want::Scalar }
+        match self {
+            Self::Member(_)
+            | Self::Element
+            | Self::Inner
+            | Self::InnerMark
+            | Self::List(_)
+            | Self::Inside => Want::End,
+            Self::Name | Self::Type | Self::InnerName | Self::Elsewhere => Want::Scalar,
+        }
     }
 
     /// Returns the name of the tool; `None` if the value names none.
@@ -71,9 +112,35 @@ impl Beside {
             (Self::Type, Value::Str(kind)) => {
                 Some(&**kind).filter(|kind| !matches!(*kind, "function" | "custom"))
             }
-            (Self::Name, Value::Str(name)) => Some(name),
+            (Self::Name | Self::InnerName, Value::Str(name)) => Some(name),
             (Self::Member(name), Value::End) => Some(name),
             _ => None,
+        }
+    }
+}
+
+impl ToolsOffered {
+    /// Notes the value at a path of [`BESIDE`].
+    pub(super) fn take_at(&mut self, (place, beside): (&str, Beside), value: &Value<'_>) {
+        match beside {
+            Beside::Element => self.end_element(),
+            Beside::Inner => self.count_inner(1),
+            Beside::InnerMark => self.count_inner(-1),
+            Beside::List(number) => self.end_list(number),
+            Beside::Inside => self.come_from_elsewhere(),
+            Beside::Elsewhere if matches!(value, Value::Str(_)) => self.come_from_elsewhere(),
+            Beside::Name | Beside::Type | Beside::Member(_) | Beside::InnerName | Beside::Elsewhere => {}
+        }
+        let Some(name) = beside.name(value) else { return };
+        self.take_beside(name);
+        if is_in_tools(place) {
+            self.name_element();
+        }
+        if beside == Beside::InnerName {
+            self.count_inner(-1);
+        }
+        if beside != Beside::Name && OPEN.contains(&name) {
+            self.come_from_elsewhere();
         }
     }
 }

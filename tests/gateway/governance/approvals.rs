@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::callers::keys::{auth, key};
+use crate::callers::keys::{auth, injected, key};
 use crate::fleet::shared::{self, fleet_with, store_is_up};
 use crate::support::redis::Redis;
 use crate::support::wire::Message;
@@ -234,4 +234,36 @@ async fn an_answer_holds_on_all_instances_and_a_wiped_redis_loses_and_revives_no
     for gateway in &gateways {
         until(gateway, "a", "denied").await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suppression_does_not_hold_for_whoever_makes_it() {
+    let demo = Demo::start().await;
+    let keys: Vec<String> = PEOPLE.iter().map(|_| key()).collect();
+    let principals: Vec<_> =
+        PEOPLE.iter().zip(&keys).map(|((id, more), key)| (*id, key.as_str(), *more)).collect();
+    let policy =
+        "policy:\n  rules: [{ id: stops, on: request, when: 'request.path != \"/\"', action: block }]\n";
+    let backends = injected(&[("own", &demo.url(), "")]);
+    let gateway = Gateway::with(format!("{backends}{}{ROLES}{policy}", auth("optional", &principals))).await;
+    let shown = |at: usize| format!("Bearer {}", keys[at]);
+    let suppress = |by: usize, more: Value| {
+        let mut body = json!({"rule": "stops", "until": "1h", "reason": "mine"});
+        body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        let call = Call::post("/control/policy/suppressions").json(&body).header("authorization", &shown(by));
+        let control = gateway.control();
+        async move { call.send(control).await }
+    };
+    let call = |at: usize| Call::chat("hello").session("s").header("authorization", &shown(at));
+    let own = suppress(0, json!({"principal": "key:agent"})).await;
+    assert_eq!(outcome(&own), (403, json!("own_suppression")), "{}", own.text());
+    for more in [json!({}), json!({"session": "s"})] {
+        let made = suppress(0, more).await;
+        assert_eq!((made.status(), &made.json()["not_for"]), (201, &json!("key:agent")), "{}", made.text());
+    }
+    assert_eq!(call(0).send(gateway.proxy()).await.status(), 403, "its own calls stay refused");
+    assert_eq!(call(1).send(gateway.proxy()).await.status(), 200, "those of others are free");
+    let made = suppress(1, json!({"principal": "key:agent"})).await;
+    assert_eq!(made.status(), 201, "{}", made.text());
+    assert_eq!(call(0).send(gateway.proxy()).await.status(), 200);
 }

@@ -256,3 +256,43 @@ async fn a_result_of_a_tool_is_held_and_is_approved_by_what_it_says() {
     let other = answer(other).await;
     assert!(other.text().contains("denied") && !other.text().contains("three\""), "{}", other.text());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn padding_hides_nothing_from_approvers() {
+    let demo = Demo::start().await;
+    let gateway = holding(&demo, "").await;
+    let blanks = " ".repeat(3000);
+    let letters = "x".repeat(200_000);
+    for (at, (note, begin, end)) in [
+        (
+            format!("ls \u{202e}{blanks}rm -rf /"),
+            r#"{"note":"ls \u{202e} […3000 blanks…] rm"#,
+            r#"rm -rf /"}"#,
+        ),
+        (format!("ls {letters}rm -rf /"), r#"{"note":"ls xxx"#, r#"xxxrm -rf /"}"#),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let messages = json!([{"role": "user", "content": format!("[[tool Pay {{\"note\": \"{note}\"}}]]")}]);
+        let tools = json!([{"name": "Pay", "input_schema": {}}]);
+        let body =
+            json!({"model": "m", "max_tokens": 9, "stream": true, "messages": messages, "tools": tools});
+        let call = Call::post("/v1/messages").json(&body).session(&format!("s{at}"));
+        let waiting = start(&gateway, &call);
+        let ids = pending(&gateway, 1).await;
+        let shown = list(&gateway, "pending").await[0].clone();
+        let text = shown["arguments"].as_str().unwrap_or_default();
+        assert!(text.starts_with(begin) && text.ends_with(end) && text.len() < 5000, "{text}");
+        let bytes = r#"{"note":""}"#.len() + note.len();
+        assert_eq!(shown["arguments_bytes"], bytes, "{text}");
+        let mut listing = std::process::Command::new(env!("CARGO_BIN_EXE_elida"));
+        listing.args(["approvals", "--control", &format!("http://{}", gateway.control())]);
+        let listing = tokio::task::spawn_blocking(move || listing.output());
+        let printed = within("the list", listing).await.expect("it ends").expect("it runs").stdout;
+        let printed = String::from_utf8_lossy(&printed).into_owned();
+        assert!(printed.contains("rm -rf /") && printed.contains(&format!("{bytes} bytes")), "{printed}");
+        decide(&gateway, &ids[0], "deny").await;
+        assert_ne!(answer(waiting).await.status(), 0);
+    }
+}

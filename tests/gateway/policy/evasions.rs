@@ -21,6 +21,10 @@ async fn another_spelling_of_a_models_path_is_no_way_around_rules_about_what_is_
             "/v1/chat/completions;a",
             "/V1/Chat/Completions",
             "/v1/chat/completions%20",
+            "/v1/chat/completions%00",
+            "/v1/chat/completions%0D%0A",
+            "/v1/chat/completions%3Fx=1",
+            "/v1/chat/%2563ompletions",
         ] {
             let refused = Call::post(path).json(&body).send(gateway.proxy()).await;
             assert_eq!(refused.status(), 400, "{rules}, {path}: {}", refused.text());
@@ -37,6 +41,71 @@ async fn another_spelling_of_a_models_path_is_no_way_around_rules_about_what_is_
         let passes = Call::post("/v1/chat/completions").json(&body).send(gateway.proxy()).await;
         assert_eq!(passes.status(), 200, "{rules}: {}", passes.text());
     }
+}
+
+fn answer_of(body: &str) -> String {
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_of_no_known_api_is_no_way_around_rules_about_what_is_said() {
+    let backend =
+        RawBackend::answering(answer_of(r#"{"choices":[{"message":{"content":"drop all"}}]}"#)).await;
+    let configured = |kind: &str, policy: &str| {
+        let backends =
+            format!("backends:\n  it: {{ url: {:?}, type: {kind}, default: true }}", backend.url());
+        Gateway::with(format!("{backends}\npolicy:\n{policy}\n"))
+    };
+    let body = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]});
+    let post = |path: &str| Call::post(path).json(&body);
+    let mcp = |path: &str| post(path).header("mcp-session-id", "s");
+    for rules in [
+        "  tools: { deny: [\"delete_*\"] }",
+        "  rules: [{ id: no-drop, on: response, match: { any: [\"drop all\"] }, action: block }]",
+        "  rules: [{ id: big, on: tool_result, when: tool.bytes > 10, action: hold }]",
+    ] {
+        let gateway = configured("openai", rules).await;
+        let before = backend.requests().len();
+        for call in [
+            post("/foo"),
+            mcp("/foo"),
+            post("/v1/chat/completion"),
+            post("/files/../foo"),
+            Call::post("/foo?prompt=hi"),
+            Call::post("/foo").header("content-type", "text/plain").body("{}"),
+            Call::get("/foo").json(&body),
+        ] {
+            let refused = call.send(gateway.proxy()).await;
+            // A refusal of JSON-RPC has the status 200.
+            assert!([200, 400, 403].contains(&refused.status()), "{rules}, {call:?}: {}", refused.text());
+            assert!(refused.text().contains("type: http") || refused.status() == 400, "{}", refused.text());
+        }
+        assert_eq!(backend.requests().len(), before, "{rules}");
+        for call in [
+            Call::get("/foo"),
+            Call::get("/v1/batches/b"),
+            post("/v1/files"),
+            post("/v1/batches"),
+            Call::get("/health"),
+        ] {
+            let passed = call.send(gateway.proxy()).await;
+            assert_eq!(passed.status(), 200, "{rules}, {call:?}: {}", passed.text());
+        }
+        let server = configured("http", rules).await;
+        assert_eq!(post("/foo").send(server.proxy()).await.status(), 200, "{rules}");
+    }
+    let noted =
+        configured("openai", "  rules: [{ id: seen, on: response, match: { any: [\"drop all\"] } }]").await;
+    assert_eq!(post("/foo").send(noted.proxy()).await.status(), 200);
+    let flags = noted.operator().await.get("/control/flags").await.json();
+    assert!(flags.to_string().contains("scan-limit"), "{flags}");
+    let strict = "  on_limit: block\n  rules: [{ id: seen, on: response, match: { any: [\"drop all\"] } }]";
+    assert_eq!(post("/foo").send(configured("openai", strict).await.proxy()).await.status(), 403);
+    let other = "  rules: [{ id: no-get, on: request, when: 'request.method == \"GET\"', action: block }]";
+    assert_eq!(post("/foo").send(configured("openai", other).await.proxy()).await.status(), 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -138,8 +138,10 @@ impl Scanner {
             if self.paths.parts(node).is_some() {
                 return None;
             }
-            if let Some(value) = word(&bytes[..end]) {
-                self.report(&value, on);
+            match word(&bytes[..end]) {
+                Some(value) => self.report(&value, on),
+                None if self.paths.scalars(node).is_empty() => {}
+                None => return None,
             }
         }
         Some(&bytes[end..])
@@ -174,6 +176,9 @@ impl Scanner {
             let raw = if self.kept.is_empty() { part } else { &self.kept };
             let text = if self.has_escapes { unescape(raw).into() } else { lossy(raw) };
             self.report(&Value::Str(text), on);
+        } else {
+            // Further inside, long texts are pictures.
+            self.is_irregular |= self.level <= 2;
         }
         rest
     }
@@ -224,24 +229,26 @@ impl Scanner {
         };
         let (part, rest) = bytes.split_at(end);
         self.state = State::AfterValue;
-        if self.too_long {
-            return rest;
-        }
-        if self.kept.is_empty() {
+        let is_wanted = self.target.is_some_and(|node| !self.paths.scalars(node).is_empty());
+        if !self.too_long && self.kept.is_empty() {
             self.too_long = part.len() > KEPT_MAX;
         } else {
             self.keep(part);
         }
+        if self.too_long {
+            self.is_irregular |= is_wanted;
+            return rest;
+        }
         let raw = if self.kept.is_empty() { part } else { &self.kept };
-        if !self.too_long
-            && let Some(value) = word(raw)
+        let Some(value) = word(raw) else {
+            self.is_irregular |= is_wanted;
+            return rest;
+        };
+        self.report(&value, on);
+        if value != Value::Null
+            && let Some(id) = self.target.and_then(|node| self.paths.parts(node))
         {
-            self.report(&value, on);
-            if value != Value::Null
-                && let Some(id) = self.target.and_then(|node| self.paths.parts(node))
-            {
-                on(id, Value::Part(raw));
-            }
+            on(id, Value::Part(raw));
         }
         rest
     }
