@@ -77,7 +77,7 @@ struct Subject {
 
 /// Returns the questions to the services that decide on this; `None` if none does. Those that only note their answers are asked
 /// at once, and nothing waits for them.
-pub(super) fn ask(app: &Arc<ProxyState>, leg: Option<&Leg>, about: About<'_>) -> Option<Box<Asking>> {
+pub(super) fn ask(app: &Arc<ProxyState>, leg: Option<&Leg>, about: About<'_>) -> Option<Asking> {
     let who = about.facts.who;
     let settings = &who.received.handle.settings;
     if !settings.rules.asks_services(about.phase) {
@@ -93,7 +93,7 @@ pub(super) fn ask(app: &Arc<ProxyState>, leg: Option<&Leg>, about: About<'_>) ->
         let event = finding_event(app, who, leg, about.phase, about.unit, &rule);
         let session = leg.map(|leg| Arc::clone(leg.session()));
         let subject = Subject { app: Arc::clone(app), session, held, event, clean };
-        Some(Box::new(Asking { services: Arc::clone(&settings.services), questions, subject }))
+        Some(Asking { services: Arc::clone(&settings.services), questions, subject })
     };
     if let Some(noting) = asking(noting, None) {
         tokio::spawn(noting.decide());
@@ -183,8 +183,8 @@ impl Asking {
 
     /// Asks all services at once, and returns what follows from their answers; never another question. The order against repeats, or
     /// to kill, is written before.
-    pub(super) async fn decide(self: Box<Self>) -> Decision {
-        let Self { services, questions, subject } = *self;
+    pub(super) async fn decide(self) -> Decision {
+        let Self { services, questions, subject } = self;
         let asked = questions.into_iter().map(|Question { external, input, passing }| {
             let (services, begun) = (Arc::clone(&services), Instant::now());
             let metrics = &subject.app.metrics;
@@ -282,7 +282,7 @@ impl Subject {
 }
 
 /// Asks about several things at once, and returns what follows: what is refused first.
-pub(super) async fn decide_all(all: Vec<Box<Asking>>) -> Vec<Decision> {
+pub(super) async fn decide_all(all: Vec<Asking>) -> Vec<Decision> {
     let mut decisions = join_all(all.into_iter().map(|asking| asking.decide())).await;
     decisions.sort_by_key(|decision| !matches!(decision, Decision::Refuse(_)));
     decisions
@@ -293,11 +293,7 @@ impl RequestCtx {
     ///
     /// # Errors
     /// It is refused, the leg was cut, or the client has left.
-    pub(super) async fn obey_answers(
-        &self,
-        session: &mut Exchange,
-        all: Vec<Box<Asking>>,
-    ) -> Result<(), Reject> {
+    pub(super) async fn obey_answers(&self, session: &mut Exchange, all: Vec<Asking>) -> Result<(), Reject> {
         let cut = Arc::clone(&reached(self.stage.received())?.handle.cut);
         // A service has a limit of time of its own.
         let decided = while_waiting(session, &cut, LONGEST, decide_all(all)).await?;

@@ -32,7 +32,7 @@ pub(crate) enum Decision {
     /// It passes after this time.
     Wait(Duration),
     /// It waits for what services say to these questions.
-    Ask(Vec<Box<Asking>>),
+    Ask(Vec<Asking>),
     /// It waits until an operator approves it.
     Hold(Box<HoldRequest>),
     /// It is refused; the order against its repetition is written already.

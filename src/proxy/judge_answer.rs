@@ -286,7 +286,7 @@ impl Hearing<'_> {
     }
 
     /// Returns what waits for the answers of services, and for an operator if one of them says so.
-    fn answered(&self, mut asking: Box<Asking>) -> GateWait {
+    fn answered(&self, mut asking: Asking) -> GateWait {
         let With { app, ends, .. } = self.with;
         let received = &ends.who.received;
         self.complete(asking.held_mut());

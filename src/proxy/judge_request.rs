@@ -188,7 +188,7 @@ fn questions<'a>(
     [request, results]: [&'a Verdict; 2],
     asked: &'a [AskedResult],
     body: &'a Body<'_>,
-) -> impl Iterator<Item = Box<Asking>> + use<'a> {
+) -> impl Iterator<Item = Asking> + use<'a> {
     let text = move || said(body, facts.who.received.dialect);
     let phases = match rules.externals().is_empty() {
         true => &[][..],

@@ -284,7 +284,10 @@ rules:
   - { id: from-bob, on: connect, when: 'principal.id == "key:bob"', action: flag }
 "#;
 
-    fn tried(trial: serde_json::Value) -> Result<(Option<String>, Option<Action>, Vec<String>), String> {
+    /// What decides, what it does, and all rules that hold.
+    type Tried = (Option<String>, Option<Action>, Vec<String>);
+
+    fn tried(trial: serde_json::Value) -> Result<Tried, String> {
         let written: PolicyConfig = serde_yaml::from_str(RULES).unwrap();
         let rules = written.compile(&mut Faults::default()).unwrap();
         let report = try_on(&rules, &serde_json::from_value(trial).unwrap())?;

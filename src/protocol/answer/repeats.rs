@@ -8,12 +8,15 @@ const KNOWN: usize = 128;
 /// Bytes of a repetition that are kept until its end; a longer one is text again.
 const MAX_AGAIN: usize = 1 << 20;
 
+/// The index of an item, and that of a part in it.
+type PartIndex = (Option<u64>, Option<u64>);
+
 /// The texts of an answer.
 #[derive(Debug, Default)]
 pub(super) struct Repeats {
     keys: RandomState,
     /// Texts that come in deltas, by the index of their item and part.
-    spoken: Vec<((Option<u64>, Option<u64>), DefaultHasher)>,
+    spoken: Vec<(PartIndex, DefaultHasher)>,
     /// Digests of texts that came as a whole.
     whole: Vec<u64>,
     /// The delta of the event under way.
