@@ -249,12 +249,12 @@ impl Service {
 /// An answer in the form of OPA.
 #[derive(Deserialize)]
 struct Envelope {
-    result: Result_,
+    result: OpaResult,
 }
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Result_ {
+enum OpaResult {
     /// It may pass or not.
     Plain(bool),
     Full {
@@ -282,9 +282,9 @@ enum Answered {
 fn read(text: &[u8]) -> Option<(Reply, Option<Duration>)> {
     let Envelope { result } = serde_json::from_slice(text).ok()?;
     let (action, reason, score, keeps) = match result {
-        Result_::Plain(true) => (Answered::Allow, None, 0.0, None),
-        Result_::Plain(false) => (Answered::Block, None, 0.0, None),
-        Result_::Full { action, reason, score, cache_s } => (action, reason, score, cache_s),
+        OpaResult::Plain(true) => (Answered::Allow, None, 0.0, None),
+        OpaResult::Plain(false) => (Answered::Block, None, 0.0, None),
+        OpaResult::Full { action, reason, score, cache_s } => (action, reason, score, cache_s),
     };
     if !(0.0..=1000.0).contains(&score) {
         return None;
