@@ -249,6 +249,12 @@ mod fleet {
     pub mod wipe;
 }
 
+/// The page for people who watch agents, in a real browser.
+mod dashboard {
+    /// What people do with it, and what strangers cannot.
+    pub mod scenarios;
+}
+
 /// Running it: commands, control API, history, telemetry, reload, upgrade, start and stop.
 mod operations {
     /// Captured bodies: which ones, how much of them, and without their secrets.
