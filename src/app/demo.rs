@@ -144,7 +144,11 @@ fn welcome(listen: SocketAddr, control: SocketAddr, state: &State, plays: bool) 
          {}\n\
          {kept}\n\
          End with Ctrl-C. The log follows.\n",
-        if plays { "   (some agents play; one runs away: find it and kill it)" } else { "   (--play lets some agents run)" },
+        if plays {
+            "   (some agents play; one runs away: find it and kill it)"
+        } else {
+            "   (--play lets some agents run)"
+        },
         client_example(port)
     )
 }

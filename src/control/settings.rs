@@ -172,7 +172,11 @@ impl ControlConfig {
         let limits = self.limits.check(faults);
         if !SESSION_TTL.contains(&self.session_ttl.0) {
             let hint = "write a time from 1m to 30d, such as 12h";
-            faults.add("control.session_ttl", format!("'{}' is no time to stay logged in", self.session_ttl), hint);
+            faults.add(
+                "control.session_ttl",
+                format!("'{}' is no time to stay logged in", self.session_ttl),
+                hint,
+            );
             return None;
         }
         let (listen, token) = (listen?, token?);

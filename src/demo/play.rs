@@ -148,7 +148,8 @@ impl Agent {
         let Self { session, program, path, model, children, .. } = self;
         let body = self.body(model, says).to_string();
         let number = if life > 1 { format!("-{life}") } else { String::new() };
-        let names: Vec<Option<&str>> = std::iter::once(None).chain(children.iter().copied().map(Some)).collect();
+        let names: Vec<Option<&str>> =
+            std::iter::once(None).chain(children.iter().copied().map(Some)).collect();
         let agent = match names.get(turn % names.len()).copied().flatten() {
             Some(name) => format!("x-claude-code-agent-id: {name}\r\n"),
             None => String::new(),

@@ -136,7 +136,15 @@ mod tests {
         let [point] = points[..] else { panic!("{points:?}") };
         let p95 = point.overhead_p95.unwrap();
         assert!((0.00005..=0.0001).contains(&p95), "{p95}");
-        let wanted = Point { at_ms: 0, requests: 4, errors: 2, tokens: 12, cost_usd: 0.25, kills: 1, overhead_p95: Some(p95) };
+        let wanted = Point {
+            at_ms: 0,
+            requests: 4,
+            errors: 2,
+            tokens: 12,
+            cost_usd: 0.25,
+            kills: 1,
+            overhead_p95: Some(p95),
+        };
         assert_eq!(point, wanted);
         for step in 1..=STEPS as i64 + 5 {
             series.step(&metrics, step * 60_000);

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
+use axum::body::{Body, Bytes};
 use axum::response::{IntoResponse, Response};
 use data_encoding::HEXLOWER;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -40,6 +41,13 @@ const FILES: &[File] = &[
     file!("kill.mjs", MODULE),
     file!("session.mjs", MODULE),
     file!("login.mjs", MODULE),
+    file!("history.mjs", MODULE),
+    file!("usage.mjs", MODULE),
+    file!("approvals.mjs", MODULE),
+    file!("findings.mjs", MODULE),
+    file!("backends.mjs", MODULE),
+    file!("audit.mjs", MODULE),
+    file!("settings.mjs", MODULE),
     file!("parts/html.mjs", MODULE),
     file!("parts/table.mjs", MODULE),
     file!("parts/chart.mjs", MODULE),
@@ -54,21 +62,42 @@ const FILES: &[File] = &[
 ];
 
 /// A file with its `ETag`.
+#[derive(Clone)]
 struct Served {
     media: HeaderValue,
-    bytes: &'static [u8],
+    bytes: Bytes,
     tag: HeaderValue,
 }
 
-static SERVED: LazyLock<HashMap<&'static str, Served>> = LazyLock::new(|| {
-    let served = FILES.iter().map(|File(path, media, bytes)| {
-        let digest = HEXLOWER.encode(&Sha256::digest(bytes));
+impl Served {
+    fn new(media: &'static str, bytes: Bytes) -> Self {
+        let digest = HEXLOWER.encode(&Sha256::digest(&bytes));
         let tag = format!("\"{}\"", digest.get(..32).unwrap_or(&digest));
         let tag = HeaderValue::from_str(&tag).unwrap_or(HeaderValue::from_static("\"\""));
-        (*path, Served { media: HeaderValue::from_static(media), bytes, tag })
-    });
+        Self { media: HeaderValue::from_static(media), bytes, tag }
+    }
+}
+
+static SERVED: LazyLock<HashMap<&'static str, Served>> = LazyLock::new(|| {
+    let served =
+        FILES.iter().map(|File(path, media, bytes)| (*path, Served::new(media, Bytes::from_static(bytes))));
     served.collect()
 });
+
+/// Returns the file at this path. Debug builds read it from the source folder, if that is there, so that a change is seen at once.
+fn find(path: &str) -> Option<Served> {
+    #[cfg(debug_assertions)]
+    {
+        let name = if path == "/" { "index.html" } else { path.trim_start_matches("/assets/") };
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/control/dashboard/assets");
+        if let Some(File(_, media, _)) = FILES.iter().find(|File(known, ..)| *known == path)
+            && let Ok(bytes) = std::fs::read(std::path::Path::new(folder).join(name))
+        {
+            return Some(Served::new(media, bytes.into()));
+        }
+    }
+    SERVED.get(path).cloned()
+}
 
 /// Returns the paths of all files.
 pub(in crate::control) fn paths() -> impl Iterator<Item = &'static str> {
@@ -82,16 +111,16 @@ pub(in crate::control) fn is_file(path: &str) -> bool {
 
 /// Returns a file; `None` if there is none with this path. A browser that has it already gets 304.
 pub(in crate::control) fn answer(path: &str, asked: &HeaderMap) -> Option<Response> {
-    let file = SERVED.get(path)?;
+    let file = find(path)?;
     let known = asked.get(header::IF_NONE_MATCH).is_some_and(|known| known == file.tag);
     let mut response = match known {
         true => StatusCode::NOT_MODIFIED.into_response(),
-        false => file.bytes.into_response(),
+        false => Body::from(file.bytes).into_response(),
     };
     let same_origin = HeaderValue::from_static("same-origin");
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, file.media.clone());
-    headers.insert(header::ETAG, file.tag.clone());
+    headers.insert(header::CONTENT_TYPE, file.media);
+    headers.insert(header::ETAG, file.tag);
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(header::CONTENT_SECURITY_POLICY, POLICY);
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
@@ -141,8 +170,16 @@ mod tests {
     #[test]
     fn what_agents_say_is_never_markup_and_nothing_comes_from_elsewhere() {
         let forbidden = [
-            "innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "http://",
-            "https://", "localStorage.setItem(\"token", "style=\"",
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+            "eval(",
+            "new Function",
+            "http://",
+            "https://",
+            "localStorage.setItem(\"token",
+            "style=\"",
         ];
         for (name, text) in all().iter().filter(|(name, _)| !name.starts_with("vendor/")) {
             for word in forbidden {
@@ -157,7 +194,9 @@ mod tests {
     fn vendored_files_are_those_of_the_list() {
         let all = all();
         let (_, list) = all.iter().find(|(name, _)| name == "vendor/VENDOR.toml").unwrap();
-        for (name, text) in all.iter().filter(|(name, _)| name.starts_with("vendor/") && !name.contains("VENDOR")) {
+        for (name, text) in
+            all.iter().filter(|(name, _)| name.starts_with("vendor/") && !name.contains("VENDOR"))
+        {
             let digest = HEXLOWER.encode(&Sha256::digest(text));
             let file = name.trim_start_matches("vendor/");
             let entry = list.split("[[file]]").find(|entry| entry.contains(&format!("file = \"{file}\"")));

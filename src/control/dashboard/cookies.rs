@@ -147,7 +147,8 @@ fn plain_name(headers: &HeaderMap) -> String {
 /// Returns the value of our cookie; `None` without one, or with two.
 pub(in crate::control) fn value(headers: &HeaderMap) -> Option<&[u8]> {
     let plain = plain_name(headers);
-    let pairs = headers.get_all(header::COOKIE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
+    let pairs =
+        headers.get_all(header::COOKIE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
     let mut ours = pairs.filter_map(|pair| {
         let pair = pair.trim_ascii();
         let at = pair.iter().position(|byte| *byte == b'=')?;

@@ -29,9 +29,7 @@ use crate::telemetry::series::STEP;
 pub(super) async fn asset(State(state): State<Arc<ControlState>>, uri: Uri, headers: HeaderMap) -> Response {
     let is_on = state.parts.settings.load().has_dashboard();
     let file = is_on.then(|| assets::answer(uri.path(), &headers)).flatten();
-    file.unwrap_or_else(|| {
-        Problem::new(ErrorCode::NotFound, "there is no such endpoint").into_response()
-    })
+    file.unwrap_or_else(|| Problem::new(ErrorCode::NotFound, "there is no such endpoint").into_response())
 }
 
 /// Returns the last hour in steps of a minute.

@@ -21,7 +21,9 @@ use super::governance_table::{APPROVALS, BUDGETS, approval_endpoints, budget_end
 use super::kill_table::kill_endpoints;
 use super::people_table::{PEOPLE, change_endpoints, login_endpoints, own_endpoints, user_endpoints};
 use super::policy_table::{POLICY, policy_endpoints};
-use super::{audit, config, dashboard, events, export, health, history, keys, metrics, schema, sessions, stats};
+use super::{
+    audit, config, dashboard, events, export, health, history, keys, metrics, schema, sessions, stats,
+};
 use crate::history::read::legs::LegPage;
 use crate::history::read::reader::{RecordDetail, RecordPage};
 use crate::identity::roles::Right;
@@ -65,6 +67,7 @@ pub(in crate::control) fn endpoints() -> impl Iterator<Item = Endpoint> {
         user_endpoints(),
         change_endpoints(),
         instance_endpoints(),
+        overview_endpoints(),
         probes(),
     ];
     groups.into_iter().flatten()
@@ -195,9 +198,13 @@ fn access_endpoints() -> Vec<Endpoint> {
         on_get(
             "/control/whoami",
             audit::whoami,
-            operation("getWhoami", "Returns the caller, its roles and permissions, and what is on", Right::Read)
-                .by_tenant()
-                .ok::<Whoami>("The caller."),
+            operation(
+                "getWhoami",
+                "Returns the caller, its roles and permissions, and what is on",
+                Right::Read,
+            )
+            .by_tenant()
+            .ok::<Whoami>("The caller."),
         ),
         on_get(
             "/control/audit",
@@ -290,18 +297,6 @@ fn instance_endpoints() -> Vec<Endpoint> {
             operation("getStats", "Returns totals since the start").ok::<Stats>("The totals."),
         ),
         on_get(
-            "/control/series",
-            dashboard::series,
-            operation("getRecentSeries", "Returns the last hour of this instance in steps of a minute")
-                .ok::<RecentSeries>("The steps, the oldest first."),
-        ),
-        on_get(
-            "/control/instances",
-            dashboard::instances,
-            operation("listInstances", "Returns the instances, their versions and what is open there")
-                .ok::<InstanceList>("The instances."),
-        ),
-        on_get(
             "/control/config",
             config::show,
             operation("getConfig", "Returns the configuration in force, after file, environment and flags")
@@ -327,6 +322,24 @@ fn instance_endpoints() -> Vec<Endpoint> {
             "/openapi.json",
             schema::openapi,
             operation("getOpenApi", "Returns this document").ok::<Map<String, Value>>("OpenAPI 3.1."),
+        ),
+    ]
+}
+
+fn overview_endpoints() -> Vec<Endpoint> {
+    let operation = |id, summary| Operation::new(INSTANCE, id, summary, Right::Read);
+    vec![
+        on_get(
+            "/control/series",
+            dashboard::series,
+            operation("getRecentSeries", "Returns the last hour of this instance in steps of a minute")
+                .ok::<RecentSeries>("The steps, the oldest first."),
+        ),
+        on_get(
+            "/control/instances",
+            dashboard::instances,
+            operation("listInstances", "Returns the instances, their versions and what is open there")
+                .ok::<InstanceList>("The instances."),
         ),
     ]
 }

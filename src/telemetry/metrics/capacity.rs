@@ -61,6 +61,12 @@ impl CapacityMetrics {
 }
 
 impl Metrics {
+    /// Counts a connection or HTTP/2 request that a listener (`proxy`, `control`) had no room for. `reason` is from a
+    /// closed set.
+    pub fn connection_refused(&self, listener: &'static str, reason: &'static str) {
+        self.connections_refused.with_label_values(&[listener, reason]).inc();
+    }
+
     /// Sets how many browsers are logged in to the dashboard.
     pub fn dashboards(&self, open: usize) {
         self.capacity.dashboards.set(i64::try_from(open).unwrap_or(i64::MAX));

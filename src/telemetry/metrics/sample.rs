@@ -47,7 +47,9 @@ impl Metrics {
 /// Returns all requests, and those that failed.
 fn requests(families: &[MetricFamily]) -> (f64, f64) {
     let failed = |labels: &[(&str, &str)]| {
-        labels.iter().any(|(name, value)| *name == "code" && !matches!(value.as_bytes().first(), Some(b'1'..=b'3')))
+        labels
+            .iter()
+            .any(|(name, value)| *name == "code" && !matches!(value.as_bytes().first(), Some(b'1'..=b'3')))
     };
     // What ELIDA answers by itself are mostly probes.
     let is_forwarded = |labels: &[(&str, &str)]| !labels.contains(&("route", "local"));

@@ -410,7 +410,10 @@ async fn who_calls_is_told_and_a_revoked_or_expired_key_has_no_role() {
     let house = House::open().await;
     let whoami = || Call::get("/control/whoami");
     let answer = house.call("ops", whoami()).await.json();
-    assert_eq!((&answer["id"], &answer["roles"]), (&json!("key:ops"), &json!([{"role": "operator", "tenant": null}])));
+    assert_eq!(
+        (&answer["id"], &answer["roles"]),
+        (&json!("key:ops"), &json!([{"role": "operator", "tenant": null}]))
+    );
     assert_eq!(answer["permissions"], json!({"operate": "all", "read": "all"}));
     let answer = house.call("acme-view", whoami()).await.json();
     assert_eq!(answer["roles"], json!([{"role": "viewer", "tenant": "acme"}]));

@@ -10,7 +10,7 @@ const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
 /// Starts a scenario of `page.mjs`.
 fn start(gateway: &Gateway, scenario: &str) -> Program {
-    let mut command = node("../gateway/dashboard/page.mjs");
+    let mut command = node("dashboard/page.mjs");
     command.arg(scenario).env("CONTROL", gateway.control().to_string());
     command.env("PROXY", gateway.proxy().to_string()).env("TOKEN", TOKEN);
     Program::start(command, &Home::new())
@@ -41,7 +41,10 @@ async fn a_kill_by_selection_shows_its_list_first() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_agents_say_is_text() {
-    with_demo("hostile").await;
+    let demo = Demo::start().await;
+    // Ids of clients are as hostile as they can be: any printable character.
+    let yaml = format!("backend: {:?}\nsession: {{ id_pattern: '^[!-~]+$' }}\n", demo.url());
+    run(&Gateway::with(&yaml).await, "hostile").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

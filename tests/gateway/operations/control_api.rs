@@ -107,12 +107,18 @@ async fn the_commands_of_the_documentation_do_what_it_says() {
 
     let whoami = read("/control/whoami").await;
     assert_eq!((&whoami["id"], &whoami["roles"][0]["role"]), (&json!("local"), &json!("admin")), "{whoami}");
-    assert_eq!((&whoami["permissions"]["operate"], &whoami["features"]["login"]), (&json!("all"), &json!(false)));
+    assert_eq!(
+        (&whoami["permissions"]["operate"], &whoami["features"]["login"]),
+        (&json!("all"), &json!(false))
+    );
     let series = read("/control/series").await;
     let point = series["points"].as_array().and_then(|points| points.last()).expect("a step");
     assert!(point["requests"].as_u64() >= Some(1) && point["kills"].as_u64() >= Some(2), "{series}");
     let instances = read("/control/instances").await;
-    assert_eq!((&instances["instances"][0]["name"], &instances["instances"][0]["store_up"]), (&json!("local"), &json!(true)));
+    assert_eq!(
+        (&instances["instances"][0]["name"], &instances["instances"][0]["store_up"]),
+        (&json!("local"), &json!(true))
+    );
     let audit = read("action=killSession").await;
     let reasons: Vec<_> =
         audit["lines"].as_array().expect("lines").iter().map(|line| &line["reason"]).collect();

@@ -1,7 +1,7 @@
 // The frame: who one is, the menu that follows from it, and the page that the URL names.
 import { get, post, watch } from "./api.mjs";
 import { html, render, useEffect, useState } from "./parts/html.mjs";
-import { Caller, Live, may, useRoute } from "./state.mjs";
+import { Caller, Live, may, useReading, useRoute } from "./state.mjs";
 import { Notice } from "./parts/dialog.mjs";
 import { plain } from "./parts/format.mjs";
 import { Behind, LivePage } from "./live.mjs";
@@ -10,10 +10,24 @@ import { LoginPage } from "./login.mjs";
 /** The pages: a name in the URL, a label, who may see it, and how it is loaded. */
 const PAGES = [
   { name: "live", label: "Live", when: (who) => may(who, "read") },
+  { name: "history", label: "History", when: (who) => who.features.history && may(who, "history") },
+  { name: "usage", label: "Usage", when: (who) => who.features.history && may(who, "usage") },
+  { name: "approvals", label: "Approvals", when: (who) => may(who, "operate") },
+  { name: "findings", label: "Findings", when: (who) => may(who, "read") },
+  { name: "backends", label: "Backends", when: (who) => may(who, "read", false) },
+  { name: "audit", label: "Audit", when: (who) => may(who, "audit", false) },
+  { name: "settings", label: "Settings", when: (who) => may(who, "config", false) || may(who, "keys") },
 ];
 
 const lazy = {
   session: () => import("./session.mjs").then((module) => module.SessionPage),
+  history: () => import("./history.mjs").then((module) => module.HistoryPage),
+  usage: () => import("./usage.mjs").then((module) => module.UsagePage),
+  approvals: () => import("./approvals.mjs").then((module) => module.ApprovalsPage),
+  findings: () => import("./findings.mjs").then((module) => module.FindingsPage),
+  backends: () => import("./backends.mjs").then((module) => module.BackendsPage),
+  audit: () => import("./audit.mjs").then((module) => module.AuditPage),
+  settings: () => import("./settings.mjs").then((module) => module.SettingsPage),
 };
 
 function Lazy({ load, ...rest }) {
@@ -43,9 +57,21 @@ function Theme() {
   return html`<button class="plain" onClick=${turn} aria-label=${`Use ${theme === "dark" ? "light" : "dark"} colours`}>${theme === "dark" ? "☀" : "☾"}</button>`;
 }
 
+/** How many calls wait for an answer. */
+function Waiting() {
+  const { value, again } = useReading("/control/approvals", 10000);
+  useEffect(() => {
+    const changed = (event) => event.detail.name.startsWith("approval.") && again();
+    addEventListener("elida", changed);
+    return () => removeEventListener("elida", changed);
+  }, []);
+  const count = value?.approvals.length ?? 0;
+  return count > 0 && html`<span class="badge" title=${`${count} held`}>${count}</span>`;
+}
+
 function Menu({ who, route, out }) {
   const current = route.page === "session" ? "live" : route.page;
-  const link = ({ name, label }) => html`<a href=${name === "live" ? "#/" : `#/${name}`} aria-current=${current === name ? "page" : undefined}>${label}</a>`;
+  const link = ({ name, label }) => html`<a href=${name === "live" ? "#/" : `#/${name}`} aria-current=${current === name ? "page" : undefined}>${label}${name === "approvals" && html`<${Waiting} />`}</a>`;
   return html`<nav aria-label="Pages"><a class="brand" href="#/"><img src="/assets/icon.svg" alt="" width="20" height="20" /> ELIDA</a>
     <div class="links">${PAGES.filter((page) => page.when(who)).map(link)}</div><span class="grow"></span>
     <span class="who" title=${who.roles.map((one) => one.role + (one.tenant ? ` of ${one.tenant}` : "")).join(", ")}>${plain(who.id, 60)}</span>

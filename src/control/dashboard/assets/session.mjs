@@ -67,13 +67,17 @@ const requestColumns = [
 ];
 
 function Record({ session }) {
-  const { value: record, fault } = useReading(`/control/records/${encodeURIComponent(session.uid)}`, 0);
+  const [isRead, setRead] = useState(false);
+  const { value: found, fault } = useReading(`/control/records/${encodeURIComponent(session.uid)}`, isRead ? 0 : 1000);
   const { value: kept } = useReading(`/control/history/${encodeURIComponent(session.uid)}/captures`, 0);
   if (fault) return fault.status === 404 ? html`<p class="quiet">The record is being written.</p>` : html`<${Fault} fault=${fault} />`;
-  if (!record) return html`<p class="quiet">Reading the record…</p>`;
+  if (!found) return html`<p class="quiet">Reading the record…</p>`;
+  if (!isRead) setRead(true);
+  const { record } = found;
   const captures = kept?.captures ?? [];
-  return html`<p>${words(record.state)} at ${clock(record.ended_at)}, ${words(record.end_reason ?? "")}. Number ${exact(record.chain?.seq ?? record.seq)} in the signed chain.</p>
-    ${(record.kills ?? []).map((kill) => html`<p>Killed by <b>${plain(kill.by, 80)}</b> at ${clock(kill.at)}: ${plain(kill.reason, 300)}</p>`)}
+  return html`<p>${words(record.state)} at ${clock(record.ended_at)}, by ${plain(record.ended_by ?? "itself", 80)} (${words(record.end_reason)}). Number ${exact(record.chain.seq)} in the signed chain.</p>
+    ${found.kills.map(({ order, lifted_by, lifted_at }) => html`<p>Killed by <b>${plain(order.by, 80)}</b> at ${clock(order.at)}: ${plain(order.reason, 300)}${
+      lifted_by ? html` (lifted by <b>${plain(lifted_by, 80)}</b> at ${clock(lifted_at)})` : ""}</p>`)}
     ${captures.map((one) => html`<details key=${one.request_id + one.at}><summary>${clock(one.at)} ${one.method} ${plain(one.path, 60)}: ${one.status}, ${words(one.outcome)}</summary>
       <pre>${one.request?.body ?? ""}</pre><pre>${one.response?.body ?? ""}</pre></details>`)}
     <details><summary>The whole record</summary><pre>${JSON.stringify(record, null, 2)}</pre></details>`;

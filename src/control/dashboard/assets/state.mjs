@@ -58,7 +58,7 @@ export function useReading(path, every = 0) {
       } catch (fault) {
         if (fault.name === "AbortError") return;
         set((old) => ({ ...old, value: old.path === path ? old.value : null, fault, path }));
-        if (fault.status === 403 || fault.status === 404) return;
+        if (fault.status === 403) return;
       }
       if (every) timer = setTimeout(read, every);
     };

@@ -3,7 +3,7 @@ import { createRequire } from "node:module";
 import http from "node:http";
 import process from "node:process";
 
-const require = createRequire(new URL("../../clients/package.json", import.meta.url));
+const require = createRequire(new URL("../package.json", import.meta.url));
 const { chromium } = require("playwright-core");
 export const axe = require("axe-core");
 

@@ -30,7 +30,7 @@ export async function live() {
   await row(page, "alpha").getByText("killed", { exact: true }).waitFor();
   await page.getByRole("link", { name: "Open", exact: true }).click();
   await page.getByRole("heading", { name: "alpha" }).waitFor();
-  await page.getByText("Killed by").waitFor();
+  await page.getByText("Killed by control:127.0.0.1").waitFor();
   check(page.url().includes("#/session/s_"), page.url());
   await page.getByRole("button", { name: "Resume" }).click();
   await page.getByText("Resumed alpha").waitFor();
