@@ -69,3 +69,68 @@ export async function selection() {
   check((await refused).status() === 400, "a wrong expression");
   await dialog.getByRole("alert").getByText("Refused (400, bad_request)").waitFor();
 }
+
+/** 3: an approval is answered and the held call goes on; a denial tells the client why. */
+export async function approvals() {
+  const { page } = await dashboard("/#/approvals");
+  await page.getByText("No call waits.").waitFor();
+  const tools = [{ type: "function", function: { name: "Pay", parameters: {} } }];
+  const held = ask("payer", '[[tool Pay {"amount": 5, "to": "<b>bank</b>"}]]', { tools });
+  const waiting = page.getByRole("region", { name: "Call of payer" });
+  await waiting.waitFor();
+  const shown = await waiting.innerText();
+  check(shown.includes('"amount": 5') && shown.includes("<b>bank</b>"), `the exact arguments: ${shown}`);
+  check(shown.includes("anon:127.0.0.1") && shown.includes("left"), `who asks, and the time left: ${shown}`);
+  await page.getByRole("navigation").getByText("1", { exact: true }).waitFor();
+  check(!held.text.includes("[DONE]"), "the call waits");
+  await waiting.getByRole("button", { name: "Allow" }).click();
+  await page.getByRole("dialog").getByText("Allow this call, once?").waitFor();
+  await page.keyboard.press("Enter");
+  const end = await held.done;
+  check(end.text.includes("[DONE]") && end.text.includes("amount"), end.text);
+  await page.getByText("No call waits.").waitFor();
+
+  const denied = ask("payer", '[[tool Pay {"amount": 6}]]', { tools });
+  await waiting.getByRole("button", { name: "Deny" }).click();
+  await page.getByRole("dialog").getByLabel("Reason").fill("not on a Friday");
+  await page.getByRole("dialog").getByRole("button", { name: "Deny" }).click();
+  check((await denied.done).text.includes("not on a Friday"), denied.text);
+  await page.getByRole("combobox", { name: "State" }).selectOption("denied");
+  await page.getByText("deny by").waitFor();
+
+  // What the rule found is on the page of findings, and leads to the session.
+  await page.getByRole("link", { name: "Findings" }).click();
+  await page.getByRole("region", { name: "Findings" }).getByRole("link", { name: "payer" }).first().click();
+  await page.getByRole("heading", { name: "payer" }).waitFor();
+}
+
+const bar = (page, text) => page.getByText(`Not live since`).filter({ hasText: text });
+const active = (page) => page.locator(".rows tbody tr:not(.over):not(.gap)");
+
+/** 5: the feed is cut, the server restarts, the tab sleeps: the bar says so, and the table is right again. */
+export async function interruptions() {
+  const { page } = await dashboard("/", { allow: /ERR_(CONNECTION|EMPTY|INCOMPLETE)/ });
+  await ask("before", "hello").done;
+  await row(page, "before").waitFor();
+  // The tab sleeps.
+  const hide = (hidden) => page.evaluate((hidden) => {
+    Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });
+    document.dispatchEvent(new Event("visibilitychange"));
+  }, hidden);
+  await hide(true);
+  await bar(page, "hidden").waitFor();
+  await ask("meanwhile", "hello").done;
+  check((await api("/control/sessions/before/kill", { method: "POST" })).status === 200, "killed meanwhile");
+  check((await row(page, "meanwhile").count()) === 0, "a hidden page reads nothing");
+  await hide(false);
+  await row(page, "meanwhile").waitFor();
+  await until("the table is right", async () => (await active(page).count()) === 1);
+  await page.getByText("Not live since").waitFor({ state: "detached" });
+  // The gateway crashes, and another one starts on the same ports.
+  console.log("restart");
+  await bar(page, /lost|not answer/).waitFor();
+  await page.getByText("Not live since").waitFor({ state: "detached" });
+  await until("what the crash ended is gone", async () => (await active(page).count()) === 0);
+  await ask("after", "hello").done;
+  await row(page, "after").waitFor();
+}

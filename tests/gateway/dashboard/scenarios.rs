@@ -40,6 +40,47 @@ async fn a_kill_by_selection_shows_its_list_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_held_call_goes_on_when_it_is_allowed() {
+    let demo = Demo::start().await;
+    let rules =
+        "policy:\n  rules:\n    - { id: pay, on: tool_call, when: 'tool.name == \"Pay\"', action: hold }\n";
+    run(&Gateway::with(format!("backend: {:?}\n{rules}", demo.url())).await, "approvals").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_sessions_and_ten_dashboards() {
+    let demo = Demo::start().await;
+    let limits = "session: { max_active_per_principal: 20000, starts_per_address: { per_second: 0 } }\n";
+    run(&Gateway::with(format!("backend: {:?}\n{limits}", demo.url())).await, "crowd").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_was_cut_off_says_so_and_is_right_again() {
+    let demo = Demo::start().await;
+    let yaml = format!("backend: {:?}\n", demo.url());
+    let mut gateway = Gateway::with(&yaml).await;
+    let mut page = start(&gateway, "interruptions");
+    page.printed("restart", 1).await;
+    gateway.crash_and_restart(&yaml).await;
+    succeeded(&page.outcome_in(LIMIT).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_keyboard_is_enough() {
+    with_demo("keyboard").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_serious_is_found_by_axe_and_every_width_fits() {
+    with_demo("accessible").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_page_has_a_picture() {
+    with_demo("pictures").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_agents_say_is_text() {
     let demo = Demo::start().await;
     // Ids of clients are as hostile as they can be: any printable character.

@@ -34,6 +34,7 @@ function columns({ canKill, ask, largest }) {
     { name: "errors", label: "Errors", numeric: true, sort: (one) => one.error_count, cell: (one) => (one.error_count ? html`<span class="bad">${exact(one.error_count)}</span>` : "0") },
     { name: "open", label: "Open", numeric: true, hint: "open requests", sort: (one) => one.open_legs, cell: (one) => one.open_legs },
     { name: "tokens", label: "Tokens", numeric: true, sort: (one) => tokens(one.usage), cell: (one) => html`<span class="gauge" title=${`${exact(tokens(one.usage))} tokens`}><i style=${{ width: share(one) }}></i><b>${count(tokens(one.usage))}</b></span>` },
+    { name: "out", label: "Bytes", numeric: true, hint: "bytes sent to the client; they grow while an answer streams", sort: (one) => one.bytes_out, cell: (one) => count(one.bytes_out) },
     { name: "cost", label: "Cost", numeric: true, sort: spent, cell: (one) => usd(spent(one)) },
     { name: "flags", label: "Flags", sort: (one) => one.flags.length, cell: (one) => (one.flags.length ? html`<span class="flag" title=${one.flags.map((flag) => plain(flag)).join(", ")}>⚑ ${one.flags.length}</span>` : "") },
     ...(canKill ? [{ name: "act", label: html`<span class="unseen">Kill</span>`, fixed: true, className: "act", cell: (one) => (one.state === "active"

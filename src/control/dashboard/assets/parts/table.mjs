@@ -24,12 +24,12 @@ export function sorted(rows, columns, sort, key) {
 }
 
 function Head({ columns, sort, setSort }) {
-  const cell = ({ name, label, numeric, hint, fixed }) => {
-    const isSorted = sort?.replace(/^-/, "") === name;
+  const cell = ({ name, label, numeric, hint, fixed, className }) => {
+    const isSorted = Boolean(sort) && sort.replace(/^-/, "") === name;
     const down = isSorted && sort.startsWith("-");
     const turn = () => setSort(isSorted ? (down ? name : `-${name}`) : numeric ? `-${name}` : name);
     const order = isSorted ? (down ? "descending" : "ascending") : "none";
-    if (!setSort || fixed) return html`<th scope="col" class=${numeric ? "n" : ""} title=${hint}>${label}</th>`;
+    if (!setSort || fixed) return html`<th scope="col" class=${numeric ? "n" : className === "act" ? "act" : ""} title=${hint}>${label}</th>`;
     return html`<th scope="col" class=${numeric ? "n" : ""} aria-sort=${order} title=${hint}>
       <button class="sort" onClick=${turn}>${label}<i aria-hidden="true">${isSorted ? (down ? "▾" : "▴") : ""}</i></button></th>`;
   };
