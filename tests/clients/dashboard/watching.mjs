@@ -1,7 +1,7 @@
 // Scenarios of somebody who watches agents and stops them.
 import { api, ask, cell, check, dashboard, row, until } from "./scene.mjs";
 
-const TOKENS = 11;
+const TOKENS = 4;
 const number = (text) => Number.parseFloat(text) * (text.includes("k") ? 1000 : 1);
 
 /** 1: a session appears, its tokens grow, Kill ends its stream with the message, the row turns and the record opens. */

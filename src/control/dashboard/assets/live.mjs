@@ -25,18 +25,18 @@ function columns({ canKill, ask, largest }) {
     { name: "state", label: "State", sort: doing, cell: (one) => html`<${State} session=${one} />` },
     { name: "id", label: "Session", className: "id", cell: (one) => html`<a href=${href(one)} title=${plain(one.id, 300)}>${plain(one.id, 120)}</a>` },
     { name: "client", label: "Client", sort: (one) => one.identity.client, cell: (one) => plain(one.identity.client ?? "–", 30) },
-    { name: "principal", label: "Principal", sort: (one) => one.principal.id, className: "cut", cell: (one) => html`<span title=${plain(one.principal.id)}>${plain(one.principal.id, 40)}</span>` },
     { name: "model", label: "Model", sort: (one) => most(one.models), className: "cut", cell: (one) => html`<span title=${Object.keys(one.models).map((name) => plain(name)).join(", ")}>${plain(most(one.models), 40)}</span>` },
-    { name: "backend", label: "Backend", sort: (one) => most(one.backends), cell: (one) => plain(most(one.backends), 24) },
-    { name: "age", label: "Age", numeric: true, sort: (one) => -Date.parse(one.started_at), cell: (one) => html`<span title=${one.started_at}>${age(until(one) - Date.parse(one.started_at))}</span>` },
-    { name: "idle", label: "Idle", numeric: true, sort: (one) => -Date.parse(one.last_activity), cell: (one) => (one.state !== "active" || one.open_legs > 0 ? "–" : age(serverNow() - Date.parse(one.last_activity))) },
+    { name: "tokens", label: "Tokens", numeric: true, sort: (one) => tokens(one.usage), cell: (one) => html`<span class="gauge" title=${`${exact(tokens(one.usage))} tokens`}><i style=${{ width: share(one) }}></i><b>${count(tokens(one.usage))}</b></span>` },
+    { name: "cost", label: "Cost", numeric: true, sort: spent, cell: (one) => usd(spent(one)) },
     { name: "requests", label: "Requests", numeric: true, sort: (one) => one.request_count, cell: (one) => exact(one.request_count) },
     { name: "errors", label: "Errors", numeric: true, sort: (one) => one.error_count, cell: (one) => (one.error_count ? html`<span class="bad">${exact(one.error_count)}</span>` : "0") },
     { name: "open", label: "Open", numeric: true, hint: "open requests", sort: (one) => one.open_legs, cell: (one) => one.open_legs },
-    { name: "tokens", label: "Tokens", numeric: true, sort: (one) => tokens(one.usage), cell: (one) => html`<span class="gauge" title=${`${exact(tokens(one.usage))} tokens`}><i style=${{ width: share(one) }}></i><b>${count(tokens(one.usage))}</b></span>` },
     { name: "out", label: "Bytes", numeric: true, hint: "bytes sent to the client; they grow while an answer streams", sort: (one) => one.bytes_out, cell: (one) => count(one.bytes_out) },
-    { name: "cost", label: "Cost", numeric: true, sort: spent, cell: (one) => usd(spent(one)) },
+    { name: "age", label: "Age", numeric: true, sort: (one) => -Date.parse(one.started_at), cell: (one) => html`<span title=${one.started_at}>${age(until(one) - Date.parse(one.started_at))}</span>` },
+    { name: "idle", label: "Idle", numeric: true, sort: (one) => -Date.parse(one.last_activity), cell: (one) => (one.state !== "active" || one.open_legs > 0 ? "–" : age(serverNow() - Date.parse(one.last_activity))) },
     { name: "flags", label: "Flags", sort: (one) => one.flags.length, cell: (one) => (one.flags.length ? html`<span class="flag" title=${one.flags.map((flag) => plain(flag)).join(", ")}>⚑ ${one.flags.length}</span>` : "") },
+    { name: "principal", label: "Principal", sort: (one) => one.principal.id, className: "cut", cell: (one) => html`<span title=${plain(one.principal.id)}>${plain(one.principal.id, 40)}</span>` },
+    { name: "backend", label: "Backend", sort: (one) => most(one.backends), cell: (one) => plain(most(one.backends), 24) },
     ...(canKill ? [{ name: "act", label: html`<span class="unseen">Kill</span>`, fixed: true, className: "act", cell: (one) => (one.state === "active"
       ? html`<button class="kill" tabindex="-1" aria-label=${`Kill ${plain(one.id, 80)}`} onClick=${() => ask(one)}>Kill</button>`
       : one.state === "killed" && html`<button tabindex="-1" onClick=${() => resume(one)}>Resume</button>`) }] : []),
@@ -77,9 +77,13 @@ function Tiles({ live, series }) {
 function Hour({ series }) {
   const points = series?.points ?? [];
   if (points.length < 2) return null;
-  return html`<${Chart} label="Requests and errors per minute in the last hour" at=${points.map((point) => Date.parse(point.at) / 1000)} lines=${[
-    { label: "requests a minute", colour: "--accent", values: points.map((point) => point.requests) },
-    { label: "errors", colour: "--bad", values: points.map((point) => point.errors) },
+  // The last step has not ended: it is shown as if it went on like this.
+  const begun = (serverNow() - Date.parse(points.at(-1).at)) / 1000;
+  const part = Math.min(Math.max(begun, 5) / series.step_s, 1);
+  const of = (name) => points.map((point, at) => (at === points.length - 1 ? Math.round(point[name] / part) : point[name]));
+  return html`<${Chart} label="Requests and errors per minute in the last hour" span=${3600} at=${points.map((point) => Date.parse(point.at) / 1000)} lines=${[
+    { label: "requests a minute", colour: "--accent", values: of("requests") },
+    { label: "errors", colour: "--bad", values: of("errors") },
   ]} />`;
 }
 

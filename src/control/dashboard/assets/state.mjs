@@ -93,6 +93,8 @@ export class Live {
   #again = false;
   #read = 0;
   #isUp = false;
+  /** Sessions that began while the list was read. */
+  #fresh = new Set();
   #hasFeed;
 
   constructor(hasFeed) {
@@ -151,12 +153,12 @@ export class Live {
     this.#changed();
   }
 
-  // What changes within a frame is drawn once.
+  // What changes within a frame is drawn once; a long list, which has to be sorted, some times a second.
   #changed() {
-    this.#frame ||= requestAnimationFrame(() => {
+    this.#frame ||= setTimeout(() => requestAnimationFrame(() => {
       this.#frame = 0;
       for (const tell of this.#tell) tell();
-    });
+    }), this.sessions.size > 1000 ? 250 : 0);
   }
 
   #put(session) {
@@ -167,8 +169,10 @@ export class Live {
   }
 
   #event(name, data) {
-    if (name === "session.started") this.#put(data);
-    else if (name === "session.ended") {
+    if (name === "session.started") {
+      if (this.#reading) this.#fresh.add(data.uid);
+      this.#put(data);
+    } else if (name === "session.ended") {
       const old = this.sessions.get(data.uid);
       if (old) this.sessions.set(data.uid, { ...old, state: data.state, open_legs: 0, gone: old.gone || serverNow(), record: true });
     } else if (name === "session.killed") {
@@ -190,6 +194,7 @@ export class Live {
     try {
       const begun = serverNow();
       const seen = new Set();
+      this.#fresh.clear();
       for await (const page of this.#pages({ state: "active" }, this.loaded ? PAGE : 200)) {
         for (const session of page) {
           seen.add(session.uid);
@@ -199,7 +204,7 @@ export class Live {
         this.#changed();
       }
       for (const [uid, session] of this.sessions) {
-        if (session.gone || seen.has(uid) || Date.parse(session.started_at) > begun - 2000) continue;
+        if (session.gone || seen.has(uid) || this.#fresh.has(uid)) continue;
         this.sessions.delete(uid);
       }
       this.#caughtUp(begun);
