@@ -251,6 +251,8 @@ mod fleet {
 
 /// The page for people who watch agents, in a real browser.
 mod dashboard {
+    /// The cookie of a person, whose tokens are renewed behind it.
+    pub mod cookies;
     /// What people do with it, and what strangers cannot.
     pub mod scenarios;
 }
