@@ -95,6 +95,10 @@ clients:
     ELIDA_WRITE_CLIENTS=1 cargo nextest run -E 'binary(gateway) & test(/^protocols::clients::(agents|blocks|refusals|sdks)::/)'
     cargo nextest run -E 'binary(gateway) & test(/^protocols::clients::page::/)'
 
+# Whether the vendored files of the dashboard are those of their npm packages (needs npm and Python 3.11).
+vendor-check:
+    python3 tests/clients/vendor_check.py
+
 # Format the code.
 fmt:
     cargo fmt

@@ -191,8 +191,11 @@ struct DemoArgs {
     /// Folder of the history and keys, kept at the end; without it a new temporary folder, removed at the end
     #[arg(long, value_name = "FOLDER")]
     data_dir: Option<PathBuf>,
+    /// Let some agents play against the gateway, one of which runs away
+    #[arg(long)]
+    play: bool,
     /// Run only the provider, on this address (IP:PORT), without a gateway
-    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["listen", "control_listen", "data_dir"])]
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["listen", "control_listen", "data_dir", "play"])]
     only_provider: Option<SocketAddr>,
 }
 
@@ -257,7 +260,7 @@ pub fn main() -> ExitCode {
 fn demo(arguments: DemoArgs) -> anyhow::Result<()> {
     match arguments.only_provider {
         Some(address) => app::demo_provider(address),
-        None => app::demo(arguments.listen, arguments.control_listen, arguments.data_dir),
+        None => app::demo(arguments.listen, arguments.control_listen, arguments.data_dir, arguments.play),
     }
 }
 

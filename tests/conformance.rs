@@ -176,8 +176,8 @@ fn every_file_of_gateway_tests_is_in_the_table_of_contents() {
         subjects += 1;
     }
     assert_eq!(
-        subjects, 9,
-        "sessions, kills, policy, protocols, governance, callers, routing, fleet, operations"
+        subjects, 10,
+        "sessions, kills, policy, protocols, governance, callers, routing, fleet, dashboard, operations"
     );
 }
 

@@ -17,17 +17,22 @@ use super::descriptors;
 use super::services::{self, Extra};
 use super::signals::{Signal, Signals};
 use crate::config::{Flags, Sources};
-use crate::demo::{BACKENDS, Backend, Provider, client_example};
+use crate::demo::{BACKENDS, Backend, Provider, client_example, play};
 
 /// Time between two events, slow enough for a person to watch a response and kill it.
 const EVENT_INTERVAL: Duration = Duration::from_millis(40);
 
 /// Runs the gateway in front of the bundled provider until it is asked to shut down. Without `data_dir`, its state is in a
-/// new folder that is removed at the end.
+/// new folder that is removed at the end. With `plays` some agents use it at once.
 ///
 /// # Errors
 /// A port cannot be bound, or the temporary folder cannot be created.
-pub fn demo(listen: String, control_listen: String, data_dir: Option<PathBuf>) -> anyhow::Result<()> {
+pub fn demo(
+    listen: String,
+    control_listen: String,
+    data_dir: Option<PathBuf>,
+    plays: bool,
+) -> anyhow::Result<()> {
     let signals = Signals::install().context("cannot handle signals")?;
     let state = State::new(data_dir)?;
     let listener = TcpListener::bind(("127.0.0.1", 0)).context("no free port for the demo provider")?;
@@ -35,7 +40,10 @@ pub fn demo(listen: String, control_listen: String, data_dir: Option<PathBuf>) -
     let provider = listener.local_addr()?;
     let sources = sources(listen, control_listen, state.folder(), provider);
     let config = sources.load()?;
-    println!("{}", welcome(config.listen, config.control.listen(), &state));
+    println!("{}", welcome(config.listen, config.control.listen(), &state, plays));
+    if plays {
+        play(config.listen);
+    }
     let service = Demo(Mutex::new(Some(listener)));
     let extra: Extra = Box::new(move |server: &mut Server| {
         server.add_service(background_service("demo provider", service));
@@ -115,7 +123,7 @@ impl State {
     }
 }
 
-fn welcome(listen: SocketAddr, control: SocketAddr, state: &State) -> String {
+fn welcome(listen: SocketAddr, control: SocketAddr, state: &State, plays: bool) -> String {
     let port = listen.port();
     let folder = state.folder().display();
     let kept = match state {
@@ -125,7 +133,8 @@ fn welcome(listen: SocketAddr, control: SocketAddr, state: &State) -> String {
         State::Kept(_) => format!("State is kept in {folder}."),
     };
     format!(
-        "ELIDA demo: proxy on {listen}, control on {control}, a demo provider behind it. Try:\n\n\
+        "Dashboard: http://{control}/{}\n\n\
+         ELIDA demo: proxy on {listen}, control on {control}, a demo provider behind it. Try:\n\n\
          \x20 curl -N http://localhost:{port}/v1/messages -H 'X-Session-ID: my-first' \\\n\
          \x20   -d '{{\"model\":\"claude-demo\",\"max_tokens\":99,\"stream\":true,\"messages\":\
          [{{\"role\":\"user\",\"content\":\"[[words 500]]\"}}]}}'\n\n\
@@ -135,6 +144,11 @@ fn welcome(listen: SocketAddr, control: SocketAddr, state: &State) -> String {
          {}\n\
          {kept}\n\
          End with Ctrl-C. The log follows.\n",
+        if plays {
+            "   (some agents play; one runs away: find it and kill it)"
+        } else {
+            "   (--play lets some agents run)"
+        },
         client_example(port)
     )
 }

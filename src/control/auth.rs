@@ -13,13 +13,14 @@ use axum::extract::{ConnectInfo, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::time::{Instant, timeout_at};
 
 use super::api::error::ErrorCode;
 use super::connection::{Connection, TrackedBody};
+use super::dashboard::cookies::{self, PAGE_HEADER};
 use super::listen::Peer;
 use super::operator::{Operator, TICKET_PATHS};
 use super::problem::{Problem, finish};
@@ -34,6 +35,9 @@ const CORS_METHODS: HeaderValue = HeaderValue::from_static("GET, POST, DELETE");
 const CORS_HEADERS: HeaderValue = HeaderValue::from_static("authorization, content-type");
 /// `Access-Control-Max-Age`: seconds for which a browser may cache the answer to a preflight request.
 const CORS_MAX_AGE: HeaderValue = HeaderValue::from_static("600");
+
+/// The version of this program: a page that was loaded from another one says so.
+const VERSION: HeaderName = HeaderName::from_static("x-elida-version");
 
 /// The largest request body, in bytes.
 const BODY_MAX: usize = 64 << 10;
@@ -54,6 +58,7 @@ pub(super) async fn guard(
     if let Some(connection) = &connection {
         connection.request_received();
     }
+    routes::renew(&state, request.headers()).await;
     let mut response = match check(&state, &settings, &request, &mut origin) {
         Ok(Access::Preflight) => preflight(),
         Ok(Access::Granted(operator)) => {
@@ -103,7 +108,8 @@ fn set_headers(response: &mut Response, origin: Option<HeaderValue>) {
         headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("x-request-id"));
     }
     headers.append(header::VARY, HeaderValue::from_static("origin"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    headers.insert(VERSION, HeaderValue::from_static(env!("CARGO_PKG_VERSION")));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
 }
 
@@ -164,12 +170,29 @@ fn check(
     {
         return Ok(Access::Preflight);
     }
-    let shown = bearer(headers).map(Arc::from).or_else(|| ticketed(state, request));
+    let shown = match bearer(headers).map(Arc::from).or_else(|| ticketed(state, request)) {
+        Some(shown) => Some(shown),
+        None => cookie(request, settings.is_open() || routes::is_open(path))?,
+    };
     match operator(state, shown.as_deref()) {
         Ok(operator) => Ok(Access::Granted(operator)),
         Err(_) if is_probe || routes::is_open(path) => Ok(Access::Granted(Operator::nobody())),
         Err(problem) => Err(problem),
     }
+}
+
+/// Returns the cookie of the dashboard. A change by cookie needs a header that no page of another origin can send.
+///
+/// # Errors
+/// The header is missing.
+fn cookie(request: &Request, is_open: bool) -> Result<Option<Arc<[u8]>>, Problem> {
+    let (headers, is_safe) = (request.headers(), matches!(*request.method(), Method::GET | Method::HEAD));
+    let Some(value) = cookies::value(headers) else { return Ok(None) };
+    if !is_safe && !is_open && !headers.contains_key(PAGE_HEADER) {
+        let detail = format!("a change by cookie needs the header {PAGE_HEADER}, as the dashboard sends it");
+        return Err(Problem::new(ErrorCode::OriginNotAllowed, detail));
+    }
+    Ok(Some(value.into()))
 }
 
 /// Redeems the ticket in the URL of a stream and returns the credential of its owner.
@@ -199,11 +222,13 @@ pub(super) fn operator(state: &ControlState, shown: Option<&[u8]>) -> Result<Ope
             "send the control token, or a key whose principal has a role: Authorization: Bearer …",
         );
     };
-    if settings.token().is_some_and(|token| is_token(token.reveal(), shown)) {
+    let behind = state.cookies.credential(shown);
+    let credential = behind.as_deref().unwrap_or(shown);
+    if settings.token().is_some_and(|token| is_token(token.reveal(), credential)) {
         return Ok(Operator::with_token().showing(shown));
     }
     let auth = state.parts.runtime.auth();
-    match auth.operator(shown) {
+    match auth.operator(credential) {
         Ok(Some(known)) => Ok(Operator::principal(known).showing(shown)),
         Ok(None) => unauthorized("the control API does not know this token"),
         Err(fault) => unauthorized(&fault.to_string()),
@@ -240,10 +265,14 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-/// Checks the origin, which browsers send with every request of a page that could read or change something.
+/// Checks the origin, which browsers send with every request of a page that could read or change something. Our own page has the
+/// origin that the request names as its host.
 fn check_origin(allowed: &[String], headers: &HeaderMap) -> Result<Option<HeaderValue>, Problem> {
     let mut found = None;
     for origin in headers.get_all(header::ORIGIN) {
+        if is_own(origin, headers) {
+            continue;
+        }
         if !allowed.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()) {
             let detail = "the origin of the page is not in control.cors.allow_origins";
             return Err(Problem::new(ErrorCode::OriginNotAllowed, detail));
@@ -251,6 +280,17 @@ fn check_origin(allowed: &[String], headers: &HeaderMap) -> Result<Option<Header
         found = Some(origin.clone());
     }
     Ok(found)
+}
+
+/// Returns whether an origin is that of our own page: the host of the request, which was checked, and its port.
+fn is_own(origin: &HeaderValue, headers: &HeaderMap) -> bool {
+    let origin = origin.as_bytes();
+    let host = origin.strip_prefix(b"http://").or_else(|| origin.strip_prefix(b"https://"));
+    let mut named = headers.get_all(header::HOST).iter();
+    match (host, named.next(), named.next()) {
+        (Some(host), Some(named), None) => named.as_bytes().eq_ignore_ascii_case(host),
+        _ => false,
+    }
 }
 
 /// Returns the credential of the header `Authorization`; `None` without one, with two, or with another scheme.

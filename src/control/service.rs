@@ -1,6 +1,7 @@
 //! Serves the control API on a bound listener, as a Pingora service with a runtime of its own.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use axum::Router;
 use axum::middleware::from_fn_with_state;
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use pingora_core::server::ShutdownWatch;
 use pingora_core::services::background::BackgroundService;
@@ -21,6 +23,7 @@ use super::api::health::BackendStatus;
 use super::blocking::BlockingLimits;
 use super::connection::DEADLINES;
 use super::connection_limit::ConnectionLimit;
+use super::dashboard::cookies::Cookies;
 use super::listen::{ControlListener, Peer};
 use super::settings::Settings;
 use super::{auth, routes};
@@ -41,6 +44,7 @@ use crate::session::Manager;
 use crate::settings::fault::Faults;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::readiness::Readiness;
+use crate::telemetry::series::{STEP, SeriesOfHour};
 
 /// How long open responses may take after the signal to stop.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
@@ -138,6 +142,10 @@ pub(super) struct ControlState {
     pub(super) tickets: Tickets,
     /// Permits to hash a password.
     pub(super) hashing: Arc<Semaphore>,
+    /// Browsers that are logged in.
+    pub(super) cookies: Cookies,
+    /// The last hour in steps.
+    pub(super) series: SeriesOfHour,
 }
 
 /// The control API as a Pingora background service.
@@ -183,14 +191,28 @@ async fn serve(listener: TcpListener, parts: Parts, shutdown: ShutdownWatch) -> 
         attempts: Attempts::default(),
         tickets: Tickets::default(),
         hashing: Arc::new(Semaphore::new(HASHES)),
+        cookies: Cookies::default(),
+        series: SeriesOfHour::default(),
     };
-    let app = router(Arc::new(state)).into_make_service_with_connect_info::<Peer>();
+    let state = Arc::new(state);
+    let app = router(Arc::clone(&state)).into_make_service_with_connect_info::<Peer>();
     let server = axum::serve(ControlListener::new(listener, connection_limit), app)
         .with_graceful_shutdown(stopped(shutdown.clone()));
     tokio::select! {
         done = server => done,
+        never = count_steps(&state) => match never {},
         // A client that does not read its response must not delay the shutdown.
         () = async { stopped(shutdown).await; tokio::time::sleep(SHUTDOWN_GRACE).await } => Ok(()),
+    }
+}
+
+/// Ends a step of the series every minute.
+async fn count_steps(state: &ControlState) -> Infallible {
+    let mut steps = tokio::time::interval(STEP);
+    loop {
+        // The first tick is at once.
+        steps.tick().await;
+        state.series.step(&state.parts.metrics, Timestamp::now().as_millisecond());
     }
 }
 

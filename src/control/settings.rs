@@ -1,6 +1,8 @@
 //! The `control:` section: address, access and limits of the control API.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -9,6 +11,7 @@ use crate::settings::address::listen_address;
 use crate::settings::fault::Faults;
 use crate::settings::origin::origins;
 use crate::settings::secret::Secret;
+use crate::settings::units::DurationText;
 
 /// The `control:` section.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -25,6 +28,10 @@ pub struct ControlConfig {
     pub cors: CorsConfig,
     /// Limits of the listener.
     pub limits: LimitsConfig,
+    /// Whether the dashboard is served, at `/`.
+    pub dashboard: bool,
+    /// How long a browser stays logged in to the dashboard.
+    pub session_ttl: DurationText,
 }
 
 /// `control.limits`.
@@ -73,6 +80,8 @@ impl Default for ControlConfig {
             allowed_hosts: ["localhost", "127.0.0.1", "[::1]"].map(String::from).to_vec(),
             cors: CorsConfig::default(),
             limits: LimitsConfig::default(),
+            dashboard: true,
+            session_ttl: DurationText::secs(12 * 3600),
         }
     }
 }
@@ -87,7 +96,12 @@ pub struct Settings {
     allow_origins: Vec<String>,
     max_connections: usize,
     max_event_feeds: usize,
+    dashboard: bool,
+    session_ttl: Duration,
 }
+
+/// How long a browser may stay logged in.
+const SESSION_TTL: RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(30 * 24 * 3600);
 
 /// With fewer connections, a dashboard and a scraper could keep operators out.
 const MIN_CONNECTIONS: usize = 16;
@@ -124,6 +138,16 @@ impl Settings {
         self.max_connections
     }
 
+    /// Whether the dashboard is served.
+    pub fn has_dashboard(&self) -> bool {
+        self.dashboard
+    }
+
+    /// How long a browser stays logged in.
+    pub fn session_ttl(&self) -> Duration {
+        self.session_ttl
+    }
+
     /// Maximum of readers of the event feed, at most half of the connections.
     pub fn max_event_feeds(&self) -> usize {
         self.max_event_feeds
@@ -146,6 +170,15 @@ impl ControlConfig {
         let hosts = compile_hosts(&self.allowed_hosts, faults);
         let origins = origins("control.cors.allow_origins", self.cors.allow_origins, faults);
         let limits = self.limits.check(faults);
+        if !SESSION_TTL.contains(&self.session_ttl.0) {
+            let hint = "write a time from 1m to 30d, such as 12h";
+            faults.add(
+                "control.session_ttl",
+                format!("'{}' is no time to stay logged in", self.session_ttl),
+                hint,
+            );
+            return None;
+        }
         let (listen, token) = (listen?, token?);
         if !listen.ip().is_loopback() && token.is_none() && !has_roles {
             faults.add(
@@ -164,6 +197,8 @@ impl ControlConfig {
             allow_origins: origins?,
             max_connections,
             max_event_feeds,
+            dashboard: self.dashboard,
+            session_ttl: self.session_ttl.0,
         })
     }
 }

@@ -598,7 +598,7 @@ fn control_unknown_paths_and_methods() {
     let server = TestServer::open();
     let missing = server.get("/control/nothing");
     assert_eq!((missing.status, missing.code().as_str()), (404, "not_found"));
-    assert_eq!(server.get("/").code(), "not_found");
+    assert_eq!(server.get("/assets/nothing.mjs").code(), "not_found");
     let wrong = server.get("/control/sessions/one/kill");
     assert_eq!((wrong.status, wrong.code().as_str()), (405, "method_not_allowed"));
     assert_eq!(wrong.header("allow"), "POST");

@@ -8,7 +8,7 @@
 //! answer 200. Each dialect has a file; [`registry`] lists them.
 //!
 //! An answer is a pure function of the request: it echoes the last user text, one stream event per
-//! word, and counts usage in words. Directives in that text steer it and are not echoed:
+//! word, and counts usage in words. [`play()`] sends it requests as agents would. Directives in that text steer it and are not echoed:
 //!
 //! | Directive | Effect |
 //! |---|---|
@@ -36,6 +36,7 @@ mod mistral;
 mod ollama;
 mod openai;
 mod packing;
+mod play;
 mod provider;
 mod registry;
 mod responses;
@@ -45,6 +46,7 @@ mod socket;
 mod turn;
 
 pub use ledger::{Ledger, Seen};
+pub use play::play;
 pub use provider::{Provider, serve};
 pub use registry::{BACKENDS, client_example};
 pub use route::Backend;

@@ -53,6 +53,34 @@ pub enum Right {
 }
 
 impl Right {
+    /// All rights.
+    pub const ALL: [Self; 9] = [
+        Self::Read,
+        Self::Operate,
+        Self::History,
+        Self::Usage,
+        Self::Budgets,
+        Self::Audit,
+        Self::Keys,
+        Self::Users,
+        Self::Config,
+    ];
+
+    /// Returns the name as the control API shows it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Operate => "operate",
+            Self::History => "history",
+            Self::Usage => "usage",
+            Self::Budgets => "budgets",
+            Self::Audit => "audit",
+            Self::Keys => "keys",
+            Self::Users => "users",
+            Self::Config => "config",
+        }
+    }
+
     /// Returns the roles that grant it, the mightiest first.
     pub fn roles(self) -> impl Iterator<Item = Role> {
         Role::ALL.into_iter().filter(move |role| role.grants(self))

@@ -24,6 +24,7 @@ use self::models::{ByModel, Models};
 pub use self::otlp::OtlpDropped;
 use self::policy::PolicyMetrics;
 use self::registry::{add, counters, gauges, histogram, histograms, options};
+pub use self::sample::Sample;
 use self::tenants::Tenants;
 use self::webhooks::WebhookMetrics;
 use super::log::Log;
@@ -40,6 +41,7 @@ mod models;
 mod otlp;
 mod policy;
 mod registry;
+mod sample;
 mod table;
 mod tenants;
 mod webhooks;
@@ -212,12 +214,6 @@ impl Metrics {
     /// The gauge of open client connections.
     pub fn connections(&self) -> Gauge {
         Gauge(self.connections.clone())
-    }
-
-    /// Counts a connection or HTTP/2 request that a listener (`proxy`, `control`) had no room for. `reason` is from a
-    /// closed set.
-    pub fn connection_refused(&self, listener: &'static str, reason: &'static str) {
-        self.connections_refused.with_label_values(&[listener, reason]).inc();
     }
 
     /// Counts a session that became active.

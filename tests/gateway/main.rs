@@ -249,6 +249,14 @@ mod fleet {
     pub mod wipe;
 }
 
+/// The page for people who watch agents, in a real browser.
+mod dashboard {
+    /// The cookie of a person, whose tokens are renewed behind it.
+    pub mod cookies;
+    /// What people do with it, and what strangers cannot.
+    pub mod scenarios;
+}
+
 /// Running it: commands, control API, history, telemetry, reload, upgrade, start and stop.
 mod operations {
     /// Captured bodies: which ones, how much of them, and without their secrets.

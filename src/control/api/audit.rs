@@ -1,5 +1,8 @@
 //! Who calls the control API, and the audit log.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +58,35 @@ pub struct Whoami {
     pub id: String,
     /// The roles.
     pub roles: Vec<GrantedRole>,
+    /// What the roles permit, and whether for everything or for the objects of tenants.
+    pub permissions: BTreeMap<Cow<'static, str>, PermissionReach>,
+    /// What is on, so that a page shows nothing that is not.
+    pub features: Features,
+    /// The version of this program.
+    pub version: Cow<'static, str>,
+}
+
+/// How far a permission goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PermissionReach {
+    /// Everything.
+    All,
+    /// What belongs to the tenants of the roles.
+    Tenant,
+}
+
+/// What is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Features {
+    /// Whether a credential is needed, so that a page can log out.
+    pub login: bool,
+    /// Whether people log in by name and password.
+    pub people: bool,
+    /// Whether ended sessions are kept.
+    pub history: bool,
+    /// Whether there are rules.
+    pub policy: bool,
 }
 
 /// A role of the caller.

@@ -16,6 +16,7 @@ pub mod history;
 pub mod keys;
 pub mod kill_selector;
 pub mod kills;
+pub mod overview;
 pub mod params;
 pub mod people;
 pub mod policy;

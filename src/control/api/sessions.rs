@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use super::params::{Limit, NO_CURSOR};
+use super::params::{Limit, NO_CURSOR, Time};
 use crate::ids::Uid;
 use crate::session::{Filter, SessionKind, SessionState, SessionView};
 
@@ -31,6 +31,9 @@ pub struct SessionsQuery {
     /// Sessions of this client program, such as `claude-code`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client: Option<String>,
+    /// Sessions in which a byte has moved since this time: a time, or an age such as `5s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub active_since: Option<Time>,
     /// A part of the id, uid, principal or client; case is ignored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub q: Option<String>,
@@ -51,10 +54,11 @@ fn cursor<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, 
 
 impl From<SessionsQuery> for Filter {
     fn from(query: SessionsQuery) -> Self {
-        let SessionsQuery { state, kind, principal, backend, client, q, limit, cursor } = query;
+        let SessionsQuery { state, kind, principal, backend, client, active_since, q, limit, cursor } = query;
+        let active_since = active_since.map(|Time(at)| at);
         // The tenants are those that the caller may see.
         let tenants = Vec::new();
-        Self { state, kind, principal, backend, client, tenants, q, limit: limit.get(), cursor }
+        Self { state, kind, principal, backend, client, tenants, active_since, q, limit: limit.get(), cursor }
     }
 }
 

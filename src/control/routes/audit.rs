@@ -6,18 +6,42 @@ use axum::Json;
 use axum::extract::{Extension, State};
 use serde_json::value::RawValue;
 
-use crate::control::api::audit::{AuditList, AuditQuery, GrantedRole, Whoami};
+use crate::control::api::audit::{AuditList, AuditQuery, Features, GrantedRole, PermissionReach, Whoami};
 use crate::control::api::error::ErrorCode;
 use crate::control::extract::ApiQuery;
 use crate::control::operator::Operator;
 use crate::control::problem::Problem;
 use crate::control::service::ControlState;
+use crate::identity::roles::{Reach, Right};
 
-/// Returns the caller and its roles.
-pub(super) async fn whoami(Extension(operator): Extension<Operator>) -> Json<Whoami> {
-    let roles = operator.grants().iter();
+/// Returns the caller, what it may do, and what is on.
+pub(super) async fn whoami(
+    State(state): State<Arc<ControlState>>,
+    Extension(operator): Extension<Operator>,
+) -> Json<Whoami> {
+    let grants = operator.grants();
+    let roles = grants.iter();
     let roles = roles.map(|(role, tenant)| GrantedRole { role, tenant: tenant.map(ToString::to_string) });
-    Json(Whoami { id: operator.id().to_owned(), roles: roles.collect() })
+    let permissions = Right::ALL.into_iter().filter_map(|right| {
+        let reach = match grants.reach(right)? {
+            Reach::All => PermissionReach::All,
+            Reach::Tenants(_) => PermissionReach::Tenant,
+        };
+        Some((right.name().into(), reach))
+    });
+    let features = Features {
+        login: !state.parts.settings.load().is_open(),
+        people: state.parts.people.is_on(),
+        history: state.parts.history.is_some(),
+        policy: !state.parts.runtime.rules().is_empty(),
+    };
+    Json(Whoami {
+        id: operator.id().to_owned(),
+        roles: roles.collect(),
+        permissions: permissions.collect(),
+        features,
+        version: env!("CARGO_PKG_VERSION").into(),
+    })
 }
 
 /// Returns lines of the audit log, newest first.

@@ -43,7 +43,7 @@ pub(super) async fn login(
     audited(outcome.map(|tokens| (Some(tokens.name.clone()), reply(&tokens))), true)
 }
 
-async fn let_in(
+pub(super) async fn let_in(
     state: &Arc<ControlState>,
     address: IpAddr,
     username: &str,
@@ -349,7 +349,7 @@ fn reply(tokens: &Tokens) -> Json<TokenReply> {
 /// Returns the answer with the account that it is about, for the audit log. A name that has no account is not told: it may be
 /// a password that was written into the wrong field. Without an account there is a line only of attempts that are limited in
 /// number.
-fn audited<T: IntoResponse>(outcome: Outcome<T>, are_limited: bool) -> Response {
+pub(super) fn audited<T: IntoResponse>(outcome: Outcome<T>, are_limited: bool) -> Response {
     let change = |name: String| {
         let user = UserConfig { name, ..UserConfig::default() };
         Extension(Change { by: Some(user.principal().to_string()), ..Change::default() })

@@ -11,5 +11,6 @@ use crate::telemetry::metrics::Metrics;
 
 /// Returns all metrics in the text format.
 pub(super) async fn text(State(state): State<Arc<ControlState>>) -> impl IntoResponse {
+    state.parts.metrics.dashboards(state.cookies.open());
     ([(header::CONTENT_TYPE, Metrics::CONTENT_TYPE)], state.parts.metrics.encode())
 }

@@ -5,6 +5,7 @@ mod approvals;
 mod audit;
 mod budgets;
 mod config;
+mod dashboard;
 mod documents;
 mod endpoint;
 mod events;
@@ -27,5 +28,6 @@ mod stats;
 mod table;
 mod users;
 
+pub(super) use dashboard::renew;
 pub(super) use endpoint::{Endpoint, is_open, router};
 pub(super) use table::{TAGS, endpoints};

@@ -11,6 +11,7 @@ use super::super::api::history::{
     SeriesQuery, UsageQuery, UsageReport,
 };
 use super::super::api::keys::{KeyList, MadeKey, NewKey, RevokedKey, RotateBody};
+use super::super::api::overview::{CookieEnd, CookieLogin, CookieReply, InstanceList, RecentSeries};
 use super::super::api::params::SessionQuery;
 use super::super::api::people::TicketQuery;
 use super::super::api::sessions::{SessionPage, SessionsQuery};
@@ -20,7 +21,9 @@ use super::governance_table::{APPROVALS, BUDGETS, approval_endpoints, budget_end
 use super::kill_table::kill_endpoints;
 use super::people_table::{PEOPLE, change_endpoints, login_endpoints, own_endpoints, user_endpoints};
 use super::policy_table::{POLICY, policy_endpoints};
-use super::{audit, config, events, export, health, history, keys, metrics, schema, sessions, stats};
+use super::{
+    audit, config, dashboard, events, export, health, history, keys, metrics, schema, sessions, stats,
+};
 use crate::history::read::legs::LegPage;
 use crate::history::read::reader::{RecordDetail, RecordPage};
 use crate::identity::roles::Right;
@@ -55,6 +58,7 @@ pub(in crate::control) fn endpoints() -> impl Iterator<Item = Endpoint> {
         history_endpoints(),
         record_endpoints(),
         access_endpoints(),
+        cookie_endpoints(),
         key_endpoints(),
         budget_endpoints(),
         policy_endpoints(),
@@ -63,6 +67,7 @@ pub(in crate::control) fn endpoints() -> impl Iterator<Item = Endpoint> {
         user_endpoints(),
         change_endpoints(),
         instance_endpoints(),
+        overview_endpoints(),
         probes(),
     ];
     groups.into_iter().flatten()
@@ -193,9 +198,13 @@ fn access_endpoints() -> Vec<Endpoint> {
         on_get(
             "/control/whoami",
             audit::whoami,
-            operation("getWhoami", "Returns the caller and its roles", Right::Read)
-                .by_tenant()
-                .ok::<Whoami>("The caller."),
+            operation(
+                "getWhoami",
+                "Returns the caller, its roles and permissions, and what is on",
+                Right::Read,
+            )
+            .by_tenant()
+            .ok::<Whoami>("The caller."),
         ),
         on_get(
             "/control/audit",
@@ -204,6 +213,28 @@ fn access_endpoints() -> Vec<Endpoint> {
                 .query::<AuditQuery>()
                 .ok::<AuditList>("A page of lines.")
                 .errors(&[BadRequest, StateUnavailable, Internal]),
+        ),
+    ]
+}
+
+fn cookie_endpoints() -> Vec<Endpoint> {
+    vec![
+        on_post(
+            "/control/login",
+            dashboard::log_in,
+            Operation::probe(ACCESS, "beginCookie", "Logs a browser in: the answer sets a cookie")
+                .audited()
+                .body::<CookieLogin>()
+                .ok::<CookieReply>("The cookie is valid.")
+                .errors(&[LoginFailed, LoginDisabled, TooManyAttempts, StateUnavailable, Internal]),
+        ),
+        on_post(
+            "/control/logout",
+            dashboard::log_out,
+            Operation::probe(ACCESS, "endCookie", "Ends the log-in of a browser, and its cookie")
+                .audited()
+                .ok::<CookieEnd>("The cookie is not valid any more.")
+                .errors(&[StateUnavailable, Internal]),
         ),
     ]
 }
@@ -291,6 +322,24 @@ fn instance_endpoints() -> Vec<Endpoint> {
             "/openapi.json",
             schema::openapi,
             operation("getOpenApi", "Returns this document").ok::<Map<String, Value>>("OpenAPI 3.1."),
+        ),
+    ]
+}
+
+fn overview_endpoints() -> Vec<Endpoint> {
+    let operation = |id, summary| Operation::new(INSTANCE, id, summary, Right::Read);
+    vec![
+        on_get(
+            "/control/series",
+            dashboard::series,
+            operation("getRecentSeries", "Returns the last hour of this instance in steps of a minute")
+                .ok::<RecentSeries>("The steps, the oldest first."),
+        ),
+        on_get(
+            "/control/instances",
+            dashboard::instances,
+            operation("listInstances", "Returns the instances, their versions and what is open there")
+                .ok::<InstanceList>("The instances."),
         ),
     ]
 }

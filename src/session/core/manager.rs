@@ -143,6 +143,16 @@ impl Manager {
         self.replication.is_shared()
     }
 
+    /// The name of this instance in a fleet; `None` without one.
+    pub fn instance(&self) -> Option<&str> {
+        self.replication.instance()
+    }
+
+    /// True while the session store answers.
+    pub fn store_answers(&self) -> bool {
+        self.replication.store_answers()
+    }
+
     /// Sessions that are active here.
     pub(in crate::session) fn active_sessions(&self) -> &Registry {
         &self.active

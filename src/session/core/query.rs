@@ -32,7 +32,10 @@ impl Manager {
         self.flush_before_read(None).await;
         let before = filter.before();
         let pick = |session: &Arc<Session>| {
-            let asked = before.is_none_or(|before| session.uid() < before) && session.matches(filter);
+            let is_lively = |since| self.clock.wall(session.last_activity()) >= since;
+            let asked = before.is_none_or(|before| session.uid() < before)
+                && filter.active_since.is_none_or(is_lively)
+                && session.matches(filter);
             asked.then(|| session.clone())
         };
         // Closing sessions after active ones: a session that ends meanwhile is seen twice, never missed.

@@ -55,6 +55,11 @@ pub(in crate::session) trait Replication: Send + Sync {
     /// True when other instances may share sessions: the store then holds the sum of all shares.
     fn is_shared(&self) -> bool;
 
+    /// The name of this instance in a fleet.
+    fn instance(&self) -> Option<&str> {
+        None
+    }
+
     /// True while the store answers.
     fn store_answers(&self) -> bool;
 

@@ -41,6 +41,10 @@ impl Replication for Replicator {
         true
     }
 
+    fn instance(&self) -> Option<&str> {
+        Some(self.store.instance())
+    }
+
     fn store_answers(&self) -> bool {
         self.is_up()
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{BackendName, PrincipalId, SessionId, SessionKey, Uid};
@@ -27,6 +28,9 @@ pub struct Filter {
     pub tenants: Vec<String>,
     /// With this text in the id, uid, principal or client; case does not matter.
     pub q: Option<String>,
+    /// In which a byte has moved since this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active_since: Option<Timestamp>,
     /// Page size, 1 to 1000; absent or 0 means 100.
     pub limit: usize,
     /// The cursor of the previous page.
@@ -103,6 +107,7 @@ impl Filter {
             )
             && self.covers(session.principal.tenant.as_deref())
             && self.backend.as_deref().is_none_or(|name| session.backends.contains_key(name))
+            && self.active_since.is_none_or(|since| session.last_activity >= since)
     }
 
     /// False if the labels of an ended session rule it out.

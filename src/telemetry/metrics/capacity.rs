@@ -1,9 +1,9 @@
-//! How close the session limits are. Read when the metrics are scraped.
+//! How close the session limits are, and how many browsers are logged in. Read when the metrics are scraped.
 
 use std::sync::OnceLock;
 
 use parking_lot::Mutex;
-use prometheus::{GaugeVec, IntCounterVec, Registry};
+use prometheus::{GaugeVec, IntCounterVec, IntGauge, Registry};
 
 use super::Metrics;
 use super::registry::{add, options};
@@ -25,6 +25,7 @@ pub(in crate::telemetry) struct CapacityMetrics {
     used: GaugeVec,
     refused: IntCounterVec,
     evicted: IntCounterVec,
+    dashboards: IntGauge,
     source: OnceLock<Mutex<Box<dyn Fn() -> CapacityNumbers + Send>>>,
 }
 
@@ -36,6 +37,7 @@ impl CapacityMetrics {
             used: add(registry, GaugeVec::new(options(used), used.labels)?)?,
             refused: counters(&table::SESSIONS_REFUSED)?,
             evicted: counters(&table::SESSIONS_EVICTED)?,
+            dashboards: add(registry, IntGauge::with_opts(options(&table::DASHBOARD_SESSIONS))?)?,
             source: OnceLock::new(),
         })
     }
@@ -59,6 +61,17 @@ impl CapacityMetrics {
 }
 
 impl Metrics {
+    /// Counts a connection or HTTP/2 request that a listener (`proxy`, `control`) had no room for. `reason` is from a
+    /// closed set.
+    pub fn connection_refused(&self, listener: &'static str, reason: &'static str) {
+        self.connections_refused.with_label_values(&[listener, reason]).inc();
+    }
+
+    /// Sets how many browsers are logged in to the dashboard.
+    pub fn dashboards(&self, open: usize) {
+        self.capacity.dashboards.set(i64::try_from(open).unwrap_or(i64::MAX));
+    }
+
     /// Sets the source of the session limits' numbers. Only the first call has an effect.
     pub fn watch_capacity(&self, numbers: impl Fn() -> CapacityNumbers + Send + 'static) {
         let _ = self.capacity.source.set(Mutex::new(Box::new(numbers)));

@@ -108,6 +108,8 @@ table! {
         "Fetches of the keys of a token issuer: done or failed.";
     CONFIG_RELOADS = "elida_config_reloads_total" ["result"]
         "Reloads of the configuration: applied or rejected.";
+    DASHBOARD_SESSIONS = "elida_dashboard_sessions" []
+        "Browsers that are logged in to the dashboard now.";
     CONNECTIONS = "elida_connections" []
         "Client connections open at the proxy now.";
     CONNECTIONS_REFUSED = "elida_connections_refused_total" ["listener", "reason"]

@@ -410,9 +410,14 @@ async fn who_calls_is_told_and_a_revoked_or_expired_key_has_no_role() {
     let house = House::open().await;
     let whoami = || Call::get("/control/whoami");
     let answer = house.call("ops", whoami()).await.json();
-    assert_eq!(answer, json!({"id": "key:ops", "roles": [{"role": "operator", "tenant": null}]}));
+    assert_eq!(
+        (&answer["id"], &answer["roles"]),
+        (&json!("key:ops"), &json!([{"role": "operator", "tenant": null}]))
+    );
+    assert_eq!(answer["permissions"], json!({"operate": "all", "read": "all"}));
     let answer = house.call("acme-view", whoami()).await.json();
     assert_eq!(answer["roles"], json!([{"role": "viewer", "tenant": "acme"}]));
+    assert_eq!(answer["permissions"], json!({"read": "tenant"}));
     assert_eq!(code(&house.call("nobody", whoami()).await), "role_required");
     let body = json!({"id": "brief", "groups": ["soc"], "expires": "1h"});
     let made = house.call("root", Call::post("/control/keys").json(&body)).await.json();

@@ -48,7 +48,7 @@ async fn the_commands_of_the_documentation_do_what_it_says() {
         .into_iter()
         .filter(|command| command.starts_with("curl") && !command.contains("/control/events"))
         .collect();
-    assert_eq!(commands.len(), 36, "each is looked at below: {commands:#?}");
+    assert_eq!(commands.len(), 38, "each is looked at below: {commands:#?}");
     let run = async |end: &str| {
         let fits = |command: &&String| command.trim_end_matches('\'').ends_with(end);
         let command = commands.iter().find(fits).unwrap_or_else(|| panic!("{end} is not documented"));
@@ -105,9 +105,19 @@ async fn the_commands_of_the_documentation_do_what_it_says() {
     let selected = crate::support::json(shell(kills[2], control).await.as_bytes());
     assert_eq!((&selected["matched"], &selected["dry_run"]), (&json!(0), &json!(true)), "{selected}");
 
+    let whoami = read("/control/whoami").await;
+    assert_eq!((&whoami["id"], &whoami["roles"][0]["role"]), (&json!("local"), &json!("admin")), "{whoami}");
     assert_eq!(
-        read("/control/whoami").await,
-        json!({"id": "local", "roles": [{"role": "admin", "tenant": null}]})
+        (&whoami["permissions"]["operate"], &whoami["features"]["login"]),
+        (&json!("all"), &json!(false))
+    );
+    let series = read("/control/series").await;
+    let point = series["points"].as_array().and_then(|points| points.last()).expect("a step");
+    assert!(point["requests"].as_u64() >= Some(1) && point["kills"].as_u64() >= Some(2), "{series}");
+    let instances = read("/control/instances").await;
+    assert_eq!(
+        (&instances["instances"][0]["name"], &instances["instances"][0]["store_up"]),
+        (&json!("local"), &json!(true))
     );
     let audit = read("action=killSession").await;
     let reasons: Vec<_> =

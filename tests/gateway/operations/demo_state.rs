@@ -1,11 +1,15 @@
 //! Where `elida demo` keeps its state, and for how long.
 
 use std::ffi::OsStr;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
 
 use crate::support::process::elida;
-use crate::support::{Call, Gateway};
+use crate::support::{Call, Gateway, within};
 
 /// The names in a folder.
 fn names(folder: &Path) -> Vec<String> {
@@ -112,4 +116,55 @@ fn a_temporary_folder_that_cannot_be_made_is_named_with_remedies() {
     let output =
         elida(own.path()).args(["demo", "--only-provider", "127.0.0.1:0", "--data-dir", "x"]).output();
     assert_eq!(output.expect("the binary runs").status.code(), Some(2));
+}
+
+/// A port that nobody listens on.
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address").port()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_play_and_the_one_that_runs_away_can_be_killed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (proxy, control) = (free_port(), free_port());
+    let addresses = [format!("127.0.0.1:{proxy}"), format!("127.0.0.1:{control}")];
+    let mut demo = elida(folder.path())
+        .args(["demo", "--play", "--listen", &addresses[0], "--control-listen", &addresses[1]])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the demo");
+    let mut lines = BufReader::new(demo.stdout.take().expect("stdout")).lines();
+    let first = lines.next().expect("a line").expect("text");
+    assert!(first.starts_with(&format!("Dashboard: http://127.0.0.1:{control}/")), "{first}");
+    let reading = std::thread::spawn(move || lines.map_while(Result::ok).count());
+    let control: SocketAddr = addresses[1].parse().expect("an address");
+    let get = async |target: &str| Call::get(target).send(control).await.json();
+    within("the control API", async {
+        while tokio::net::TcpStream::connect(control).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    within("seven agents", async {
+        while get("/control/sessions?state=active").await["sessions"].as_array().map(Vec::len) < Some(7) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    within("the open request of the one that runs away", async {
+        while get("/control/sessions/runaway-crawler").await["open_legs"] != 1 {}
+    })
+    .await;
+    let killed = Call::post("/control/sessions/runaway-crawler/kill").send(control).await;
+    assert_eq!(killed.status(), 200, "{}", killed.text());
+    within("its end", async { while get("/control/sessions/runaway-crawler").await["state"] != "killed" {} })
+        .await;
+    assert!(crate::support::gateway::signal(demo.id(), "TERM"));
+    let ended = tokio::task::spawn_blocking(move || demo.wait());
+    let ended = within("the end of the demo, though agents have streams open", ended).await;
+    assert!(ended.expect("the wait").expect("the child").success());
+    assert!(reading.join().expect("the reader") > 0);
 }
