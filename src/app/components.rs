@@ -1,6 +1,5 @@
 //! The components that several services share, built from a compiled configuration.
 
-use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::Context;
@@ -18,7 +17,6 @@ use crate::config::Config;
 use crate::history::Archive;
 use crate::history::state::State;
 use crate::identity::{ClientKeys, Key, Made, People};
-use crate::ids::BackendName;
 use crate::limits::fleet::FleetBudgets;
 use crate::limits::fleet_rates::FleetRates;
 use crate::limits::ledger::Ledger;
@@ -124,7 +122,7 @@ impl Components {
         let sessions = sessions(config, replicator.as_ref(), &clock, listener);
         SharedKeys::follow(&sessions, (&keys, &people), (&overrides, &approvals, &suppressions), &live);
         sessions.set_principals_key(names.key.id());
-        sessions.set_backend_urls(addresses(config));
+        name_backends(&sessions, config);
         let kills = KillRecovery::restore(history.as_ref(), &sessions);
         if let Some(replicator) = &replicator {
             watch_fleet(&metrics, &readiness, &sessions, replicator);
@@ -377,9 +375,10 @@ fn watch_capacity(metrics: &Metrics, sessions: &Arc<Manager>) {
     });
 }
 
-/// Returns the URL of each backend, by which records name it.
-pub(super) fn addresses(config: &Config) -> HashMap<BackendName, Arc<str>> {
-    config.backends.iter().map(|backend| (backend.name().clone(), backend.url().into())).collect()
+/// Tells the sessions the URL of each backend, by which records name it.
+pub(super) fn name_backends(sessions: &Manager, config: &Config) {
+    let urls = config.backends.iter().map(|backend| (backend.name().clone(), backend.url().into()));
+    sessions.set_backend_urls(urls.collect());
 }
 
 /// Opens the history. A file that cannot be used is logged as an error but does not refuse traffic, since the log has

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use tracing::{error, info, warn};
 
-use super::components::{Components, addresses, runtime_settings};
+use super::components::{Components, name_backends, runtime_settings};
 use super::descriptors::Plan;
 use super::made_keys;
 use crate::clock::millis;
@@ -115,7 +115,7 @@ impl Reload {
         self.shared.sessions.share_declared_keys(made_keys::written(&config));
         self.control.store(Arc::new(config.control.clone()));
         self.shared.sessions.reconfigure(config.session.clone());
-        self.shared.sessions.set_backend_urls(addresses(&config));
+        name_backends(&self.shared.sessions, &config);
         if let Some(history) = &self.shared.history {
             history.reconfigure(config.history.clone());
         }

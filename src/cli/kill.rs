@@ -229,14 +229,10 @@ mod tests {
             request(&["--principal", "key:ci", "--idle-over", "10m", "--dry-run", "--permanent"]),
             json!({"principal": "key:ci", "idle_over": "10m", "dry_run": true, "block": {"mode": "permanent"}})
         );
-        for words in [
-            &[][..],
-            &["--dry-run"],
-            &["id", "--group", "a"],
-            &["id", "--dry-run"],
-            &["--group", "a", "--force"],
-        ] {
+        for words in [&[][..], &["id", "--group", "a"], &["id", "--dry-run"], &["--group", "a", "--force"]] {
             assert!(read(words).is_err(), "{words:?}");
         }
+        assert!(!read(&["--dry-run"]).unwrap().has_selector(), "it is told what is missing");
+        assert!(read(&["--dry-run", "--agent", "a1"]).unwrap().has_selector());
     }
 }

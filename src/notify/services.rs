@@ -280,7 +280,11 @@ enum Answered {
 
 /// Reads an answer; `None` if it is none. One without a result is none: OPA answers so where no rule decides.
 fn read(text: &[u8]) -> Option<(Reply, Option<Duration>)> {
-    let Envelope { result } = serde_json::from_slice(text).ok()?;
+    // Lists and maps are read as objects and words otherwise, but no service means that.
+    let envelope: Value = serde_json::from_slice(text).ok()?;
+    let result = envelope.as_object()?.get("result")?;
+    let is_plain = result.is_boolean() || result.as_object()?.get("action")?.is_string();
+    let Envelope { result } = if is_plain { serde_json::from_slice(text).ok()? } else { return None };
     let (action, reason, score, keeps) = match result {
         OpaResult::Plain(true) => (Answered::Allow, None, 0.0, None),
         OpaResult::Plain(false) => (Answered::Block, None, 0.0, None),
@@ -358,6 +362,10 @@ mod tests {
             "true",
             r#"{"result": null}"#,
             r#"{"result": {"allow": true}}"#,
+            "[true]",
+            r#"[{"action": "allow"}]"#,
+            r#"{"result": ["allow"]}"#,
+            r#"{"result": {"action": {"allow": null}}}"#,
             r#"{"result": {"action": "permit"}}"#,
             r#"{"result": {"action": "allow", "score": -10}}"#,
         ] {

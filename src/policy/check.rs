@@ -2,7 +2,7 @@
 
 use super::expr::Expression;
 use super::facts::Phase;
-use super::rule::{Action, Place};
+use super::rule::{Action, Place, is_word};
 use super::settings::RuleConfig;
 use crate::settings::fault::Faults;
 use crate::settings::rate::RateText;
@@ -86,9 +86,4 @@ pub(super) fn check(written: &RuleConfig, path: &str, faults: &mut Faults) {
     if written.matching.is_some() && matches!(written.on, Phase::Connect | Phase::Turn) {
         at(".match", "no text is read in this phase", "use on: request, response, tool_call or tool_result");
     }
-}
-
-pub(super) fn is_word(word: &str) -> bool {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    (1..=64).contains(&word.len()) && word.bytes().all(is_plain)
 }

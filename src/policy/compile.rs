@@ -11,7 +11,7 @@ use super::facts::{Fact, Phase};
 use super::loops::builtin::{LoopSet, loop_levels};
 use super::pattern_faults::compile_all;
 use super::presets::{Chosen, PRESETS};
-use super::rule::{Action, Condition, Matching, Mode, Places, Rule, RuleKind, Severity};
+use super::rule::{Action, Condition, FILE, Matching, Mode, Places, Rule, RuleKind, Severity, built_in};
 use super::ruleset::{PhaseRules, RuleSet};
 use super::scan::{Pattern, PatternKind};
 use super::secrets::{DETECTORS, Detector, detector};
@@ -22,8 +22,6 @@ use crate::settings::rate::{Period, RateText};
 
 /// The most rules, with those of presets.
 const MAX_RULES: usize = 1024;
-/// The origin of rules that the file has.
-const FILE: &str = "file";
 /// The rate to which a score slows a session down.
 const SLOW: RateText = RateText { count: 6, period: Period::Minute };
 
@@ -145,26 +143,6 @@ impl PolicyConfig {
             let rule = built_in(&format!("score-{key}"), action, self.mode, RuleKind::Score);
             Some((threshold, Arc::new(Rule { rate, ..rule })))
         })
-    }
-}
-
-/// A rule that no file writes.
-pub(super) fn built_in(id: &str, action: Action, mode: Mode, kind: RuleKind) -> Rule {
-    Rule {
-        id: id.into(),
-        phase: Phase::Request,
-        when: None,
-        matching: None,
-        action,
-        severity: Severity::Info,
-        owasp: None,
-        message: None,
-        mark: None,
-        mode,
-        unknown_skips: false,
-        rate: None,
-        origin: FILE,
-        kind,
     }
 }
 

@@ -7,10 +7,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Given};
 
-use super::compile::built_in;
 use super::expr::{Expression, Truth};
 use super::facts::{Fact, Facts, Phase, Type, Value};
-use super::rule::{Action, Mode, Rule, RuleKind};
+use super::rule::{Action, Mode, Rule, RuleKind, built_in, is_word};
 use crate::settings::fault::Faults;
 use crate::settings::units::DurationText;
 
@@ -153,7 +152,7 @@ pub(super) fn compile(written: &[ExternalConfig], mode: Mode, faults: &mut Fault
 
 fn check(one: &ExternalConfig, before: &[ExternalConfig], path: &str, faults: &mut Faults) {
     let mut at = |key: &str, message: &str, hint: &str| faults.add(format!("{path}{key}"), message, hint);
-    if !super::check::is_word(&one.name) {
+    if !is_word(&one.name) {
         at(".name", "a name has 1 to 64 letters, digits, '-', '_' and '.'", "write a short word");
     }
     if before.iter().any(|other| other.name == one.name) {

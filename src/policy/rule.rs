@@ -9,6 +9,9 @@ use super::expr::{Expression, Truth, glob};
 use super::facts::{Fact, Facts, Phase, Value};
 use crate::settings::rate::RateText;
 
+/// The origin of rules that the file has.
+pub(super) const FILE: &str = "file";
+
 /// What happens when a rule holds, the weakest first.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
@@ -354,5 +357,31 @@ impl Rule {
     /// Whether a condition that cannot be decided counts as yes.
     pub(super) fn holds_when_unknown(&self) -> bool {
         self.action != Action::Flag && !self.unknown_skips
+    }
+}
+
+/// Whether this is an id: 1 to 64 letters, digits, `-`, `_` and `.`.
+pub(super) fn is_word(word: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    (1..=64).contains(&word.len()) && word.bytes().all(is_plain)
+}
+
+/// A rule that no file writes.
+pub(in crate::policy) fn built_in(id: &str, action: Action, mode: Mode, kind: RuleKind) -> Rule {
+    Rule {
+        id: id.into(),
+        phase: Phase::Request,
+        when: None,
+        matching: None,
+        action,
+        severity: Severity::Info,
+        owasp: None,
+        message: None,
+        mark: None,
+        mode,
+        unknown_skips: false,
+        rate: None,
+        origin: FILE,
+        kind,
     }
 }

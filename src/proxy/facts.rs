@@ -99,8 +99,10 @@ impl RequestFacts<'_> {
         let is_unread = || call.malformed || call.unread.is_some() || received.socket;
         let route = self.forward.and_then(|(_, route)| route);
         received.dialect.is_llm() && is_unread()
-            || route
-                .is_some_and(|route| unknown_api::is_asked(received, route, call.tools_offered.has_body()))
+            || route.is_some_and(|route| {
+                let kind = route.backend.settings().kind();
+                unknown_api::is_asked(received, kind, call.tools_offered.has_body())
+            })
     }
 
     fn model(&self) -> Value<'_> {

@@ -4,8 +4,6 @@
 //! An approval is for exactly one call, once: it is taken by one atomic step, on disk and in Redis, before the call goes on. A
 //! client that leaves, or a kill, drops the wait and leaves the approval as it is; the same call again finds it.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +11,7 @@ use jiff::Timestamp;
 use pingora_proxy::Session as Exchange;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::downstream::GateWait;
 use super::error_response::Reject;
 use super::judge::{self, HoldRequest};
 use super::judging::Patience;
@@ -42,9 +41,6 @@ const AGAIN: Duration = Duration::from_secs(1);
 const READ: usize = 64 << 10;
 const SHOWN: usize = 4 << 10;
 
-/// Ready with `Ok` when the call may go on, and with its refusal otherwise.
-pub(crate) type HoldWait = Pin<Box<dyn Future<Output = Result<(), Box<Refusal>>> + Send>>;
-
 /// Holds a call until an operator answers, at most for `longest` from when this is first polled. Before a denial is returned,
 /// the order against repeats is written; a call that nobody has answered may come again, since it may be approved meanwhile.
 pub(crate) fn wait(
@@ -53,7 +49,7 @@ pub(crate) fn wait(
     leg: Option<&Leg>,
     request: HoldRequest,
     longest: Duration,
-) -> HoldWait {
+) -> GateWait {
     Holder::new(app, who, leg, longest).wait(request)
 }
 
@@ -84,7 +80,7 @@ impl Holder {
     }
 
     /// Holds a call until an operator answers.
-    pub(crate) fn wait(self, request: HoldRequest) -> HoldWait {
+    pub(crate) fn wait(self, request: HoldRequest) -> GateWait {
         let (call, details, longest) = (self.call(&request), self.details(&request), self.longest);
         let held = Held { app: self.app, session: self.session, call, details, request, rules: self.rules };
         Box::pin(async move {

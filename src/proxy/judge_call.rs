@@ -38,7 +38,7 @@ pub(super) fn call_verdict(
             segments::read(tool.args, Dialect::PLAIN, &mut reading);
         }
         command_lines(tool.args, &mut |line| reading.text(Place::ToolArgs, line.as_bytes()));
-        if reading.work.exceeded() {
+        if reading.work.exceeded() || tool.args_truncated {
             rules.scan_limit(&mut verdict);
         }
     }

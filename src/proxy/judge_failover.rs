@@ -25,7 +25,7 @@ pub(super) fn keep_permitted(app: &ProxyState, routed: &mut Routed, headers: &He
     if settings.rules.acts_on_what_is_heard() && !received.dialect.is_llm() {
         let has_body = !matches!(body, Body::None);
         let kind = |backend: usize| settings.backends[backend].settings().kind();
-        let is_heard = |other: &Choice| !unknown_api::is_asked_of(received, kind(other.backend), has_body);
+        let is_heard = |other: &Choice| !unknown_api::is_asked(received, kind(other.backend), has_body);
         routed.route.others.retain(is_heard);
     }
     if !settings.rules.asks_for_backend() {

@@ -124,7 +124,8 @@ pub(super) fn judge(
     let forward = Some((leg, Some(&routed.route)));
     let facts = RequestFacts { forward, ..RequestFacts::new(who, headers, &app.clock) };
     let has_body = !matches!(body, Body::None);
-    let is_unheard = unknown_api::check(&rules, &who.received, &routed.route, has_body)?;
+    let kind = routed.route.backend.settings().kind();
+    let is_unheard = unknown_api::check(&rules, &who.received, kind, has_body)?;
     let table = app.judged(&rules);
     let Found { mut request, results, digests, conversation, is_incomplete, asked } =
         read_texts(app, &rules, routed, &facts, table, body);
@@ -166,15 +167,28 @@ pub(super) fn judge(
         decisions.extend((!asking.is_empty()).then_some(Decision::Ask(asking)));
     }
     routed.digests = digests[..conversation].into();
-    if matches!(body, Body::None) {
-        routed.messages =
-            ClientMessages::begin(&rules, &routed.who.received, held_limit(&routed.who.received));
-    }
-    if let Body::Streamed(held) = body {
-        routed.passing = Passing::begin(&rules, &routed.who.received, headers);
-        decisions.extend(judge_upload(app, routed, headers, Some(held)));
-    }
+    decisions.extend(begin_rest(app, &rules, routed, headers, body));
     Ok(decisions)
+}
+
+/// Begins to judge what is still to come: the rest of a body that streams, or the messages of a socket.
+fn begin_rest(
+    app: &Arc<ProxyState>,
+    rules: &Arc<RuleSet>,
+    routed: &mut Routed,
+    headers: &HeaderMap,
+    body: &Body<'_>,
+) -> Option<Decision> {
+    let received = &routed.who.received;
+    match body {
+        Body::None => routed.messages = ClientMessages::begin(rules, received, held_limit(received)),
+        Body::Streamed(held) => {
+            routed.passing = Passing::begin(rules, received, headers);
+            return judge_upload(app, routed, headers, Some(held));
+        }
+        Body::Json(_) | Body::Form(_) | Body::Unreadable => {}
+    }
+    None
 }
 
 /// Returns the questions to services about the request and the results in it.

@@ -2,19 +2,13 @@
 
 use http::HeaderMap;
 
-use super::dispatch::Route;
 use super::receive::Received;
 use crate::error::{ErrorKind, Refusal};
 use crate::policy::ruleset::RuleSet;
 use crate::protocol::{BackendKind, Dialect};
 
-/// Whether a request may ask a model in a way that is not known here. `has_body`: it has one.
-pub(super) fn is_asked(received: &Received, route: &Route, has_body: bool) -> bool {
-    is_asked_of(received, route.backend.settings().kind(), has_body)
-}
-
-/// The same of the server of this type.
-pub(super) fn is_asked_of(received: &Received, kind: BackendKind, has_body: bool) -> bool {
+/// Whether a request to a server of this type may ask a model in a way that is not known here. `has_body`: it has one.
+pub(super) fn is_asked(received: &Received, kind: BackendKind, has_body: bool) -> bool {
     // What sockets say is read, or they are refused.
     if received.socket || received.dialect.is_llm() || !kind.is_llm() {
         return false;
@@ -35,10 +29,10 @@ pub(super) fn is_asked_of(received: &Received, kind: BackendKind, has_body: bool
 pub(super) fn check(
     rules: &RuleSet,
     received: &Received,
-    route: &Route,
+    kind: BackendKind,
     has_body: bool,
 ) -> Result<bool, Refusal> {
-    if !rules.hears() || !is_asked(received, route, has_body) {
+    if !rules.hears() || !is_asked(received, kind, has_body) {
         return Ok(false);
     }
     if !rules.acts_on_what_is_heard() {

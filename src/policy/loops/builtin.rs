@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use super::settings::{FoundLoop, LoopLevel, LoopRules};
 use super::watch::{Observation, Signal};
-use crate::policy::compile::built_in;
 use crate::policy::facts::Phase;
-use crate::policy::rule::{Action, Mode, Rule, RuleKind, Severity};
+use crate::policy::rule::{Action, Mode, Rule, RuleKind, Severity, built_in};
 use crate::policy::verdict::{Finding, Verdict};
 
 /// How loops are found, and a rule for each level.

@@ -26,8 +26,8 @@ struct Fragment {
     kind: String,
     id: String,
     name: String,
-    /// The name was longer than what is kept.
-    name_is_cut: bool,
+    /// The name was longer than what is kept, or there was another one before it.
+    name_is_unclear: bool,
     arguments: Vec<u8>,
     truncated: bool,
 }
@@ -106,8 +106,10 @@ impl ToolCalls {
     }
 
     pub(super) fn name(&mut self, name: &str) {
-        keep(&mut self.fragment.name, name);
-        self.fragment.name_is_cut = name.len() > NAME_MAX;
+        let fragment = &mut self.fragment;
+        let is_doubled = !fragment.name.is_empty() && fragment.name != name;
+        keep(&mut fragment.name, name);
+        fragment.name_is_unclear |= is_doubled || name.len() > NAME_MAX;
         self.fragment.begun = true;
     }
 
@@ -155,10 +157,10 @@ impl ToolCalls {
     /// Forgets what was said.
     pub(super) fn clear(&mut self) {
         if std::mem::take(&mut self.fragment.begun) {
-            let Fragment { index, kind, id, name, name_is_cut, arguments, truncated, .. } =
+            let Fragment { index, kind, id, name, name_is_unclear, arguments, truncated, .. } =
                 &mut self.fragment;
             *index = None;
-            *name_is_cut = false;
+            *name_is_unclear = false;
             *truncated = false;
             kind.clear();
             id.clear();
@@ -183,7 +185,7 @@ impl ToolCalls {
         let before = last.map(|at| &self.known[at]).filter(|known| {
             found.is_none()
                 && id.is_empty()
-                && known.index.is_some()
+                && (known.index.is_some() || known.arguments.is_empty())
                 && serde_json::from_slice::<IgnoredAny>(&known.arguments).is_err()
         });
         let continues = before.map(|known| !known.arguments.is_empty());
@@ -191,7 +193,7 @@ impl ToolCalls {
         if let (Some(at), Some(has_arguments)) = (at, continues) {
             let before = last.map(|last| self.known[last].call.whole_name().to_owned()).unwrap_or_default();
             let known = &mut self.known[at];
-            known.call.name_is_unclear = true;
+            known.call.name_is_unclear |= known.index.is_some();
             known.call.joined_name = before + &self.fragment.name;
             known.call.joined_name.truncate(known.call.joined_name.floor_char_boundary(NAME_MAX));
             known.has_more |= has_arguments;
@@ -225,7 +227,10 @@ impl ToolCalls {
         let Fragment { kind, id, name, .. } = &self.fragment;
         // Where kinds tell nothing, the beginning of something else has neither id nor name.
         let is_call = kind.ends_with(suffix) && !(kind.is_empty() && id.is_empty() && name.is_empty());
-        let begins = matches!(step, CallStep::Begin | CallStep::Whole) && is_call;
+        // A server may leave out the beginning, and say at the end which call it was.
+        let is_late =
+            step == CallStep::SetAndClose && !(name.is_empty() && self.fragment.arguments.is_empty());
+        let begins = matches!(step, CallStep::Begin | CallStep::Whole) && is_call || is_late;
         let found = match step {
             // Another beginning is another call, unless it has the same id.
             CallStep::Begin => {
@@ -308,7 +313,7 @@ impl ToolCalls {
 
     /// Adds the fragment to a call, its arguments behind those that are there or in their place.
     fn join(&mut self, at: usize, sets: bool) {
-        let Fragment { id, name, name_is_cut, arguments, truncated, .. } = &self.fragment;
+        let Fragment { id, name, name_is_unclear, arguments, truncated, .. } = &self.fragment;
         let known = &mut self.known[at];
         if known.call.id.is_empty() {
             known.call.id.clone_from(id);
@@ -323,7 +328,7 @@ impl ToolCalls {
                 known.call.name.push_str(&name[..name.floor_char_boundary(room)]);
             }
         }
-        known.call.name_is_unclear |= *name_is_cut;
+        known.call.name_is_unclear |= *name_is_unclear;
         if sets || known.is_preset && !arguments.is_empty() {
             self.held -= known.arguments.len();
             known.arguments.clear();

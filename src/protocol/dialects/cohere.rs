@@ -43,6 +43,7 @@ const FIELDS: &[(&str, Field)] = &[
     ("index", Field::CallIndex),
     ("delta.message.content.text", Field::Text),
     ("delta.message.content.thinking", Field::Thought),
+    ("delta.message.tool_plan", Field::Thought),
     ("delta.message.tool_calls.type", Field::CallKind),
     ("delta.message.tool_calls.id", Field::CallId),
     ("delta.message.tool_calls.function.name", Field::CallName),
@@ -50,6 +51,7 @@ const FIELDS: &[(&str, Field)] = &[
     // The whole answer.
     ("message.content[].text", Field::Text),
     ("message.content[].thinking", Field::Thought),
+    ("message.tool_plan", Field::Thought),
     ("message.tool_calls[]", Field::CallEnd),
     ("message.tool_calls[].type", Field::CallKind),
     ("message.tool_calls[].id", Field::CallId),

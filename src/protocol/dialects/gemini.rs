@@ -44,6 +44,13 @@ const FIELDS: &[(&str, Field)] = &[
     ("candidates[].content.parts[].functionCall.id", Field::CallId),
     ("candidates[].content.parts[].functionCall.name", Field::CallName),
     ("candidates[].content.parts[].functionCall.args", Field::CallArguments),
+    // As protobuf names them, which clients of Google read as well.
+    ("candidates[].content.parts[].executable_code.code", Field::Text),
+    ("candidates[].content.parts[].code_execution_result.output", Field::Text),
+    ("candidates[].content.parts[].function_call", Field::CallEnd),
+    ("candidates[].content.parts[].function_call.id", Field::CallId),
+    ("candidates[].content.parts[].function_call.name", Field::CallName),
+    ("candidates[].content.parts[].function_call.args", Field::CallArguments),
 ];
 
 static ANSWERS: AnswerRules = AnswerRules {

@@ -6,7 +6,7 @@ use super::spec::Dialect;
 
 /// How paths end where a POST creates something. From the references of OpenAI (files, uploads, batches, fine-tuning), Mistral
 /// (files, OCR is none), Anthropic (files; Claude Code's events) and Gemini (uploads of files).
-const CREATES: [&str; 8] = [
+const CREATES: [&str; 15] = [
     "/files",
     "/uploads",
     "/v1/batches",
@@ -15,13 +15,23 @@ const CREATES: [&str; 8] = [
     "/upload/v1beta/files",
     "/api/event_logging/batch",
     "/tokenize",
+    "/vector_stores",
+    "/v1/conversations",
+    "/v1/containers",
+    "/client_secrets",
+    "/v1/realtime/sessions",
+    "/v1beta/cachedContents",
+    "/v1/cachedContents",
 ];
 
 /// Lists whose elements take these orders: `/v1/batches/ID/cancel`.
-const ORDERS: [(&str, &[&str]); 3] = [
+const ORDERS: [(&str, &[&str]); 6] = [
     ("batches", &["cancel"]),
     ("uploads", &["parts", "complete", "cancel"]),
     ("jobs", &["cancel", "pause", "resume"]),
+    ("vector_stores", &["search", "files", "file_batches"]),
+    ("conversations", &["items"]),
+    ("containers", &["files"]),
 ];
 
 /// Whether a path is written as no two servers read it differently.
@@ -65,6 +75,11 @@ mod tests {
             "/v1/fine_tuning/jobs",
             "/upload/v1beta/files",
             "/api/event_logging/batch",
+            "/v1/vector_stores",
+            "/v1/vector_stores/vs_1/search",
+            "/v1/conversations/conv_1/items",
+            "/v1/realtime/client_secrets",
+            "/v1beta/cachedContents",
         ] {
             assert!(!may_ask(Method::POST, path, true), "{path}");
         }

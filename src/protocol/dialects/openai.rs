@@ -71,7 +71,10 @@ pub(super) const FIELDS: &[(&str, Field)] = &[
     // DeepSeek, vLLM and others; OpenRouter; Mistral.
     ("choices[].delta.reasoning_content", Field::Thought),
     ("choices[].delta.reasoning", Field::Thought),
+    ("choices[].delta.reasoning_details[].text", Field::Thought),
     ("choices[].delta.content[].thinking[].text", Field::Thought),
+    // What spoken answers say.
+    ("choices[].delta.audio.transcript", Field::Text),
     // The whole answer.
     ("choices[].message.tool_calls[]", Field::CallEnd),
     ("choices[].message.tool_calls[].id", Field::CallId),
@@ -87,7 +90,9 @@ pub(super) const FIELDS: &[(&str, Field)] = &[
     ("choices[].message.refusal", Field::Text),
     ("choices[].message.reasoning_content", Field::Thought),
     ("choices[].message.reasoning", Field::Thought),
+    ("choices[].message.reasoning_details[].text", Field::Thought),
     ("choices[].message.content[].thinking[].text", Field::Thought),
+    ("choices[].message.audio.transcript", Field::Text),
     // Completions, whole and streamed.
     ("choices[].text", Field::Text),
 ];

@@ -59,8 +59,8 @@ fn sources() -> Vec<PathBuf> {
 fn no_source_names_a_shared_temporary_folder_or_a_home() {
     let places =
         ["temp_dir()", "\"/tmp", " /tmp", "\"/var/tmp", "home_dir()", "var(\"HOME\")", "var_os(\"HOME\")"];
-    // The demo names the folder in an error, this file names what it looks for.
-    let known = ["src/app/demo.rs", "tests/gateway/operations/isolation.rs"];
+    // The demo names the folder in an error, this file names what it looks for, and the commands of the presets are never run.
+    let known = ["src/app/demo.rs", "tests/gateway/operations/isolation.rs", "src/policy/presets/tests.rs"];
     for file in sources().iter().filter(|file| !known.iter().any(|known| file.ends_with(known))) {
         let text = std::fs::read_to_string(file).expect("UTF-8");
         for place in places {

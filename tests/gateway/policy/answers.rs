@@ -230,6 +230,24 @@ async fn an_answer_that_cannot_be_read_is_treated_as_on_limit_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_is_too_long_to_be_read_is_told() {
+    let demo = Demo::start().await;
+    let rule =
+        "  rules: [{ id: rm, on: tool_call, match: { in: tool.args, any: ['rm -rf'] }, action: block }]";
+    for (on_limit, status) in [("flag", 200), ("block", 403)] {
+        let gateway = ruled(&demo, &format!("{rule}\n  on_limit: {on_limit}")).await;
+        for (padding, status) in [(1000, 403), (300_000, status)] {
+            let padding = "x".repeat(padding);
+            let text = format!(r#"[[tool Bash {{"description":"{padding}","command":"rm -rf /"}}]]"#);
+            let answer = Call::chat(&text).send(gateway.proxy()).await;
+            assert_eq!(answer.status(), status, "{on_limit} {}", padding.len());
+        }
+        let series = "elida_policy_decisions_total{action=\"flag\",mode=\"enforce\",rule=\"scan-limit\"}";
+        assert!(on_limit == "block" || gateway.metric(series).await >= 1.0, "it is told");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_kill_ends_a_stream_of_which_a_part_is_withheld() {
     // The second event is not complete.
     let backend = RawBackend::start(async |mut connection| {

@@ -292,6 +292,35 @@ fn items_and_blocks_without_ids_or_with_one_index_are_counted_apart() {
 }
 
 #[test]
+fn names_that_programs_read_differently_are_told() {
+    let names = |told: &Heard| {
+        let name = |call: &ToolCall| (call.name.clone(), call.joined_name.clone(), call.name_is_unclear);
+        told.calls.iter().map(name).collect::<Vec<_>>()
+    };
+    let of = |name: &str, joined: &str, is_unclear| (name.to_owned(), joined.to_owned(), is_unclear);
+    // In pieces, without index and id.
+    for around in [r#""tool_calls":[{"function":PIECE}]"#, r#""function_call":PIECE"#] {
+        let event = |piece: &str| {
+            format!(r#"{{"choices":[{{"index":0,"delta":{{{}}}}}]}}"#, around.replace("PIECE", piece))
+        };
+        let (first, second) = (event(r#"{"name":"Dan"}"#), event(r#"{"name":"ger","arguments":"{}"}"#));
+        let told = heard(Dialect::OPENAI_CHAT, &[&first, &second, "[DONE]"]);
+        assert!(names(&told).contains(&of("ger", "Danger", false)), "{told:?}");
+    }
+    // Twice in one call.
+    let twice = r#"{"choices":[{"message":{"tool_calls":[{"id":"a","function":{"name":"Danger","name":"ok","arguments":"{}"}}]},"finish_reason":"tool_calls"}]}"#;
+    let told = listen(Dialect::OPENAI_CHAT, Framing::Json, &[twice.as_bytes()]);
+    assert_eq!(names(&told), [of("ok", "", true)]);
+    // Only at the end, and as protobuf writes it.
+    let done = r#"{"type":"response.function_call_arguments.done","output_index":0,"item_id":"f","name":"Danger","arguments":"{}"}"#;
+    assert_eq!(heard(Dialect::OPENAI_RESPONSES, &[done]).calls, [call("", "Danger", "{}")]);
+    let snake =
+        r#"{"candidates":[{"content":{"parts":[{"function_call":{"name":"Danger","args":{"a":1}}}]}}]}"#;
+    let told = listen(Dialect::GEMINI, Framing::Json, &[snake.as_bytes()]);
+    assert_eq!(told.calls, [call("", "Danger", r#"{"a":1}"#)]);
+}
+
+#[test]
 fn a_call_that_was_cut_off_is_none() {
     for (dialect, events) in [
         (
