@@ -228,8 +228,7 @@ impl ToolCalls {
         // Where kinds tell nothing, the beginning of something else has neither id nor name.
         let is_call = kind.ends_with(suffix) && !(kind.is_empty() && id.is_empty() && name.is_empty());
         // A server may leave out the beginning, and say at the end which call it was.
-        let is_late =
-            step == CallStep::SetAndClose && !(name.is_empty() && self.fragment.arguments.is_empty());
+        let is_late = step == CallStep::SetAndClose && !name.is_empty();
         let begins = matches!(step, CallStep::Begin | CallStep::Whole) && is_call || is_late;
         let found = match step {
             // Another beginning is another call, unless it has the same id.

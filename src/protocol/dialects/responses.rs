@@ -52,6 +52,7 @@ const FIELDS: &[(&str, Field)] = &[
     ("arguments", Field::CallArguments),
     ("input", Field::CallArguments),
     ("code", Field::CallArguments),
+    ("name", Field::CallName),
     ("item.type", Field::CallKind),
     ("item.call_id", Field::CallId),
     ("item.name", Field::CallName),

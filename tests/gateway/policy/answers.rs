@@ -238,8 +238,10 @@ async fn a_call_that_is_too_long_to_be_read_is_told() {
         let gateway = ruled(&demo, &format!("{rule}\n  on_limit: {on_limit}")).await;
         for (padding, status) in [(1000, 403), (300_000, status)] {
             let padding = "x".repeat(padding);
-            let text = format!(r#"[[tool Bash {{"description":"{padding}","command":"rm -rf /"}}]]"#);
-            let answer = Call::chat(&text).send(gateway.proxy()).await;
+            let text = format!(r#"[[tool Bash {{"about":"{padding}","command":"rm -rf /"}}]]"#);
+            let body = json!({"model": "m", "messages": [{"role": "user", "content": text}],
+                "tools": [{"type": "function", "function": {"name": "Bash"}}]});
+            let answer = Call::post("/v1/chat/completions").json(&body).send(gateway.proxy()).await;
             assert_eq!(answer.status(), status, "{on_limit} {}", padding.len());
         }
         let series = "elida_policy_decisions_total{action=\"flag\",mode=\"enforce\",rule=\"scan-limit\"}";
