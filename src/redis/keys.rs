@@ -66,6 +66,11 @@ impl Keys {
         format!("{}ended:{}:{uid}", self.root, self.id(id))
     }
 
+    /// The names of the instances, by their last heartbeat.
+    pub fn instances(&self) -> String {
+        format!("{}instances", self.root)
+    }
+
     /// The set of active incarnations.
     pub fn sessions(&self) -> String {
         format!("{}sessions", self.root)

@@ -35,6 +35,7 @@ pub use settings::{Block, SessionConfig, Settings};
 pub use store::{Filter, Page};
 pub use views::agent_view::AgentView;
 pub use views::finding::FindingEvent;
+pub use views::instance_view::InstanceView;
 pub use views::kill_order::{BY_BUDGET, BY_POLICY, BlockMode, KillOrder};
 pub use views::record::{Record, SCHEMA as RECORD_SCHEMA};
 pub use views::request_line::{LegKind, RequestLine};

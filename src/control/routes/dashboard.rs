@@ -38,7 +38,7 @@ pub(super) async fn series(State(state): State<Arc<ControlState>>) -> Json<Recen
     Json(RecentSeries { step_s: STEP.as_secs(), points: points.into_iter().map(Into::into).collect() })
 }
 
-/// Returns this instance.
+/// Returns this instance, and the others of its fleet.
 pub(super) async fn instances(State(state): State<Arc<ControlState>>) -> Json<InstanceList> {
     let stats = state.parts.manager.stats();
     let here = Instance {
@@ -51,7 +51,21 @@ pub(super) async fn instances(State(state): State<Arc<ControlState>>) -> Json<In
         store_up: state.parts.manager.store_answers(),
         here: true,
     };
-    Json(InstanceList { instances: vec![here] })
+    let now = u64::try_from(Timestamp::now().as_millisecond()).unwrap_or_default();
+    let others = state.parts.manager.instances().await.into_iter().filter(|one| one.name != here.name);
+    let others = others.map(|one| Instance {
+        uptime_s: now.saturating_sub(one.started_ms) / 1000,
+        name: one.name,
+        version: one.version.into(),
+        sessions: one.sessions,
+        legs: one.legs,
+        store: here.store.clone(),
+        store_up: true,
+        here: false,
+    });
+    let mut others: Vec<Instance> = others.collect();
+    others.sort_by(|a, b| a.name.cmp(&b.name));
+    Json(InstanceList { instances: std::iter::once(here.clone()).chain(others).collect() })
 }
 
 /// What a browser has logged in with.

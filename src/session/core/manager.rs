@@ -25,6 +25,7 @@ use crate::clock::Clock;
 use crate::ids::{BackendName, LegId};
 use crate::session::settings::Settings;
 use crate::session::store::SessionStore;
+use crate::session::views::instance_view::InstanceView;
 use crate::session::views::kill_order::KillOrder;
 use crate::session::views::state::EndReason;
 use crate::session::views::stats::Stats;
@@ -146,6 +147,11 @@ impl Manager {
     /// The name of this instance in a fleet; `None` without one.
     pub fn instance(&self) -> Option<&str> {
         self.replication.instance()
+    }
+
+    /// The instances of the fleet that live; none while the store does not answer, and without a fleet.
+    pub async fn instances(&self) -> Vec<InstanceView> {
+        self.replication.instances().await
     }
 
     /// True while the session store answers.

@@ -74,6 +74,10 @@ impl Registry {
 
     /// Visits every session, shard by shard.
     pub(in crate::session) fn each(&self, mut visit: impl FnMut(&Arc<Session>)) {
+        // The iterator of the map allocates for each shard.
+        if self.slots.is_empty() {
+            return;
+        }
         for slot in &self.slots {
             slot.value().iter().for_each(&mut visit);
         }

@@ -17,6 +17,7 @@ use super::request::{Denied, SessionRequest};
 use super::session::{Previous, Session};
 use crate::ids::{SharedDocument, Uid};
 use crate::session::settings::Settings;
+use crate::session::views::instance_view::InstanceView;
 use crate::session::views::kill_order::KillOrder;
 use crate::session::views::record::Record;
 use crate::session::views::session_view::SessionView;
@@ -62,6 +63,11 @@ pub(in crate::session) trait Replication: Send + Sync {
 
     /// True while the store answers.
     fn store_answers(&self) -> bool;
+
+    /// The instances of the fleet that live; none while the store does not answer, and without one.
+    async fn instances(&self) -> Vec<InstanceView> {
+        Vec::new()
+    }
 
     /// Applies new settings.
     fn reconfigure(&self, settings: &Settings);

@@ -11,6 +11,7 @@ use super::replicator::{Replicator, SyncTask};
 use super::share_schedule::FlushScope;
 use crate::clock::Clock;
 use crate::ids::{SharedDocument, Uid};
+use crate::redis::LinkError;
 use crate::session::core::event::{Event, Listener};
 use crate::session::core::lookup::SessionRef;
 use crate::session::core::manager::Manager;
@@ -18,11 +19,26 @@ use crate::session::core::replication::{Due, Opening, OrderReach, Replication};
 use crate::session::core::request::{Denied, SessionRequest};
 use crate::session::core::session::Session;
 use crate::session::settings::Settings;
+use crate::session::views::instance_view::InstanceView;
 use crate::session::views::kill_order::KillOrder;
 use crate::session::views::record::Record;
 use crate::session::views::state::EndReason;
 
 impl Replicator {
+    /// Refreshes the heartbeat of this instance, with what it says of itself. Returns whether the previous one was still there.
+    pub(super) async fn refresh_heartbeat(&self, core: &Manager) -> Result<bool, LinkError> {
+        let mut legs = 0;
+        core.active_sessions().each(|session| legs += session.open_legs());
+        let here = InstanceView {
+            name: self.store.instance().to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_ms: self.started_ms,
+            sessions: core.active(),
+            legs,
+        };
+        self.store.refresh_heartbeat(&here, core.clock().now().as_millis()).await
+    }
+
     /// Creates a manager whose sessions are shared with the other instances.
     pub fn manager(
         self: &Arc<Self>,
@@ -47,6 +63,13 @@ impl Replication for Replicator {
 
     fn store_answers(&self) -> bool {
         self.is_up()
+    }
+
+    async fn instances(&self) -> Vec<InstanceView> {
+        self.store.instances().await.unwrap_or_else(|fault| {
+            tracing::debug!(%fault, "the other instances are not known");
+            Vec::new()
+        })
     }
 
     fn reconfigure(&self, settings: &Settings) {

@@ -41,6 +41,8 @@ const TASKS: usize = 16_384;
 /// Shares the sessions of this instance with others, through Redis.
 pub struct Replicator {
     pub(super) store: Arc<RedisStore>,
+    /// When this instance started, in milliseconds since 1970.
+    pub(super) started_ms: u64,
     pub(super) rejects_alone: AtomicBool,
     /// Milliseconds between two writes of a share that changes.
     pub(super) flush_ms: AtomicU64,
@@ -102,6 +104,7 @@ impl Replicator {
         let (work, tasks) = mpsc::channel(TASKS);
         Self {
             store,
+            started_ms: u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default(),
             rejects_alone: AtomicBool::new(false),
             flush_ms: AtomicU64::new(1000),
             gap_ms: AtomicU64::new(u64::MAX),

@@ -122,7 +122,7 @@ impl SyncLoop {
         if !replicator.is_up() {
             return self.start().await;
         }
-        let was_seen = replicator.store.refresh_heartbeat().await?;
+        let was_seen = replicator.refresh_heartbeat(&manager).await?;
         if !was_seen {
             warn!("redis lost what this instance wrote there (wiped, or evicted): it is written again");
         }
@@ -182,7 +182,7 @@ impl SyncLoop {
         }
         self.reload_orders().await?;
         replicator.synced.store(true, std::sync::atomic::Ordering::Release);
-        replicator.store.refresh_heartbeat().await?;
+        replicator.refresh_heartbeat(&manager).await?;
         replicator.claim_key(&manager).await?;
         replicator.exchange_client_keys(&manager).await?;
         self.rewrite_all().await?;

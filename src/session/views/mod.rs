@@ -2,6 +2,7 @@
 
 pub mod agent_view;
 pub mod finding;
+pub mod instance_view;
 pub mod kill_order;
 pub mod latency;
 pub mod record;

@@ -89,6 +89,27 @@ async fn record_where(gateways: &[Gateway], id: &str, is_it: impl Fn(&Value) -> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn each_instance_tells_of_all_that_live() {
+    let (redis, demo) = (Redis::start().await, Demo::start().await);
+    let mut gateways = fleet(&demo, &redis, 2).await;
+    let (mut second, first) = (gateways.remove(1), gateways.remove(0));
+    let client = Call::chat_stream("one [[stall]]").session("s").open(second.proxy()).await;
+    let is_told = |told: &Value| told["instances"][1]["legs"] == 1 && told["instances"][1]["sessions"] == 1;
+    let told = first.answer_until("/control/instances", is_told).await;
+    let [here, other] = [&told["instances"][0], &told["instances"][1]];
+    assert_eq!(
+        (&here["here"], &other["here"], &other["store_up"]),
+        (&true.into(), &false.into(), &true.into())
+    );
+    assert!(here["name"] != other["name"] && here["version"] == other["version"], "{told}");
+    drop(client);
+    second.signal("KILL");
+    second.ended().await;
+    let is_alone = |told: &Value| told["instances"].as_array().is_some_and(|all| all.len() == 1);
+    first.answer_until("/control/instances", is_alone).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_kill_on_one_instance_cuts_a_silent_stream_on_another() {
     let (demo, redis) = (Demo::start().await, Redis::start().await);
     let gateways = fleet(&demo, &redis, 3).await;

@@ -11,9 +11,12 @@ use crate::ids::{SessionKey, Uid};
 use crate::redis::{Call, LinkError};
 use crate::session::store::RedisStore;
 use crate::session::store::share_document::ShareDocument;
+use crate::session::views::instance_view::InstanceView;
 
 /// An instance without a heartbeat for this long is dead.
 const ALIVE: Duration = Duration::from_secs(5);
+/// The name of an instance without a heartbeat for this long is forgotten.
+const GONE: Duration = Duration::from_secs(3600);
 /// How long one instance looks after dead ones before another takes its turn.
 const TURN: Duration = Duration::from_secs(2);
 /// Documents extended in one round trip.
@@ -22,15 +25,48 @@ const EXTENDED: usize = 256;
 impl RedisStore {
     /// Refreshes the heartbeat of this instance. Returns whether the previous one was still there: if not, although
     /// it was refreshed a moment ago, the store was wiped.
-    pub(in crate::session) async fn refresh_heartbeat(&self) -> Result<bool, LinkError> {
-        let key = self.keys.instance(&self.instance);
-        let life = [key, "1".to_owned(), "PX".to_owned(), millis(ALIVE).to_string(), "GET".to_owned()];
-        Ok(!self.link.call(Call::new("SET", life)).await?.is_null())
+    pub(in crate::session) async fn refresh_heartbeat(
+        &self,
+        here: &InstanceView,
+        now_ms: u64,
+    ) -> Result<bool, LinkError> {
+        let (key, told) =
+            (self.keys.instance(&self.instance), serde_json::to_string(here).unwrap_or_default());
+        let life = [key, told, "PX".to_owned(), millis(ALIVE).to_string(), "GET".to_owned()];
+        let was_seen = !self.link.call(Call::new("SET", life)).await?.is_null();
+        let names = self.keys.instances();
+        if !was_seen {
+            let gone = [names.clone(), "-inf".to_owned(), now_ms.saturating_sub(millis(GONE)).to_string()];
+            let gone = self.link.call(Call::new("ZRANGEBYSCORE", gone)).await?;
+            for name in gone.convert::<Vec<String>>().unwrap_or_default() {
+                self.link.call(Call::new("ZREM", [names.clone(), name])).await?;
+            }
+        }
+        self.link.call(Call::new("ZADD", [names, now_ms.to_string(), self.instance.clone()])).await?;
+        Ok(was_seen)
+    }
+
+    /// Returns what the instances that live say of themselves, this one too.
+    pub(in crate::session) async fn instances(&self) -> Result<Vec<InstanceView>, LinkError> {
+        let all = [self.keys.instances(), "-inf".to_owned(), "+inf".to_owned()];
+        let names: Vec<String> =
+            self.link.call(Call::new("ZRANGEBYSCORE", all)).await?.convert().unwrap_or_default();
+        let mut living = Vec::new();
+        for name in names {
+            let told = self.link.call(Call::new("GET", [self.keys.instance(&name)])).await?;
+            // One of an earlier version says nothing of itself.
+            let told =
+                told.as_str().map(|told| serde_json::from_str::<InstanceView>(&told).unwrap_or_default());
+            living.extend(told.map(|told| InstanceView { name, ..told }));
+        }
+        Ok(living)
     }
 
     /// Deletes the heartbeat: the others need not wait for this instance.
     pub(in crate::session) async fn delete_heartbeat(&self) -> Result<(), LinkError> {
-        self.link.call(Call::new("DEL", [self.keys.instance(&self.instance)])).await.map(drop)
+        self.link.call(Call::new("DEL", [self.keys.instance(&self.instance)])).await?;
+        let name = [self.keys.instances(), self.instance.clone()];
+        self.link.call(Call::new("ZREM", name)).await.map(drop)
     }
 
     pub(in crate::session) async fn is_alive(&self, instance: &str) -> Result<bool, LinkError> {
