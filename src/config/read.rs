@@ -97,7 +97,7 @@ fn at<'a>(root: &'a mut Value, steps: &[Step]) -> Option<&'a mut Value> {
 pub(super) struct Removed(BTreeMap<String, BTreeSet<usize>>);
 
 impl Removed {
-    /// Returns where an item of a list stands in the file.
+    /// Returns the position of a list item in the file.
     fn index(&self, list: &str, index: usize) -> usize {
         let gone = self.0.get(list).into_iter().flatten();
         gone.fold(index, |index, gone| index + usize::from(*gone <= index))

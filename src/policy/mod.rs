@@ -23,6 +23,8 @@ pub mod arguments;
 mod check;
 pub mod command_lines;
 mod compile;
+#[cfg(test)]
+mod doc_tables;
 pub mod exchange;
 pub mod expr;
 pub mod external;

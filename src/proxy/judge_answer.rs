@@ -12,7 +12,7 @@ use super::downstream::GateWait;
 use super::facts::RequestFacts;
 use super::hold;
 use super::judge::{Decision, HoldRequest, Unit, decide, refusal, refuse_repeats};
-use super::judge_call::call_verdict;
+use super::judge_call::{call_verdict, model_calls};
 use super::judging::{Follows, Heard, Judging};
 use super::request_ctx::Ends;
 use super::state::ProxyState;
@@ -231,27 +231,10 @@ impl Hearing<'_> {
         if !self.rules.has(Phase::ToolCall) {
             return;
         }
-        let name = Some(&*call.name).filter(|name| !name.is_empty());
-        self.call_by(name, call);
-        if call.name_is_unclear && name.is_some() {
-            self.call_by(None, call);
+        for tool in model_calls(call) {
+            let verdict = call_verdict(self.rules, &self.facts, &tool, self.with.app.judged(self.rules));
+            self.follow(Phase::ToolCall, &verdict, Some(&tool), true);
         }
-        if !call.joined_name.is_empty() {
-            self.call_by(Some(&call.joined_name), call);
-        }
-    }
-
-    fn call_by(&mut self, name: Option<&str>, call: &ToolCall) {
-        let tool = ToolFacts {
-            name,
-            args: call.arguments.as_bytes(),
-            args_truncated: call.truncated,
-            source: "model",
-            call_id: Some(&*call.id).filter(|id| !id.is_empty()),
-            ..ToolFacts::default()
-        };
-        let verdict = call_verdict(self.rules, &self.facts, &tool, self.with.app.judged(self.rules));
-        self.follow(Phase::ToolCall, &verdict, Some(&tool), true);
     }
 
     /// Does what follows from the texts. Services are asked when all have been read.

@@ -7,6 +7,7 @@ use crate::policy::ruleset::{Element, RuleSet};
 use crate::policy::scan::{Hit, Judged, Patterns, Work};
 use crate::policy::verdict::Verdict;
 use crate::protocol::Dialect;
+use crate::protocol::facts::tools::ToolCall;
 use crate::protocol::request::segments::{self, Reader, Segment};
 
 /// Judges a call by the rules `on: tool_call`. `facts` are those of the request, `tool` those of the call.
@@ -89,6 +90,22 @@ impl Facts for OfTool<'_> {
     fn at(&self, fact: Fact, path: &[Step]) -> Value<'_> {
         if fact == Fact::ToolArgs { self.tool.at(path) } else { self.facts.at(fact, path) }
     }
+}
+
+/// The facts of a call that a model makes, by each name that programs may read.
+pub(super) fn model_calls(call: &ToolCall) -> impl Iterator<Item = ToolFacts<'_>> {
+    let named = |name| Some(name).filter(|name: &&str| !name.is_empty());
+    let name = named(&*call.name);
+    let unclear = (call.name_is_unclear && name.is_some()).then_some(None);
+    let (joined, call_id) = (named(&*call.joined_name).map(Some), named(&*call.id));
+    std::iter::once(name).chain(unclear).chain(joined).map(move |name| ToolFacts {
+        name,
+        args: call.arguments.as_bytes(),
+        args_truncated: call.truncated,
+        source: "model",
+        call_id,
+        ..ToolFacts::default()
+    })
 }
 
 struct Reading<'a> {

@@ -4,7 +4,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value as Given;
 
-use super::judge_call::call_verdict;
+use super::judge_call::{call_verdict, model_calls};
 use super::judge_texts::{Found, Texts};
 use super::judging::phase_of_texts;
 use crate::policy::expr::may_be_credential;
@@ -189,19 +189,8 @@ impl Hearing<'_> {
             Event::Choice(choice) => self.read(choice, None),
             Event::Piece(index) => self.read(0, index),
             Event::Call(call) => {
-                let name = Some(&*call.name).filter(|name| !name.is_empty());
-                let unclear = (call.name_is_unclear && name.is_some()).then_some(None);
-                for name in std::iter::once(name).chain(unclear) {
-                    let tool = ToolFacts {
-                        name,
-                        args: call.arguments.as_bytes(),
-                        args_truncated: call.truncated,
-                        source: "model",
-                        ..ToolFacts::default()
-                    };
-                    let Exchange { rules, facts, table, .. } = self.exchange;
-                    calls.push(call_verdict(rules, facts, &tool, table));
-                }
+                let Exchange { rules, facts, table, .. } = self.exchange;
+                calls.extend(model_calls(call).map(|tool| call_verdict(rules, facts, &tool, table)));
             }
             Event::Stop(_) | Event::Usage(_) | Event::End { .. } => {}
         }

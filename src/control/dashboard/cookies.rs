@@ -1,4 +1,4 @@
-//! Log-ins of browsers: a cookie stands for the credential that was shown once.
+//! Browser log-ins: a cookie represents the credential that was presented once.
 //!
 //! A page cannot send `Authorization` with a feed or a download, and what it keeps can be stolen by a script. So the credential
 //! stays here, and the browser has only a random name for it, which scripts cannot read.

@@ -21,6 +21,21 @@ use serde_json::Value;
 use crate::support::Gateway;
 use crate::support::forward_proxy::ForwardProxy;
 
+/// The SDKs that `drive.py` drives.
+const PYTHON_SDKS: [&str; 8] = [
+    "openai",
+    "openai-responses",
+    "anthropic",
+    "mistralai",
+    "ollama",
+    "langchain-openai",
+    "langchain-anthropic",
+    "mcp",
+];
+/// Those of `drive.mjs`.
+const AI_SDKS: [&str; 4] =
+    ["ai-sdk-openai", "ai-sdk-openai-chat", "ai-sdk-anthropic", "ai-sdk-openai-compatible"];
+
 /// Terminates the gateway; returns the access lines of all requests that reached it, in order.
 async fn requests_of(gateway: &mut Gateway) -> Vec<Value> {
     gateway.terminate();

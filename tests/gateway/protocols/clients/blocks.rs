@@ -10,7 +10,7 @@ use futures::stream;
 use serde_json::{Value, json};
 
 use super::page::{Table, hold};
-use super::requests_of;
+use super::{AI_SDKS, PYTHON_SDKS, requests_of};
 use crate::support::agent::Agent;
 use crate::support::program::{Home, Program, node, python};
 use crate::support::{Backend, Demo, Gateway};
@@ -131,24 +131,12 @@ async fn opencode_is_blocked_in_mid_stream() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_sdks_in_python_are_blocked_in_mid_stream() {
-    const PROGRAMS: [&str; 8] = [
-        "openai",
-        "openai-responses",
-        "anthropic",
-        "mistralai",
-        "ollama",
-        "langchain-openai",
-        "langchain-anthropic",
-        "mcp",
-    ];
-    let runs = PROGRAMS.map(|program| sdk_is_blocked(program, python("drive.py")));
+    let runs = PYTHON_SDKS.map(|program| sdk_is_blocked(program, python("drive.py")));
     stream::iter(runs).buffer_unordered(AT_ONCE).collect::<Vec<_>>().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_ai_sdk_is_blocked_in_mid_stream() {
-    const PROGRAMS: [&str; 4] =
-        ["ai-sdk-openai", "ai-sdk-openai-chat", "ai-sdk-anthropic", "ai-sdk-openai-compatible"];
-    let runs = PROGRAMS.map(|program| sdk_is_blocked(program, node("drive.mjs")));
+    let runs = AI_SDKS.map(|program| sdk_is_blocked(program, node("drive.mjs")));
     stream::iter(runs).buffer_unordered(AT_ONCE).collect::<Vec<_>>().await;
 }

@@ -9,7 +9,7 @@ use futures::stream;
 use serde_json::{Value, json};
 
 use super::page::{Table, hold};
-use super::requests_of;
+use super::{AI_SDKS, PYTHON_SDKS, requests_of};
 use crate::callers::keys::key;
 use crate::support::agent::Agent;
 use crate::support::program::{Home, Program, node, python};
@@ -183,24 +183,12 @@ async fn opencode_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_sdks_in_python_are_refused() {
-    const PROGRAMS: [&str; 8] = [
-        "openai",
-        "openai-responses",
-        "anthropic",
-        "mistralai",
-        "ollama",
-        "langchain-openai",
-        "langchain-anthropic",
-        "mcp",
-    ];
-    let runs = PROGRAMS.map(|program| sdk_is_refused(program, python("drive.py")));
+    let runs = PYTHON_SDKS.map(|program| sdk_is_refused(program, python("drive.py")));
     stream::iter(runs).buffer_unordered(AT_ONCE).collect::<Vec<_>>().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_ai_sdk_is_refused() {
-    const PROGRAMS: [&str; 4] =
-        ["ai-sdk-openai", "ai-sdk-openai-chat", "ai-sdk-anthropic", "ai-sdk-openai-compatible"];
-    let runs = PROGRAMS.map(|program| sdk_is_refused(program, node("drive.mjs")));
+    let runs = AI_SDKS.map(|program| sdk_is_refused(program, node("drive.mjs")));
     stream::iter(runs).buffer_unordered(AT_ONCE).collect::<Vec<_>>().await;
 }
