@@ -1,5 +1,6 @@
 //! The compiled configuration.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::config_file::{Backends, ConfigFile, Guard, VERSION};
+use super::key_sources::KeySources;
 use super::places::{check_folders, check_ports};
 use super::printable::printable;
 use super::tree::Tree;
@@ -77,6 +79,7 @@ pub struct Config {
     pub telemetry: telemetry::otlp::settings::Settings,
     printable: Value,
     warnings: Vec<Fault>,
+    sources: Arc<KeySources>,
     unpriced: Vec<UnpricedModel>,
 }
 
@@ -104,6 +107,16 @@ impl Config {
     /// Returns the configuration with these warnings.
     pub(super) fn with_warnings(self, warnings: &[Fault]) -> Self {
         Self { warnings: warnings.to_vec(), ..self }
+    }
+
+    /// Returns the configuration with the sources of its keys.
+    pub(super) fn with_sources(self, sources: KeySources) -> Self {
+        Self { sources: Arc::new(sources), ..self }
+    }
+
+    /// Returns where each key that is set comes from: `FILE:LINE`, a variable or a flag. Takes some milliseconds at the first call.
+    pub fn sources(&self) -> &BTreeMap<String, String> {
+        self.sources.all()
     }
 
     /// Returns the effective values under the keys of the file, for display. Contains no secrets: tokens are masked,
@@ -172,6 +185,7 @@ pub(super) fn compile(
         telemetry: telemetry?,
         printable,
         warnings: Vec::new(),
+        sources: Arc::default(),
     })
 }
 

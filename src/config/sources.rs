@@ -12,6 +12,7 @@ use serde_yaml::Value;
 
 use super::compiled::{Config, compile};
 use super::expand::expand;
+use super::key_sources::KeySources;
 use super::lines::place_of;
 use super::parse::{parse, top_fault};
 use super::read::read;
@@ -183,7 +184,10 @@ impl Sources {
         });
         faults.arrange(|fault| place(fault, &parsed.readable, &tree));
         match config {
-            Some(config) if faults.is_empty() => Ok(config.with_warnings(faults.warnings())),
+            Some(config) if faults.is_empty() => {
+                let sources = KeySources::new(self.file(), &parsed.readable, &tree);
+                Ok(config.with_warnings(faults.warnings()).with_sources(sources))
+            }
             _ => Err(faults),
         }
     }

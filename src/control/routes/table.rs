@@ -2,13 +2,15 @@
 
 use serde_json::{Map, Value};
 
-use super::super::api::audit::{AuditList, AuditQuery, Whoami};
+use super::super::api::audit::{AuditList, AuditQuery, AuditVerification, Whoami};
 use super::super::api::config::ReloadReply;
 use super::super::api::error::ErrorCode::*;
-use super::super::api::health::{BackendList, ControlHealth, Liveness, ReadinessReport, Startup};
+use super::super::api::health::{
+    BackendList, BackendStatus, ControlHealth, Liveness, ReadinessReport, Startup,
+};
 use super::super::api::history::{
     CapturePage, CapturesQuery, EventPage, EventsQuery, ExportQuery, HistoryQuery, RequestsQuery, Series,
-    SeriesQuery, UsageQuery, UsageReport,
+    SeriesQuery, UsageQuery, UsageReport, UsageSeries, UsageSeriesQuery,
 };
 use super::super::api::keys::{KeyList, MadeKey, NewKey, RevokedKey, RotateBody};
 use super::super::api::overview::{CookieEnd, CookieLogin, CookieReply, InstanceList, RecentSeries};
@@ -145,6 +147,19 @@ fn history_endpoints() -> Vec<Endpoint> {
                 .ok::<UsageReport>("At most 1000 lines.")
                 .errors(history::ERRORS),
         ),
+        on_get(
+            "/control/usage/series",
+            history::usage_series,
+            operation(
+                "getUsageSeries",
+                "Sums requests, tokens and cost of ended sessions in each minute, hour or day",
+            )
+            .needs(Right::Usage)
+            .by_tenant()
+            .query::<UsageSeriesQuery>()
+            .ok::<UsageSeries>("At most 10,000 lines.")
+            .errors(history::ERRORS),
+        ),
     ]
 }
 
@@ -214,6 +229,13 @@ fn access_endpoints() -> Vec<Endpoint> {
                 .ok::<AuditList>("A page of lines.")
                 .errors(&[BadRequest, StateUnavailable, Internal]),
         ),
+        on_get(
+            "/control/audit/verify",
+            audit::verify,
+            operation("verifyAudit", "Verifies the audit log with the keys of this instance", Right::Audit)
+                .ok::<AuditVerification>("What was found.")
+                .errors(&[StateUnavailable, Internal, TooManyExports]),
+        ),
     ]
 }
 
@@ -277,6 +299,10 @@ fn key_endpoints() -> Vec<Endpoint> {
 
 fn instance_endpoints() -> Vec<Endpoint> {
     let operation = |id, summary| Operation::new(INSTANCE, id, summary, Right::Read);
+    let drain = |id, summary| {
+        let operation = operation(id, summary).names("The name of a backend.").needs(Right::Operate);
+        operation.ok::<BackendStatus>("The backend.").errors(&[BackendNotFound, ReloadBusy, Internal])
+    };
     vec![
         on_get(
             "/control/health",
@@ -291,6 +317,16 @@ fn instance_endpoints() -> Vec<Endpoint> {
             operation("listBackends", "Returns the backends and their health")
                 .ok::<BackendList>("The backends."),
         ),
+        on_post(
+            "/control/backends/{id}/drain",
+            health::drain,
+            drain("drainBackend", "Keeps new requests away from a backend"),
+        ),
+        on_post(
+            "/control/backends/{id}/undrain",
+            health::undrain,
+            drain("undrainBackend", "Sends requests to a drained backend again"),
+        ),
         on_get(
             "/control/stats",
             stats::stats,
@@ -302,8 +338,9 @@ fn instance_endpoints() -> Vec<Endpoint> {
             operation("getConfig", "Returns the configuration in force, after file, environment and flags")
                 .needs(Right::Config)
                 .ok::<Map<String, Value>>(
-                    "Keys as in conf/schema.json, secrets as `***`, and restart_required.",
-                ),
+                    "Keys as in conf/schema.json, secrets as `***`, restart_required, and sources.",
+                )
+                .errors(&[ReloadBusy, Internal]),
         ),
         on_post(
             "/control/config/reload",
