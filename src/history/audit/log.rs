@@ -301,8 +301,12 @@ mod tests {
         assert_eq!(own(), "after line 1 comes line 4: lines are missing");
         log.state.with(|connection| connection.execute("DELETE FROM audit WHERE seq = 1", [])).unwrap();
         assert_eq!(own(), "the first line is 4: lines are missing");
-        std::fs::remove_file(folder.path().join(AUDIT_HEAD)).unwrap();
-        assert_eq!(own(), "there are lines, but no audit-head.json that names the last one");
+        let other = tempfile::tempdir().unwrap();
+        let log = open(other.path());
+        log.append(&entry("a", "token")).unwrap();
+        std::fs::remove_file(other.path().join(AUDIT_HEAD)).unwrap();
+        let headless = log.verify().unwrap().unwrap_err().to_string();
+        assert_eq!(headless, "there are lines, but no audit-head.json that names the last one");
     }
 
     #[test]
