@@ -78,9 +78,15 @@ pub struct Config {
     /// Export to an OpenTelemetry collector. Needs a restart.
     pub telemetry: telemetry::otlp::settings::Settings,
     printable: Value,
-    warnings: Vec<Fault>,
-    sources: Arc<KeySources>,
+    notes: Arc<Notes>,
     unpriced: Vec<UnpricedModel>,
+}
+
+/// What there is to tell of a configuration besides its values.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    pub(super) warnings: Vec<Fault>,
+    pub(super) sources: KeySources,
 }
 
 /// A model that `backends.NAME.models` names and that has no price.
@@ -95,7 +101,7 @@ pub struct UnpricedModel {
 impl Config {
     /// Returns the warnings (valid but probably unintended), in the order of the file.
     pub fn warnings(&self) -> &[Fault] {
-        &self.warnings
+        &self.notes.warnings
     }
 
     /// Returns the models that backends name and that have no price. Models that are only matched by a pattern are
@@ -104,19 +110,14 @@ impl Config {
         &self.unpriced
     }
 
-    /// Returns the configuration with these warnings.
-    pub(super) fn with_warnings(self, warnings: &[Fault]) -> Self {
-        Self { warnings: warnings.to_vec(), ..self }
-    }
-
-    /// Returns the configuration with the sources of its keys.
-    pub(super) fn with_sources(self, sources: KeySources) -> Self {
-        Self { sources: Arc::new(sources), ..self }
+    /// Returns the configuration with these notes.
+    pub(super) fn with_notes(self, notes: Notes) -> Self {
+        Self { notes: Arc::new(notes), ..self }
     }
 
     /// Returns where each key that is set comes from: `FILE:LINE`, a variable or a flag. Takes some milliseconds at the first call.
     pub fn sources(&self) -> &BTreeMap<String, String> {
-        self.sources.all()
+        self.notes.sources.all()
     }
 
     /// Returns the effective values under the keys of the file, for display. Contains no secrets: tokens are masked,
@@ -184,8 +185,7 @@ pub(super) fn compile(
         logging: logging?,
         telemetry: telemetry?,
         printable,
-        warnings: Vec::new(),
-        sources: Arc::default(),
+        notes: Arc::default(),
     })
 }
 

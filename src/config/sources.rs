@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde_yaml::Value;
 
-use super::compiled::{Config, compile};
+use super::compiled::{Config, Notes, compile};
 use super::expand::expand;
 use super::key_sources::KeySources;
 use super::lines::place_of;
@@ -186,7 +186,7 @@ impl Sources {
         match config {
             Some(config) if faults.is_empty() => {
                 let sources = KeySources::new(self.file(), &parsed.readable, &tree);
-                Ok(config.with_warnings(faults.warnings()).with_sources(sources))
+                Ok(config.with_notes(Notes { warnings: faults.warnings().to_vec(), sources }))
             }
             _ => Err(faults),
         }
