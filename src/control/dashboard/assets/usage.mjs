@@ -6,7 +6,7 @@ import { Choice } from "./history.mjs";
 import { Ask, Fault, tell } from "./parts/dialog.mjs";
 import { Plain } from "./parts/table.mjs";
 import { Chart } from "./parts/chart.mjs";
-import { clock, count, exact, plain, usd } from "./parts/format.mjs";
+import { clock, count, exact, plain, serverNow, usd } from "./parts/format.mjs";
 
 const SPANS = [["24h", "last day"], ["7d", "last week"], ["30d", "last 30 days"]];
 const BY = ["principal", "tenant", "group", "model", "client", "backend", "session"].map((name) => [name, `by ${name}`]);
@@ -68,13 +68,22 @@ function Budgets() {
   - { name: team, by: principal.tenant, period: month, limit: 500 USD }</pre>`} />`;
 }
 
+const SECONDS = { hour: 3600, day: 86400, "24h": 86400, "7d": 7 * 86400, "30d": 30 * 86400 };
+
+/** The beginnings of all steps since `from`, in seconds since 1970. */
+function steps(from, step) {
+  const [length, now] = [SECONDS[step], serverNow() / 1000];
+  const first = Math.floor((now - SECONDS[from]) / length) * length;
+  return Array.from({ length: Math.floor((now - first) / length) + 1 }, (_, index) => first + index * length);
+}
+
 const COLOURS = ["--accent", "--link", "--killed", "--warn", "--bad"];
 
-/** The largest names of the report as lines of a stacked chart, and the others as one; in tokens where nothing has a price. */
-function stacked(points, report) {
+/** The largest names of the report as lines of a stacked chart, and the others as one; in tokens where nothing has a price. `times` has all steps. */
+function stacked(points, report, times) {
   const priced = points.some((point) => point.cost_usd > 0);
   const worth = (point) => (priced ? point.cost_usd ?? 0 : all(point));
-  const at = [...new Set(points.map((point) => Date.parse(point.at) / 1000))];
+  const at = [...new Set([...times, ...points.map((point) => Date.parse(point.at) / 1000)])].sort((one, other) => one - other);
   const where = new Map(at.map((time, index) => [time, index]));
   const largest = report.slice(0, COLOURS.length).map((line) => line.name);
   const rest = "others";
@@ -99,7 +108,7 @@ export function UsagePage({ parameters }) {
   const most = Math.max(...lines.map((line) => line.cost_usd ?? 0), 0);
   const mostTokens = Math.max(...lines.map(all), 1);
   const total = lines.reduce((sum, line) => sum + (line.cost_usd ?? 0), 0);
-  const { at, lines: stack, unit } = stacked(series?.points ?? [], lines);
+  const { at, lines: stack, unit } = stacked(series?.points ?? [], lines, steps(from, step));
   const columns = [
     { label: by[0].toUpperCase() + by.slice(1), className: "id", cell: (line) => plain(line.name ?? "none", 120) },
     { label: "Requests", numeric: true, cell: (line) => exact(line.requests) },

@@ -44,7 +44,7 @@ export function Chart({ at, lines: given, label, height = 104, span, stack = fal
       chart.current = new Plot({
         width: Math.max(box.current.clientWidth, 100), height, cursor: { y: false }, legend: { show: true, live: true },
         axes: [{ ...axis, space: 70, size: 26, values: (_, ticks, __, ___, step) => ticks.map((tick) => moment(tick, step)) }, { ...axis, size: 44, values: (_, ticks) => ticks.map((tick) => (tick >= 1000 ? `${tick / 1000}k` : tick)) }],
-        scales: { ...(span && { x: { range: (_, __, last) => [last - span, last] } }), y: { range: (_, low, high) => [0, Math.max(high ?? 1, 1) * 1.1] } },
+        scales: { ...(span && { x: { range: (_, __, last) => [last - span, last] } }), y: { range: (_, low, high) => [0, (stack ? high || 1 : Math.max(high ?? 1, 1)) * 1.1] } },
         series: [{}, ...latest.current.lines.map((line) => ({
           label: line.label, stroke: colour(line.colour), width: stack ? 0 : 1.5, fill: stack ? colour(line.colour) : `${colour(line.colour)}22`, points: { show: false },
           ...(stack && { paths: Plot.paths.bars({ size: [0.8, 48] }) }),
