@@ -7,6 +7,7 @@
 mod admin;
 mod approval;
 mod audit;
+mod backends;
 mod budget;
 mod cdr;
 mod check;
@@ -109,6 +110,8 @@ enum Command {
     Approve(approval::DecisionArgs),
     /// Refuse a held call
     Deny(approval::DecisionArgs),
+    /// List the backends and their health; drain one, so that it gets no new requests
+    Backends(backends::BackendsArgs),
     /// What was spent of the budgets, and what is added to their limits
     #[command(subcommand)]
     Budget(budget::BudgetCommand),
@@ -222,6 +225,7 @@ pub fn main() -> ExitCode {
         Command::Approvals(arguments) => approval::approvals(&arguments).map_err(failed),
         Command::Approve(arguments) => approval::decide(Answer::Approve, arguments).map_err(failed),
         Command::Deny(arguments) => approval::decide(Answer::Deny, arguments).map_err(failed),
+        Command::Backends(arguments) => backends::backends(arguments).map_err(failed),
         Command::Budget(command) => budget::budget(command).map_err(failed),
         Command::Kills(arguments) => commands::kills(&arguments).map_err(failed),
         Command::Policy(command) => match policy::policy(command) {

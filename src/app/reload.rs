@@ -131,6 +131,10 @@ impl Runtime for Reload {
         in_force(&self.started, &self.current.load())
     }
 
+    fn config_sources(&self) -> BTreeMap<String, String> {
+        self.current.load().sources().clone()
+    }
+
     fn reload(&self) -> Result<ReloadReport, Faults> {
         self.now()
     }
@@ -165,12 +169,24 @@ impl Runtime for Reload {
                 auth: settings.auth().name().into(),
                 healthy: health.is_good(),
                 rests_for_ms: health.ejected_for(now).map(millis),
+                drained: health.is_drained(),
                 callers_kept_away: backend.callers_kept_away(now),
                 open: backend.load(),
             };
             (settings.name().to_string(), status)
         };
         self.shared.live.load().backends.iter().map(describe).collect()
+    }
+
+    fn drain_backend(&self, name: &str, drained: bool) -> bool {
+        // No reload may take the place of the backends meanwhile.
+        let _turn = self.turn.lock();
+        let live = self.shared.live.load();
+        let found = live.backends.iter().find(|backend| backend.settings().name().as_str() == name);
+        if let Some(backend) = found {
+            backend.health().set_drained(drained);
+        }
+        found.is_some()
     }
 }
 

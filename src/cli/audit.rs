@@ -14,7 +14,7 @@ use super::client::{Client, ControlArgs};
 use super::output::write_file;
 use super::print;
 use super::table::{plain, table};
-use crate::control::api::audit::{AuditLimit, AuditList, AuditQuery};
+use crate::control::api::audit::{AuditLimit, AuditList, AuditQuery, AuditVerification};
 use crate::control::api::params::Cursor;
 use crate::history::audit::AuditLine;
 use crate::history::audit::verify::verify;
@@ -76,18 +76,21 @@ struct ExportArgs {
 
 #[derive(Args, Debug)]
 struct VerifyArgs {
-    /// A file written by `elida audit export`
-    file: PathBuf,
+    /// A file written by `elida audit export` [default: the gateway verifies its own log with its own keys]
+    #[arg(requires = "keys")]
+    file: Option<PathBuf>,
     /// A public key of the gateway, or the file that holds it (cdr-key.pub in its data_dir); repeat it when the key changed
-    #[arg(long = "key", value_name = "KEY", required = true)]
+    #[arg(long = "key", value_name = "KEY", requires = "file")]
     keys: Vec<String>,
     /// The gateway's audit-head.json (in its data_dir), which names a line: the file must reach it. Without it, lines may
     /// be missing at the end
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "file")]
     head: Option<PathBuf>,
     /// Accept a file that does not begin with line 1
-    #[arg(long)]
+    #[arg(long, requires = "file")]
     partial: bool,
+    #[command(flatten)]
+    control: ControlArgs,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -98,7 +101,10 @@ pub(super) fn audit(arguments: &AuditArgs) -> anyhow::Result<()> {
     match &arguments.command {
         None => list(&arguments.list),
         Some(AuditCommand::Export(arguments)) => export(arguments),
-        Some(AuditCommand::Verify(arguments)) => verified(arguments),
+        Some(AuditCommand::Verify(arguments)) => match &arguments.file {
+            Some(file) => verify_file(arguments, file),
+            None => verify_log(arguments),
+        },
     }
 }
 
@@ -177,14 +183,27 @@ fn read<T: DeserializeOwned>(client: &Client, query: &AuditQuery) -> anyhow::Res
     client.get(&["control", "audit"], query)?.read()
 }
 
-fn verified(arguments: &VerifyArgs) -> anyhow::Result<()> {
+fn verify_log(arguments: &VerifyArgs) -> anyhow::Result<()> {
+    let answer = Client::new(&arguments.control)?.get(&["control", "audit", "verify"], &json!({}))?;
+    if arguments.json {
+        print(&format!("{}\n", answer.json()));
+    }
+    let found: AuditVerification = answer.read()?;
+    match found.fault {
+        Some(fault) => bail!("the audit log is not as it was written: {fault}"),
+        None if arguments.json => {}
+        None => print(&format!("{} lines are unchanged, says the gateway itself\n", found.lines)),
+    }
+    Ok(())
+}
+
+fn verify_file(arguments: &VerifyArgs, file: &Path) -> anyhow::Result<()> {
     let keys = arguments.keys.iter().map(|key| read_key(key)).collect::<anyhow::Result<Vec<_>>>()?;
-    let file = arguments.file.display();
-    let text = std::fs::read_to_string(&arguments.file).with_context(|| format!("cannot read {file}"))?;
-    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    let check =
-        |lines: &[&str]| verify(lines.iter().copied(), &keys).map_err(|breach| anyhow!("{file}: {breach}"));
-    let found = check(&lines)?;
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let file = file.display();
+    let head = arguments.head.as_deref().map(read_head).transpose()?;
+    let lines = text.lines().filter(|line| !line.trim().is_empty());
+    let found = verify(lines, keys, head).map_err(|breach| anyhow!("{file}: {breach}"))?;
     match found.from {
         0 => bail!("{file} has no lines; elida audit export writes all of them"),
         1 => {}
@@ -192,15 +211,6 @@ fn verified(arguments: &VerifyArgs) -> anyhow::Result<()> {
             eprintln!("{file} begins with line {from}: nothing is known of those before")
         }
         from => bail!("{file} begins with line {from}: lines are missing (--partial accepts that)"),
-    }
-    if let Some(head) = &arguments.head {
-        let head = read_head(head)?;
-        let until = usize::try_from((head.seq + 1).saturating_sub(found.from)).unwrap_or(usize::MAX);
-        match lines.get(..until).map(check).transpose()? {
-            Some(part) if part.hash == head.hash => {}
-            Some(_) => bail!("{file}: line {} is not the one that the head names", head.seq),
-            None => bail!("{file} ends with line {}: lines up to {} are missing", found.to, head.seq),
-        }
     }
     print(&match arguments.json {
         true => format!("{}\n", json!({"from": found.from, "to": found.to, "hash": found.hash})),

@@ -1,5 +1,6 @@
 //! The compiled configuration.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::config_file::{Backends, ConfigFile, Guard, VERSION};
+use super::key_sources::KeySources;
 use super::places::{check_folders, check_ports};
 use super::printable::printable;
 use super::tree::Tree;
@@ -76,8 +78,15 @@ pub struct Config {
     /// Export to an OpenTelemetry collector. Needs a restart.
     pub telemetry: telemetry::otlp::settings::Settings,
     printable: Value,
-    warnings: Vec<Fault>,
+    notes: Arc<Notes>,
     unpriced: Vec<UnpricedModel>,
+}
+
+/// What there is to tell of a configuration besides its values.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    pub(super) warnings: Vec<Fault>,
+    pub(super) sources: KeySources,
 }
 
 /// A model that `backends.NAME.models` names and that has no price.
@@ -92,7 +101,7 @@ pub struct UnpricedModel {
 impl Config {
     /// Returns the warnings (valid but probably unintended), in the order of the file.
     pub fn warnings(&self) -> &[Fault] {
-        &self.warnings
+        &self.notes.warnings
     }
 
     /// Returns the models that backends name and that have no price. Models that are only matched by a pattern are
@@ -101,9 +110,14 @@ impl Config {
         &self.unpriced
     }
 
-    /// Returns the configuration with these warnings.
-    pub(super) fn with_warnings(self, warnings: &[Fault]) -> Self {
-        Self { warnings: warnings.to_vec(), ..self }
+    /// Returns the configuration with these notes.
+    pub(super) fn with_notes(self, notes: Notes) -> Self {
+        Self { notes: Arc::new(notes), ..self }
+    }
+
+    /// Returns where each key that is set comes from: `FILE:LINE`, a variable or a flag. Takes some milliseconds at the first call.
+    pub fn sources(&self) -> &BTreeMap<String, String> {
+        self.notes.sources.all()
     }
 
     /// Returns the effective values under the keys of the file, for display. Contains no secrets: tokens are masked,
@@ -171,7 +185,7 @@ pub(super) fn compile(
         logging: logging?,
         telemetry: telemetry?,
         printable,
-        warnings: Vec::new(),
+        notes: Arc::default(),
     })
 }
 

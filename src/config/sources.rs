@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 
 use serde_yaml::Value;
 
-use super::compiled::{Config, compile};
+use super::compiled::{Config, Notes, compile};
 use super::expand::expand;
+use super::key_sources::KeySources;
 use super::lines::place_of;
 use super::parse::{parse, top_fault};
 use super::read::read;
@@ -183,7 +184,10 @@ impl Sources {
         });
         faults.arrange(|fault| place(fault, &parsed.readable, &tree));
         match config {
-            Some(config) if faults.is_empty() => Ok(config.with_warnings(faults.warnings())),
+            Some(config) if faults.is_empty() => {
+                let sources = KeySources::new(self.file(), &parsed.readable, &tree);
+                Ok(config.with_notes(Notes { warnings: faults.warnings().to_vec(), sources }))
+            }
             _ => Err(faults),
         }
     }

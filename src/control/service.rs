@@ -64,6 +64,9 @@ pub trait Runtime: Send + Sync {
     /// Returns the configuration in force under the keys of the file; secrets are masked.
     fn config(&self) -> Value;
 
+    /// Returns where each key of it that is set comes from: `FILE:LINE`, a variable or a flag. May block.
+    fn config_sources(&self) -> BTreeMap<String, String>;
+
     /// Reads the configuration again; may block.
     ///
     /// # Errors
@@ -90,6 +93,9 @@ pub trait Runtime: Send + Sync {
 
     /// Returns the backends by name.
     fn backends(&self) -> BTreeMap<String, BackendStatus>;
+
+    /// Keeps new requests away from a backend, or sends them there again; false if no backend has this name. May block.
+    fn drain_backend(&self, name: &str, drained: bool) -> bool;
 }
 
 /// What the control API works with.

@@ -68,6 +68,10 @@ impl Runtime for Program {
         AuthConfig::default().compile(&[], &mut Faults::default()).unwrap()
     }
 
+    fn config_sources(&self) -> BTreeMap<String, String> {
+        BTreeMap::new()
+    }
+
     fn budgets(&self) -> Vec<BudgetAccount> {
         Vec::new()
     }
@@ -86,11 +90,16 @@ impl Runtime for Program {
             url: "https://api.openai.com".into(),
             auth: "passthrough".into(),
             healthy: true,
+            drained: false,
             rests_for_ms: None,
             callers_kept_away: 0,
             open: 0,
         };
         BTreeMap::from([("openai".to_owned(), openai)])
+    }
+
+    fn drain_backend(&self, name: &str, _: bool) -> bool {
+        name == "openai"
     }
 }
 

@@ -11,7 +11,7 @@ use super::archive::Archive;
 use super::proof::verify::{Report, Requirements, VerifyError, verify};
 use super::read::export::Format;
 use super::read::filter::{GroupBy, Interval, RecordFilter};
-use super::read::reader::MAX_POINTS;
+use super::read::sums::MAX_POINTS;
 use super::read::time_range::TimeRange;
 use super::settings::{HistoryConfig, Settings};
 use super::tamper_tests::age;
@@ -241,6 +241,13 @@ async fn sums_do_not_fail_over_counts_that_an_older_program_believed() {
         );
         assert_eq!(lines.iter().map(|line| line.requests).sum::<u64>(), 30);
     }
+    let (points, _) = reader.usage_series(&RecordFilter::default(), GroupBy::Model, Interval::Day).unwrap();
+    let whole = reader.usage(&RecordFilter::default(), GroupBy::Model).unwrap();
+    assert_eq!(points.iter().map(|point| point.line.requests).sum::<u64>(), 30);
+    assert!(
+        whole.iter().all(|line| points.iter().any(|point| point.line == *line)),
+        "of one day: {points:?}"
+    );
     let (points, _) = reader.series(&RecordFilter::default(), Interval::Day).unwrap();
     assert!(points.iter().all(|point| point.sums.tokens.input_tokens == most && point.sums.bytes_in == most));
     assert_eq!(points.iter().map(|point| point.sums.sessions).sum::<u64>(), 30);

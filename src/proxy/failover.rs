@@ -16,6 +16,7 @@ use super::receive::Received;
 use super::request_ctx::{RequestCtx, Routed};
 use super::verdict;
 use crate::clock::Moment;
+use crate::error::{ErrorKind, Refusal};
 use crate::routing::Choice;
 use crate::session;
 use crate::upstream::backend::{Permit, SpeaksFor};
@@ -30,15 +31,29 @@ pub(crate) const NEXT: ErrorType = ErrorType::Custom("next_backend");
 
 impl Route {
     /// Moves the request to the best of the backends that may serve it. Does nothing if there is only one.
-    pub(crate) fn balance(&mut self, received: &Received, session: &session::Session, now: Moment) {
-        if self.others.is_empty() {
-            return;
+    ///
+    /// # Errors
+    /// An operator has drained all of them.
+    pub(crate) fn balance(
+        &mut self,
+        received: &Received,
+        session: &session::Session,
+        now: Moment,
+    ) -> Result<(), Refusal> {
+        if !self.others.is_empty() {
+            self.others.push(self.chosen.clone());
+            if let Some((at, permit)) = self.pick(received, session, now, true) {
+                self.go(at, received, permit, now);
+            }
+            session.set_home(self.backend.mark());
         }
-        self.others.push(self.chosen.clone());
-        if let Some((at, permit)) = self.pick(received, session, now, true) {
-            self.go(at, received, permit, now);
+        if self.backend.health().is_drained() {
+            let name = self.backend.settings().name();
+            let message =
+                format!("an operator has drained the backend {name}, and no other serves this request");
+            return Err(Refusal::new(ErrorKind::BackendUnavailable, message));
         }
-        session.set_home(self.backend.mark());
+        Ok(())
     }
 
     /// Returns the position of the best backend in `others`. When all are ejected, one is returned only if `anyway` is set.

@@ -145,7 +145,7 @@ impl RequestCtx {
             self.admit(&head.headers, found).await?;
         }
         let routed = self.stage.routed_mut()?;
-        routed.route.balance(&routed.who.received, routed.leg.session(), now);
+        routed.route.balance(&routed.who.received, routed.leg.session(), now)?;
         let model = routed.who.call.model.as_deref().map(redact_text);
         routed.leg.routed(routed.route.backend.settings().name(), model.as_deref());
         if dialect.is_llm() {

@@ -157,8 +157,11 @@ impl Backend {
 
     /// Returns what load balancing needs to know, for this caller.
     pub fn candidate(&self, tier: usize, caller: Caller, now: Moment) -> balance::Candidate {
-        let is_kept_away = self.callers.is_kept_away(caller, now);
-        let state = if is_kept_away { HealthState::Ejected } else { self.health.state(caller.network, now) };
+        let state = match self.health.state(caller.network, now) {
+            HealthState::Drained => HealthState::Drained,
+            _ if self.callers.is_kept_away(caller, now) => HealthState::Ejected,
+            state => state,
+        };
         balance::Candidate { tier, mark: self.mark, load: self.load(), state }
     }
 

@@ -18,10 +18,11 @@ pub struct Candidate {
 
 /// Returns the position of the chosen backend; `None` when there is none to choose from. `home` is the mark of the backend
 /// that served the session last, whose prompt cache is warm. `session` is the mark of the session; it decides between equal
-/// backends, in the same way on every instance. When all are ejected, the choice is made as if none were.
+/// backends, in the same way on every instance. When all are ejected, the choice is made as if none were; one that is drained
+/// is never chosen.
 pub fn choose(candidates: &[Candidate], home: Option<u64>, session: u64) -> Option<usize> {
-    let all_ejected = candidates.iter().all(|candidate| candidate.state == HealthState::Ejected);
-    let open = candidates.iter().enumerate();
+    let open = candidates.iter().enumerate().filter(|(_, candidate)| candidate.state != HealthState::Drained);
+    let all_ejected = open.clone().all(|(_, candidate)| candidate.state == HealthState::Ejected);
     let open = open.filter(|(_, candidate)| all_ejected || candidate.state != HealthState::Ejected);
     let best = open.min_by_key(|(_, candidate)| {
         let is_home = home == Some(candidate.mark);
@@ -77,6 +78,9 @@ mod tests {
         let out = all.map(|candidate| Candidate { state: HealthState::Ejected, ..candidate });
         assert_eq!(choose(&out, None, 1), Some(0), "when all are out, the first is tried anyway");
         assert_eq!(choose(&[], None, 1), None);
+        let drained = |at: usize| Candidate { state: HealthState::Drained, ..all[at] };
+        assert_eq!(choose(&[drained(0), out[1]], Some(mark("a")), 1), Some(1), "rather an ejected one");
+        assert_eq!(choose(&[drained(0)], None, 1), None);
     }
 
     #[test]

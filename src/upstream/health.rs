@@ -10,6 +10,8 @@
 //! A failed connection counts for everyone, because no caller causes it.
 //!
 //! Active: consecutive failed probes take the backend out until enough probes succeed.
+//!
+//! An operator drains a backend: it gets no new request until it is undrained.
 //! The state is all atomics, because every request reads it.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -143,6 +145,8 @@ pub enum HealthState {
     HalfOpen,
     /// Only when every other backend is ejected too.
     Ejected,
+    /// They may not: an operator has drained the backend.
+    Drained,
 }
 
 /// One attempt of a request at a backend.
@@ -179,6 +183,8 @@ pub struct Health {
     told_until: AtomicU64,
     /// The probes have failed.
     down: AtomicBool,
+    /// An operator has drained the backend.
+    drained: AtomicBool,
     /// Consecutive probe results: above 0 successes, below 0 failures.
     probes: AtomicI64,
 }
@@ -186,6 +192,9 @@ pub struct Health {
 impl Health {
     /// Returns whether requests of this network may be sent to the backend now.
     pub fn state(&self, network: ClientNetwork, now: Moment) -> HealthState {
+        if self.is_drained() {
+            return HealthState::Drained;
+        }
         if self.down.load(Relaxed) {
             return HealthState::Ejected;
         }
@@ -339,6 +348,16 @@ impl Health {
             return Some(false);
         }
         None
+    }
+
+    /// Drains the backend, or lets requests be sent to it again. Requests that are open go on.
+    pub fn set_drained(&self, drained: bool) {
+        self.drained.store(drained, Relaxed);
+    }
+
+    /// Returns true while an operator keeps new requests away.
+    pub fn is_drained(&self) -> bool {
+        self.drained.load(Relaxed)
     }
 
     /// Returns true when the backend is neither ejected nor down.

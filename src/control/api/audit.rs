@@ -51,6 +51,19 @@ pub struct AuditList<Line = AuditLine> {
     pub next_cursor: Option<String>,
 }
 
+/// Answer of `GET /control/audit/verify`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AuditVerification {
+    /// Whether every line is as it was written, none is missing, and each is sealed with the key of the gateway.
+    pub verified: bool,
+    /// The first thing that is wrong; null if nothing is.
+    pub fault: Option<String>,
+    /// Lines of the log that were verified; 0 if something is wrong.
+    pub lines: u64,
+    /// The digest of the last line; null without lines.
+    pub hash: Option<String>,
+}
+
 /// Answer of `GET /control/whoami`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Whoami {

@@ -59,6 +59,8 @@ error_codes! {
     SessionNotFound = 404 "session_not_found",
     /// No key has this id.
     KeyNotFound = 404 "key_not_found",
+    /// No backend has this name.
+    BackendNotFound = 404 "backend_not_found",
     /// No budget has this name.
     BudgetNotFound = 404 "budget_not_found",
     /// The budget has no override in force with this id.

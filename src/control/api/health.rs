@@ -116,6 +116,8 @@ pub struct BackendStatus {
     pub auth: Cow<'static, str>,
     /// False while failed requests, `Retry-After` or probes keep requests away from it.
     pub healthy: bool,
+    /// Whether an operator keeps new requests away from it.
+    pub drained: bool,
     /// Milliseconds until requests are sent to it again; null when it is healthy or when probes decide.
     pub rests_for_ms: Option<u64>,
     /// Callers whose requests are kept away from it, because only theirs failed or only they got `Retry-After`.

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::params::{Cursor, Limit, Time};
 use crate::history::read::export::Format;
 use crate::history::read::filter::{GroupBy, Interval, RecordFilter};
-use crate::history::read::reader::{EventLine, Point, UsageLine};
+use crate::history::read::reader::EventLine;
+use crate::history::read::sums::{Point, UsageLine, UsagePoint};
 use crate::history::read::time_range::TimeRange;
 use crate::identity::roles::Reach;
 use crate::ids::{BackendName, RequestId, SessionId, Uid};
@@ -90,6 +91,16 @@ record_query! {
     UsageQuery {
         /// What requests, tokens and cost are summed by.
         by: GroupBy,
+    }
+}
+
+record_query! {
+    /// Query of `GET /control/usage/series`.
+    UsageSeriesQuery {
+        /// What requests, tokens and cost are summed by.
+        by: GroupBy,
+        /// The length of one interval; days are days in UTC.
+        step: Interval,
     }
 }
 
@@ -222,6 +233,15 @@ pub struct Series {
 pub struct UsageReport {
     /// One line per name, the most expensive first; at most 1000.
     pub usage: Vec<UsageLine>,
+}
+
+/// Answer of `GET /control/usage/series`.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct UsageSeries {
+    /// One line per name and interval, the oldest first; intervals without usage are left out.
+    pub points: Vec<UsagePoint>,
+    /// Whether older lines were left out: at most the newest 10,000 are returned. `to` leads to older ones.
+    pub truncated: bool,
 }
 
 /// Answer of `GET /control/history/{id}/captures`: captures, newest first. The routes pass the stored JSON on as it is.

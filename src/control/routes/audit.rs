@@ -6,7 +6,9 @@ use axum::Json;
 use axum::extract::{Extension, State};
 use serde_json::value::RawValue;
 
-use crate::control::api::audit::{AuditList, AuditQuery, Features, GrantedRole, PermissionReach, Whoami};
+use crate::control::api::audit::{
+    AuditList, AuditQuery, AuditVerification, Features, GrantedRole, PermissionReach, Whoami,
+};
 use crate::control::api::error::ErrorCode;
 use crate::control::extract::ApiQuery;
 use crate::control::operator::Operator;
@@ -52,12 +54,34 @@ pub(super) async fn list(
     let audit = Arc::clone(&state.parts.audit);
     let (filter, cursor) = (query.filter(), query.cursor.map(|cursor| cursor.0));
     let page = tokio::task::spawn_blocking(move || audit.page(&filter, cursor, query.limit.get())).await;
-    match page.map_err(|_| Problem::internal("the audit log cannot be read; see the server log"))? {
-        Ok(page) => Ok(Json(AuditList { lines: page.lines, next_cursor: page.next_cursor })),
-        Err(fault) => {
-            tracing::error!(fault = format!("{fault:#}"), "the audit log cannot be read");
-            let detail = "the audit log cannot be read; see the server log";
-            Err(Problem::new(ErrorCode::StateUnavailable, detail))
-        }
+    let page = page.map_err(|_| Problem::internal(UNREADABLE))?.map_err(|fault| unreadable(&fault))?;
+    Ok(Json(AuditList { lines: page.lines, next_cursor: page.next_cursor }))
+}
+
+/// Verifies the whole log. Reads as much as an export, so that it takes the place of one.
+pub(super) async fn verify(
+    State(state): State<Arc<ControlState>>,
+) -> Result<Json<AuditVerification>, Problem> {
+    let permit = state.blocking.export()?;
+    let audit = Arc::clone(&state.parts.audit);
+    let found = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        audit.verify()
+    });
+    let found =
+        found.await.map_err(|_| Problem::internal(UNREADABLE))?.map_err(|fault| unreadable(&fault))?;
+    if let Err(breach) = &found {
+        tracing::error!(%breach, "the audit log is not as it was written");
     }
+    let fault = found.as_ref().err().map(ToString::to_string);
+    let found = found.unwrap_or_default();
+    let hash = (found.to > 0).then_some(found.hash);
+    Ok(Json(AuditVerification { verified: fault.is_none(), fault, lines: found.to, hash }))
+}
+
+const UNREADABLE: &str = "the audit log cannot be read; see the server log";
+
+fn unreadable(fault: &anyhow::Error) -> Problem {
+    tracing::error!(fault = format!("{fault:#}"), "the audit log cannot be read");
+    Problem::new(ErrorCode::StateUnavailable, UNREADABLE)
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{ConnectInfo, Extension, State};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::control::api::config::ReloadReply;
 use crate::control::api::error::ErrorCode;
@@ -14,9 +14,21 @@ use crate::control::problem::Problem;
 use crate::control::service::ControlState;
 use crate::settings::fault::Faults;
 
-/// Returns the configuration in force; secrets are masked.
-pub(super) async fn show(State(state): State<Arc<ControlState>>) -> Json<Value> {
-    Json(state.parts.runtime.config())
+/// Returns the configuration in force, and where its keys are set; secrets are masked.
+pub(super) async fn show(State(state): State<Arc<ControlState>>) -> Result<Json<Value>, Problem> {
+    let runtime = Arc::clone(&state.parts.runtime);
+    let permit = state.blocking.reload().await?;
+    let shown = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        let mut config = runtime.config();
+        config["sources"] = json!(runtime.config_sources());
+        config
+    });
+    Ok(Json(
+        shown
+            .await
+            .map_err(|_| Problem::internal("the configuration cannot be shown; see the server log"))?,
+    ))
 }
 
 /// Reads the configuration again. An invalid one changes nothing; the answer lists all its faults.

@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::{Extension, Json};
 use http::StatusCode;
 
+use crate::control::api::error::ErrorCode;
 use crate::control::api::health::{
-    BackendList, ControlHealth, HealthStatus, Liveness, LivenessStatus, ReadinessReport, ReadinessStatus,
-    Startup, StartupStatus,
+    BackendList, BackendStatus, ControlHealth, HealthStatus, Liveness, LivenessStatus, ReadinessReport,
+    ReadinessStatus, Startup, StartupStatus,
 };
 use crate::control::operator::Operator;
+use crate::control::problem::Problem;
 use crate::control::service::ControlState;
 
 /// Answers 200 as long as this runtime answers at all.
@@ -48,6 +50,39 @@ pub(super) async fn readiness(State(state): State<Arc<ControlState>>) -> (Status
 /// Returns the backends and their health.
 pub(super) async fn backends(State(state): State<Arc<ControlState>>) -> Json<BackendList> {
     Json(BackendList { backends: state.parts.runtime.backends() })
+}
+
+/// Keeps new requests away from a backend.
+pub(super) async fn drain(state: State<Arc<ControlState>>, name: Path<String>) -> Drained {
+    set_drained(state, name, true).await
+}
+
+/// Sends requests to a drained backend again.
+pub(super) async fn undrain(state: State<Arc<ControlState>>, name: Path<String>) -> Drained {
+    set_drained(state, name, false).await
+}
+
+type Drained = Result<Json<BackendStatus>, Problem>;
+
+async fn set_drained(
+    State(state): State<Arc<ControlState>>,
+    Path(name): Path<String>,
+    drained: bool,
+) -> Drained {
+    let runtime = Arc::clone(&state.parts.runtime);
+    // A reload may be running, which reads files.
+    let permit = state.blocking.reload().await?;
+    let done = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        let status =
+            runtime.drain_backend(&name, drained).then(|| runtime.backends().remove(&name)).flatten();
+        status.ok_or_else(|| {
+            let known = runtime.backends().into_keys().collect::<Vec<_>>().join(", ");
+            let detail = format!("no backend is called '{name}'; there are {known}");
+            Problem::new(ErrorCode::BackendNotFound, detail)
+        })
+    });
+    done.await.map_err(|_| Problem::internal("the backend cannot be changed; see the server log"))?.map(Json)
 }
 
 /// Returns the health of the instance; the backends only to authenticated clients.

@@ -10,7 +10,7 @@ use super::sessions;
 use crate::control::api::error::ErrorCode;
 use crate::control::api::history::{
     CapturePage, CapturesQuery, EventPage, EventsQuery, HistoryQuery, RequestsQuery, Series, SeriesQuery,
-    UsageQuery, UsageReport,
+    UsageQuery, UsageReport, UsageSeries, UsageSeriesQuery,
 };
 use crate::control::extract::ApiQuery;
 use crate::control::problem::Problem;
@@ -143,6 +143,18 @@ pub(super) async fn usage(
     let filter = query.filter(&reach);
     let usage = read(&state, move |reader| reader.usage(&filter, query.by)).await?;
     Ok(Json(UsageReport { usage }))
+}
+
+/// Returns the same for each minute, hour or day.
+pub(super) async fn usage_series(
+    State(state): State<Arc<ControlState>>,
+    Extension(reach): Extension<Reach>,
+    ApiQuery(query): ApiQuery<UsageSeriesQuery>,
+) -> Result<Json<UsageSeries>, Problem> {
+    let filter = query.filter(&reach);
+    let (points, truncated) =
+        read(&state, move |reader| reader.usage_series(&filter, query.by, query.step)).await?;
+    Ok(Json(UsageSeries { points, truncated }))
 }
 
 /// Returns the history.

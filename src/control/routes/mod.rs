@@ -13,6 +13,7 @@ mod export;
 mod governance_table;
 mod health;
 mod history;
+mod instance_table;
 mod keys;
 mod kill_selected;
 mod kill_table;

@@ -1,33 +1,30 @@
 //! Every endpoint: its path, its handler and its description, which becomes the OpenAPI document.
 
-use serde_json::{Map, Value};
-
-use super::super::api::audit::{AuditList, AuditQuery, Whoami};
-use super::super::api::config::ReloadReply;
+use super::super::api::audit::{AuditList, AuditQuery, AuditVerification, Whoami};
 use super::super::api::error::ErrorCode::*;
-use super::super::api::health::{BackendList, ControlHealth, Liveness, ReadinessReport, Startup};
 use super::super::api::history::{
     CapturePage, CapturesQuery, EventPage, EventsQuery, ExportQuery, HistoryQuery, RequestsQuery, Series,
-    SeriesQuery, UsageQuery, UsageReport,
+    SeriesQuery, UsageQuery, UsageReport, UsageSeries, UsageSeriesQuery,
 };
 use super::super::api::keys::{KeyList, MadeKey, NewKey, RevokedKey, RotateBody};
-use super::super::api::overview::{CookieEnd, CookieLogin, CookieReply, InstanceList, RecentSeries};
+use super::super::api::overview::{CookieEnd, CookieLogin, CookieReply};
 use super::super::api::params::SessionQuery;
 use super::super::api::people::TicketQuery;
 use super::super::api::sessions::{SessionPage, SessionsQuery};
 use super::super::openapi::Operation;
 use super::endpoint::{Endpoint, on_delete, on_get, on_post};
 use super::governance_table::{APPROVALS, BUDGETS, approval_endpoints, budget_endpoints};
+use super::instance_table::{
+    INSTANCE, PROBES, config_endpoints, instance_endpoints, overview_endpoints, probes,
+};
 use super::kill_table::kill_endpoints;
 use super::people_table::{PEOPLE, change_endpoints, login_endpoints, own_endpoints, user_endpoints};
 use super::policy_table::{POLICY, policy_endpoints};
-use super::{
-    audit, config, dashboard, events, export, health, history, keys, metrics, schema, sessions, stats,
-};
+use super::{audit, dashboard, events, export, history, keys, sessions};
 use crate::history::read::legs::LegPage;
 use crate::history::read::reader::{RecordDetail, RecordPage};
 use crate::identity::roles::Right;
-use crate::session::{SessionView, Stats};
+use crate::session::SessionView;
 
 /// Groups of endpoints.
 pub(in crate::control) const TAGS: [(&str, &str); 10] = [
@@ -46,8 +43,6 @@ pub(super) const SESSIONS: &str = "sessions";
 const HISTORY: &str = "history";
 const ACCESS: &str = "access";
 const KEYS: &str = "keys";
-const INSTANCE: &str = "instance";
-const PROBES: &str = "probes";
 
 /// Every endpoint, in the order of the document.
 pub(in crate::control) fn endpoints() -> impl Iterator<Item = Endpoint> {
@@ -67,6 +62,7 @@ pub(in crate::control) fn endpoints() -> impl Iterator<Item = Endpoint> {
         user_endpoints(),
         change_endpoints(),
         instance_endpoints(),
+        config_endpoints(),
         overview_endpoints(),
         probes(),
     ];
@@ -145,6 +141,19 @@ fn history_endpoints() -> Vec<Endpoint> {
                 .ok::<UsageReport>("At most 1000 lines.")
                 .errors(history::ERRORS),
         ),
+        on_get(
+            "/control/usage/series",
+            history::usage_series,
+            operation(
+                "getUsageSeries",
+                "Sums requests, tokens and cost of ended sessions in each minute, hour or day",
+            )
+            .needs(Right::Usage)
+            .by_tenant()
+            .query::<UsageSeriesQuery>()
+            .ok::<UsageSeries>("At most 10,000 lines.")
+            .errors(history::ERRORS),
+        ),
     ]
 }
 
@@ -214,6 +223,13 @@ fn access_endpoints() -> Vec<Endpoint> {
                 .ok::<AuditList>("A page of lines.")
                 .errors(&[BadRequest, StateUnavailable, Internal]),
         ),
+        on_get(
+            "/control/audit/verify",
+            audit::verify,
+            operation("verifyAudit", "Verifies the audit log with the keys of this instance", Right::Audit)
+                .ok::<AuditVerification>("What was found.")
+                .errors(&[StateUnavailable, Internal, TooManyExports]),
+        ),
     ]
 }
 
@@ -271,100 +287,6 @@ fn key_endpoints() -> Vec<Endpoint> {
             operation("revokeKey", "Revokes a key, and cuts its open requests")
                 .ok::<RevokedKey>("The key is refused from now on.")
                 .errors(&[KeyNotFound, ManagedByFile, StateUnavailable, Internal]),
-        ),
-    ]
-}
-
-fn instance_endpoints() -> Vec<Endpoint> {
-    let operation = |id, summary| Operation::new(INSTANCE, id, summary, Right::Read);
-    vec![
-        on_get(
-            "/control/health",
-            health::control,
-            operation("getHealth", "Returns status, version and backends; the status is always 200")
-                .token_optional()
-                .ok::<ControlHealth>("The health."),
-        ),
-        on_get(
-            "/control/backends",
-            health::backends,
-            operation("listBackends", "Returns the backends and their health")
-                .ok::<BackendList>("The backends."),
-        ),
-        on_get(
-            "/control/stats",
-            stats::stats,
-            operation("getStats", "Returns totals since the start").ok::<Stats>("The totals."),
-        ),
-        on_get(
-            "/control/config",
-            config::show,
-            operation("getConfig", "Returns the configuration in force, after file, environment and flags")
-                .needs(Right::Config)
-                .ok::<Map<String, Value>>(
-                    "Keys as in conf/schema.json, secrets as `***`, and restart_required.",
-                ),
-        ),
-        on_post(
-            "/control/config/reload",
-            config::reload,
-            operation("reloadConfig", "Reads the configuration again, as SIGHUP does")
-                .needs(Right::Config)
-                .ok::<ReloadReply>("The new configuration is in force.")
-                .errors(&[ConfigInvalid, Internal, ReloadBusy]),
-        ),
-        on_get(
-            "/metrics",
-            metrics::text,
-            operation("getMetrics", "Returns the metrics").text(&["text/plain"], "Prometheus text format."),
-        ),
-        on_get(
-            "/openapi.json",
-            schema::openapi,
-            operation("getOpenApi", "Returns this document").ok::<Map<String, Value>>("OpenAPI 3.1."),
-        ),
-    ]
-}
-
-fn overview_endpoints() -> Vec<Endpoint> {
-    let operation = |id, summary| Operation::new(INSTANCE, id, summary, Right::Read);
-    vec![
-        on_get(
-            "/control/series",
-            dashboard::series,
-            operation("getRecentSeries", "Returns the last hour of this instance in steps of a minute")
-                .ok::<RecentSeries>("The steps, the oldest first."),
-        ),
-        on_get(
-            "/control/instances",
-            dashboard::instances,
-            operation("listInstances", "Returns the instances, their versions and what is open there")
-                .ok::<InstanceList>("The instances."),
-        ),
-    ]
-}
-
-fn probes() -> Vec<Endpoint> {
-    let probe = |id, summary| Operation::probe(PROBES, id, summary);
-    let readiness = |id| {
-        probe(id, "Tells whether requests may be sent to this instance")
-            .ok::<ReadinessReport>("Ready.")
-            .answer::<ReadinessReport>(503, "Starting or draining.")
-    };
-    vec![
-        on_get("/health", health::readiness, readiness("probe")),
-        on_get("/health/readiness", health::readiness, readiness("probeReadiness")),
-        on_get(
-            "/health/liveness",
-            health::liveness,
-            probe("probeLiveness", "Answers as long as the control API works").ok::<Liveness>("Alive."),
-        ),
-        on_get(
-            "/health/startup",
-            health::startup,
-            probe("probeStartup", "Tells whether the instance was ready once")
-                .ok::<Startup>("Started.")
-                .answer::<Startup>(503, "Starting."),
         ),
     ]
 }

@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use serde_json::value::RawValue;
 
 use super::line::AuditEntry;
-use super::verify::seal;
+use super::verify::{Breach, Verified, Verifier, seal};
 use crate::history::proof::hash_chain::{Tip, to_text};
 use crate::history::proof::signature::Signer;
 use crate::history::read::reader::one_page;
@@ -27,6 +27,9 @@ const TABLE: &str = "CREATE TABLE IF NOT EXISTS audit (
     body TEXT NOT NULL,
     seal TEXT NOT NULL
 ) STRICT";
+
+/// Lines read at once by [`AuditLog::verify`].
+const VERIFIED_AT_ONCE: i64 = 500;
 
 /// The audit log of this instance.
 pub struct AuditLog {
@@ -169,6 +172,41 @@ impl AuditLog {
         let lines = found.iter().map(|(body, seal)| sealed(body, seal));
         Ok(AuditPage { lines: lines.collect::<serde_json::Result<_>>()?, next_cursor })
     }
+
+    /// Verifies all lines with the keys in the data directory, up to the line that `audit-head.json` names. Blocks; appending
+    /// waits for a page of lines at most.
+    ///
+    /// # Errors
+    /// The file or a key cannot be read.
+    pub fn verify(&self) -> anyhow::Result<Result<Verified, Breach>> {
+        let mut keys = vec![Signer::load_or_create(&self.folder)?.public_key()];
+        keys.extend(Signer::former(&self.folder)?.map(|former| former.public_key()));
+        // Read first: lines that are appended meanwhile come after it.
+        let mut verifier = Verifier::new(keys, self.read_head());
+        if !self.state.exists() {
+            return Ok(verifier.finish());
+        }
+        let mut last = 0;
+        loop {
+            let found: Vec<(i64, String, String)> = self.state.with(|connection| {
+                connection.execute_batch(TABLE)?;
+                let sql = "SELECT seq, body, seal FROM audit WHERE seq > ?1 ORDER BY seq LIMIT ?2";
+                let mut rows = connection.prepare(sql)?;
+                rows.query_map([last, VERIFIED_AT_ONCE], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+                    .collect()
+            })?;
+            for (_, body, seal) in &found {
+                if let Err(breach) = verifier.add(sealed(body, seal)?.get()) {
+                    return Ok(Err(breach));
+                }
+            }
+            match found.last() {
+                Some((seq, ..)) => last = *seq,
+                None => break,
+            }
+        }
+        Ok(verifier.finish_whole())
+    }
 }
 
 /// Returns a line with its seal as the last member.
@@ -180,7 +218,7 @@ fn sealed(body: &str, seal: &str) -> serde_json::Result<Box<RawValue>> {
 #[cfg(test)]
 mod tests {
     use super::super::line::{OperatorLine, SCHEMA};
-    use super::super::verify::verify;
+    use super::super::verify;
     use super::*;
     use crate::telemetry::metrics::Metrics;
 
@@ -209,8 +247,9 @@ mod tests {
         page.lines.iter().rev().map(|line| line.get().to_owned()).collect()
     }
 
-    fn key(folder: &Path) -> String {
-        Signer::load_or_create(folder).unwrap().public_key()
+    fn verify(lines: &[String], folder: &Path) -> Result<Verified, Breach> {
+        let keys = vec![Signer::load_or_create(folder).unwrap().public_key()];
+        verify::verify(lines.iter().map(String::as_str), keys, None)
     }
 
     #[test]
@@ -224,7 +263,8 @@ mod tests {
         log.append(&entry("createKey", "key:ada")).unwrap();
         log.append(&entry("killSession", "key:ada")).unwrap();
         let all = lines(&log);
-        assert_eq!(verify(all.iter().map(String::as_str), &[key(folder.path())]).unwrap().to, 3);
+        assert_eq!(verify(&all, folder.path()).unwrap().to, 3);
+        assert_eq!(log.verify().unwrap().unwrap().to, 3);
         let filter = AuditFilter {
             operator: Some("key:ada".into()),
             action: Some("killSession".into()),
@@ -244,32 +284,42 @@ mod tests {
         for action in ["a", "b", "c"] {
             log.append(&entry(action, "token")).unwrap();
         }
-        let key = [key(folder.path())];
         let all = lines(&log);
-        let fault =
-            |lines: &[String]| verify(lines.iter().map(String::as_str), &key).unwrap_err().to_string();
+        let fault = |lines: &[String]| verify(lines, folder.path()).unwrap_err().to_string();
         let changed: Vec<String> =
             all.iter().map(|line| line.replace("\"action\":\"b\"", "\"action\":\"x\"")).collect();
         assert_eq!(fault(&changed), "line 2 is not the one that was written");
         assert_eq!(fault(&[all[0].clone(), all[2].clone()]), "after line 1 comes line 3: lines are missing");
-        let other = verify(all.iter().map(String::as_str), &["00".repeat(32)]).unwrap_err().to_string();
+        let other = verify::verify(all.iter().map(String::as_str), vec!["00".repeat(32)], None);
+        let other = other.unwrap_err().to_string();
         assert_eq!(other, "line 1 was not sealed with a known key");
+        let own = || log.verify().unwrap().unwrap_err().to_string();
         log.state.with(|connection| connection.execute("DELETE FROM audit WHERE seq > 1", [])).unwrap();
+        assert_eq!(own(), "line 3, which the head names, is missing");
         log.append(&entry("d", "token")).unwrap();
         assert_eq!(fault(&lines(&log)), "after line 1 comes line 4: lines are missing");
+        assert_eq!(own(), "after line 1 comes line 4: lines are missing");
+        log.state.with(|connection| connection.execute("DELETE FROM audit WHERE seq = 1", [])).unwrap();
+        assert_eq!(own(), "the first line is 4: lines are missing");
+        let other = tempfile::tempdir().unwrap();
+        let log = open(other.path());
+        log.append(&entry("a", "token")).unwrap();
+        std::fs::remove_file(other.path().join(AUDIT_HEAD)).unwrap();
+        let headless = log.verify().unwrap().unwrap_err().to_string();
+        assert_eq!(headless, "there are lines, but no audit-head.json that names the last one");
     }
 
     #[test]
     fn two_processes_append_to_one_chain() {
         let folder = tempfile::tempdir().unwrap();
-        let key = key(folder.path());
+        // The key is made once, not by both.
+        Signer::load_or_create(folder.path()).unwrap();
         std::thread::scope(|scope| {
             for operator in ["one", "two"] {
                 let log = open(folder.path());
                 scope.spawn(move || (0..20).for_each(|_| log.append(&entry("a", operator)).unwrap()));
             }
         });
-        let all = lines(&open(folder.path()));
-        assert_eq!(verify(all.iter().map(String::as_str), &[key]).unwrap().to, 40);
+        assert_eq!(open(folder.path()).verify().unwrap().unwrap().to, 40);
     }
 }

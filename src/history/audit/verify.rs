@@ -36,6 +36,18 @@ pub enum Breach {
     /// A line was changed, or the one before it was replaced.
     #[error("line {0} is not the one that was written")]
     Changed(u64),
+    /// The first line is not line 1.
+    #[error("the first line is {0}: lines are missing")]
+    Beginning(u64),
+    /// There are lines, but no head.
+    #[error("there are lines, but no audit-head.json that names the last one")]
+    NoHead,
+    /// The line is another one than the head names.
+    #[error("line {0} is not the one that the head names")]
+    NotTheHead(u64),
+    /// The line that the head names is missing.
+    #[error("line {0}, which the head names, is missing")]
+    Missing(u64),
     /// The signature is missing or of another key.
     #[error("line {0} was not sealed with a known key")]
     Unsealed(u64),
@@ -50,15 +62,31 @@ fn message(tip: &Tip) -> Vec<u8> {
     canonical(&serde_json::json!({"schema": SEAL_SCHEMA, "seq": tip.seq, "hash": tip.hash}))
 }
 
-/// Verifies lines, oldest first, as `GET /control/audit` and `elida audit --json` give them. They need not begin with line 1:
-/// then nothing is known of those before. `keys` are public keys in hexadecimal.
-///
-/// # Errors
-/// The first thing that is wrong.
-pub fn verify<'l>(lines: impl Iterator<Item = &'l str>, keys: &[String]) -> Result<Verified, Breach> {
-    let mut verified = Verified::default();
-    for (at, text) in lines.enumerate() {
-        let unreadable = || Breach::Unreadable(at + 1);
+/// Verifies lines one by one, oldest first, as `GET /control/audit` and `elida audit export` give them. They need not begin with
+/// line 1: then nothing is known of those before.
+#[derive(Debug, Default)]
+pub struct Verifier {
+    keys: Vec<String>,
+    head: Option<Tip>,
+    is_head_found: bool,
+    lines: usize,
+    verified: Verified,
+}
+
+impl Verifier {
+    /// Creates a verifier. `keys` are public keys in hexadecimal. `head` is the content of `audit-head.json`, the end that the
+    /// lines must reach; with `None`, lines may be missing at the end.
+    pub fn new(keys: Vec<String>, head: Option<Tip>) -> Self {
+        Self { keys, head, ..Self::default() }
+    }
+
+    /// Verifies the next line.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn add(&mut self, text: &str) -> Result<(), Breach> {
+        self.lines += 1;
+        let unreadable = || Breach::Unreadable(self.lines);
         let mut line: Value = serde_json::from_str(text).map_err(|_| unreadable())?;
         let seal = line.as_object_mut().and_then(|line| line.remove("seal"));
         let link = line.get_mut(LINK).and_then(Value::as_object_mut).ok_or_else(unreadable)?;
@@ -66,25 +94,68 @@ pub fn verify<'l>(lines: impl Iterator<Item = &'l str>, keys: &[String]) -> Resu
         let (Some(seq), Some(prev)) = (link["seq"].as_u64(), link["prev"].as_str()) else {
             return Err(unreadable());
         };
-        let is_next = seq == verified.to + 1;
-        if verified.to > 0 && !is_next {
-            return Err(Breach::Gap { before: verified.to, found: seq });
+        let before = &self.verified;
+        if before.to > 0 && seq != before.to + 1 {
+            return Err(Breach::Gap { before: before.to, found: seq });
         }
-        let continues = match (verified.to, seq) {
+        let continues = match (before.to, seq) {
             (0, 1) => prev == ORIGIN,
             (0, _) => true,
-            _ => prev == verified.hash,
+            _ => prev == before.hash,
         };
         let tip = Tip { seq, hash: digest(&canonical(&line)) };
         if !continues || hash.as_str() != Some(&tip.hash) {
             return Err(Breach::Changed(seq));
         }
         let seal = seal.as_ref().and_then(Value::as_str).unwrap_or_default();
-        if !keys.iter().any(|key| is_signed(&message(&tip), key, seal)) {
+        if !self.keys.iter().any(|key| is_signed(&message(&tip), key, seal)) {
             return Err(Breach::Unsealed(seq));
         }
-        let from = if verified.to == 0 { seq } else { verified.from };
-        verified = Verified { from, to: seq, hash: tip.hash };
+        if let Some(head) = self.head.as_ref().filter(|head| head.seq == seq) {
+            if head.hash != tip.hash {
+                return Err(Breach::NotTheHead(seq));
+            }
+            self.is_head_found = true;
+        }
+        let from = if before.to == 0 { seq } else { before.from };
+        self.verified = Verified { from, to: seq, hash: tip.hash };
+        Ok(())
     }
-    Ok(verified)
+
+    /// Returns the lines that were verified.
+    ///
+    /// # Errors
+    /// The line that the head names is not among them.
+    pub fn finish(self) -> Result<Verified, Breach> {
+        match self.head {
+            Some(head) if head.seq > 0 && !self.is_head_found => Err(Breach::Missing(head.seq)),
+            _ => Ok(self.verified),
+        }
+    }
+
+    /// Returns the lines that were verified: all since line 1, up to the one that the head names or later.
+    ///
+    /// # Errors
+    /// Lines are missing at the beginning or at the end, or there is no head.
+    pub fn finish_whole(self) -> Result<Verified, Breach> {
+        match (self.verified.from, &self.head) {
+            (1, None) => Err(Breach::NoHead),
+            (0 | 1, _) => self.finish(),
+            (from, _) => Err(Breach::Beginning(from)),
+        }
+    }
+}
+
+/// Verifies all lines of an export.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn verify<'l>(
+    lines: impl Iterator<Item = &'l str>,
+    keys: Vec<String>,
+    head: Option<Tip>,
+) -> Result<Verified, Breach> {
+    let mut verifier = Verifier::new(keys, head);
+    lines.into_iter().try_for_each(|line| verifier.add(line))?;
+    verifier.finish()
 }

@@ -1,6 +1,7 @@
 //! Queries and exports. Every reader has a connection of its own, so that a long query never blocks the writer.
 //!
-//! - [`reader`]: pages of records, one record in full, events, captures, time series, and usage.
+//! - [`reader`]: pages of records, one record in full, events, and captures.
+//! - [`sums`]: time series and usage.
 //! - [`legs`]: the legs of a session, or of a time range as a file.
 //! - [`time_range`], [`filter`]: what a query asks for.
 //! - [`active_kills`]: the kill orders in force, which a gateway loads when it starts.
@@ -16,4 +17,5 @@ pub mod reader;
 pub mod record_schema;
 mod signed_export;
 pub mod stored_captures;
+pub mod sums;
 pub mod time_range;

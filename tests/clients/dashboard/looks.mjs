@@ -1,7 +1,7 @@
 // Scenarios of how the page looks and how it is used without a mouse.
 import fs from "node:fs";
 import process from "node:process";
-import { ask, axe, base, browser, check, context, dashboard, page as open, row, until } from "./scene.mjs";
+import { api, ask, axe, base, browser, check, context, dashboard, page as open, row, until } from "./scene.mjs";
 
 const PAGES = ["live", "history", "usage", "approvals", "findings", "backends", "audit", "settings"];
 
@@ -79,7 +79,11 @@ export async function accessible() {
 export async function pictures() {
   const folder = process.env.PICTURES;
   const streams = [ask("fix-login-tests", "[[words 4000]] [[pace 20ms]]"), ask("nightly-report", "[[stall]]")];
-  await ask("done", "[[words 90]] hello").done;
+  for (const [id, model] of [["done", "gpt-demo"], ["review-pr", "gpt-4o"], ["triage", "gpt-4o-mini"]]) {
+    await ask(id, "[[words 90]] hello", { model }).done;
+    await api(`/control/sessions/${id}/kill`, { method: "POST", body: { reason: "runaway" } });
+  }
+  await until("the records", async () => (await api("/control/usage")).json.usage.length > 0);
   const launched = await browser();
   for (const colorScheme of ["dark", "light"]) {
     const page = await open(await context(launched, { colorScheme }));

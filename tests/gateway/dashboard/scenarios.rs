@@ -102,6 +102,18 @@ async fn people_log_in_and_do_what_they_may() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn operators_drain_raise_disable_and_verify() {
+    let demo = Demo::start().await;
+    let yaml = format!(
+        "backend: {:?}\nauth:\n  people: {{ login: true }}\n\
+         budgets:\n  - {{ name: all, by: client.addr, period: total, limit: 10M tokens }}\n",
+        demo.url()
+    );
+    let variables = [("ELIDA_CONTROL_TOKEN", OsStr::new(TOKEN))];
+    run(&Gateway::with_variables(&yaml, &variables).await, "operating").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_dashboard_can_be_turned_off() {
     let demo = Demo::start().await;
     // The harness writes the section `control`; its next key goes on with it.

@@ -48,7 +48,7 @@ async fn the_commands_of_the_documentation_do_what_it_says() {
         .into_iter()
         .filter(|command| command.starts_with("curl") && !command.contains("/control/events"))
         .collect();
-    assert_eq!(commands.len(), 38, "each is looked at below: {commands:#?}");
+    assert_eq!(commands.len(), 40, "each is looked at below: {commands:#?}");
     let run = async |end: &str| {
         let fits = |command: &&String| command.trim_end_matches('\'').ends_with(end);
         let command = commands.iter().find(fits).unwrap_or_else(|| panic!("{end} is not documented"));
@@ -128,9 +128,15 @@ async fn the_commands_of_the_documentation_do_what_it_says() {
     let backends = read("/control/backends").await;
     assert_eq!(
         backends["backends"]["default"],
-        json!({"type": "ollama", "url": demo.url(), "auth": "passthrough", "healthy": true, "rests_for_ms": null,
-            "callers_kept_away": 0, "open": 0})
+        json!({"type": "ollama", "url": demo.url(), "auth": "passthrough", "healthy": true, "drained": false,
+            "rests_for_ms": null, "callers_kept_away": 0, "open": 0})
     );
+    for command in
+        commands.iter().filter(|command| command.contains("/drain")).flat_map(|block| block.lines())
+    {
+        let answer = crate::support::json(shell(command, control).await.as_bytes());
+        assert_eq!(answer["code"], "backend_not_found", "{command}");
+    }
     assert_eq!(read("/control/budgets").await, json!({"budgets": []}));
     let overrides: Vec<_> = commands.iter().filter(|command| command.contains("/override")).collect();
     assert_eq!(overrides.len(), 3, "add, list, take back");
@@ -150,7 +156,11 @@ async fn the_commands_of_the_documentation_do_what_it_says() {
     let stats = read("/control/stats").await;
     assert_eq!((&stats["active"], &stats["by_state"]["killed"]), (&json!(0), &json!(2)), "{stats}");
     assert_eq!((&stats["kills"], &stats["kills_in_force"]), (&json!(2), &json!(1)), "{stats}");
-    assert_eq!(read("/control/config").await["backend"], demo.url());
+    let config = read("/control/config").await;
+    assert_eq!(config["backend"], demo.url());
+    let at = config["sources"]["backend"].as_str().expect("a source");
+    assert!(at.contains(".yaml:"), "{config}");
+    assert_eq!(read("/control/audit/verify").await["verified"], true);
     let reloaded = read("/control/config/reload").await;
     assert_eq!(reloaded, json!({"applied": true, "restart_required": []}));
     let metrics = run("/metrics").await;

@@ -2,7 +2,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use crate::routing::failover::{error, gateway, nobody};
+use serde_json::Value;
+
+use crate::routing::failover::{configuration, error, gateway, nobody};
 use crate::support::{Backend, Call, Connection, Demo, Gateway, RawBackend, within};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
@@ -515,4 +517,33 @@ async fn a_client_that_does_not_send_its_request_says_nothing_about_the_backend(
     assert!(is_reported_healthy(&gateway, "a").await);
     let reported = gateway.operator().await.get("/control/backends").await.json();
     assert_eq!(reported["backends"]["a"]["callers_kept_away"], 0, "{reported}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drained_backend_gets_no_new_request_until_it_is_undrained() {
+    let [first, second] = [RawBackend::answering(OK).await, RawBackend::answering(OK).await];
+    let yaml = |eject: &str| {
+        let keys = format!("auth: {{ realm: r }}, fallback: b, health: {{ eject_for: {eject} }}");
+        configuration(&[("a", &first.url(), &keys), ("b", &second.url(), "auth: { realm: r }")], "")
+    };
+    let gateway = Gateway::with(yaml("10s")).await;
+    let asked = || [first.requests().len(), second.requests().len()];
+    let chat = async || Call::chat("hello").session("s").send(gateway.proxy()).await;
+    assert_eq!((chat().await.status(), asked()), (200, [1, 0]));
+    assert_eq!(gateway.elida(&["backends", "drain", "a"]).await, "a gets no new requests; 0 are open\n");
+    let list = gateway.elida(&["backends"]).await;
+    assert!(list.contains("a     drained") && list.contains("b     healthy"), "{list}");
+    assert_eq!((chat().await.status(), asked()), (200, [1, 1]), "also of a session that it served");
+    gateway.rewrite(&yaml("20s"));
+    assert_eq!(gateway.operator().await.post("/control/config/reload", &Value::Null).await.status(), 200);
+    assert_eq!((chat().await.status(), asked()), (200, [1, 2]), "a reload does not undrain it");
+    gateway.elida(&["backends", "drain", "b"]).await;
+    let refused = chat().await;
+    let text = refused.text();
+    assert_eq!((refused.status(), asked()), (502, [1, 2]), "{text}");
+    assert!(text.contains("an operator has drained the backend"), "{text}");
+    assert_eq!(gateway.elida(&["backends", "undrain", "b"]).await, "b gets requests again\n");
+    assert_eq!((chat().await.status(), asked()), (200, [1, 3]));
+    let unknown = gateway.operator().await.post("/control/backends/c/drain", &Value::Null).await;
+    assert_eq!((unknown.status(), unknown.json()["code"].clone()), (404, "backend_not_found".into()));
 }

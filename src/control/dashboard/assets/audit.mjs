@@ -1,11 +1,11 @@
 // Audit: who changed what, from where, and with which outcome.
 import { html, useState } from "./parts/html.mjs";
 import { setParameters, useReading } from "./state.mjs";
-import { query } from "./api.mjs";
-import { Choice } from "./history.mjs";
+import { get, query } from "./api.mjs";
+import { Choice, Pages } from "./history.mjs";
 import { Fault } from "./parts/dialog.mjs";
 import { Plain } from "./parts/table.mjs";
-import { clock, plain } from "./parts/format.mjs";
+import { clock, exact, plain } from "./parts/format.mjs";
 
 const columns = [
   { label: "When", cell: (line) => html`<span title=${line.at}>${clock(line.at)}</span>` },
@@ -17,6 +17,28 @@ const columns = [
   { label: "Reason", className: "wrap", cell: (line) => plain(line.reason ?? "", 400) },
   { label: "Number", numeric: true, cell: (line) => line.chain?.seq ?? "–" },
 ];
+
+/** Has the gateway verify its log, when somebody asks. */
+function Verify() {
+  const [state, set] = useState({});
+  const verify = async () => {
+    set({ running: true });
+    try {
+      set({ found: await get("/control/audit/verify") });
+    } catch (fault) {
+      set({ fault });
+    }
+  };
+  const { running, found, fault } = state;
+  return html`<section><header class="title"><h2>Verify</h2><span class="grow"></span><button onClick=${verify} disabled=${running}>${running ? "Verifying…" : "Verify now"}</button></header>
+    <div role="status">${found && (found.verified
+      ? html`<p><b>In order:</b> ${exact(found.lines)} lines, none changed, missing or moved.</p>`
+      : html`<p class="bad"><b>Not as it was written:</b> ${plain(found.fault, 300)}</p>`)}</div>
+    <${Fault} fault=${fault} />
+    <p>Each line has the digest of the one before and is sealed. Who has the keys of the gateway can deceive it: verify an export where it cannot write.</p>
+    <pre>elida audit export --output audit.ndjson
+elida audit verify audit.ndjson --key cdr-key.pub --head audit-head.json</pre></section>`;
+}
 
 export function AuditPage({ parameters }) {
   const [cursors, setCursors] = useState([]);
@@ -34,10 +56,6 @@ export function AuditPage({ parameters }) {
     <${Fault} fault=${fault} />
     <section><h2>What operators changed</h2><${Plain} rows=${value?.lines ?? []} columns=${columns} label="Audit log" rowKey=${(line) => line.chain?.seq}
       empty=${value ? "Nothing was changed in this time." : "Reading the log…"} /></section>
-    <div class="bar-above"><span class="grow"></span>
-      ${cursors.length > 0 && html`<button onClick=${() => setCursors(cursors.slice(0, -1))}>Newer</button>`}
-      ${value?.next_cursor && html`<button onClick=${() => setCursors([...cursors, value.next_cursor])}>Older</button>`}</div>
-    <section><h2>Verify</h2><p>Each line has the digest of the one before and is sealed. Verify an export where the gateway cannot write:</p>
-      <pre>elida audit export --output audit.ndjson
-elida audit verify audit.ndjson --key cdr-key.pub --head audit-head.json</pre></section>`;
+    <${Pages} cursors=${cursors} next=${value?.next_cursor} go=${setCursors} />
+    <${Verify} />`;
 }

@@ -4,7 +4,7 @@ import { Caller, may, setParameters, useReading } from "./state.mjs";
 import { query } from "./api.mjs";
 import { State } from "./live.mjs";
 import { Fault } from "./parts/dialog.mjs";
-import { Table, sorted } from "./parts/table.mjs";
+import { Plain, Table, sorted } from "./parts/table.mjs";
 import { Chart } from "./parts/chart.mjs";
 import { age, clock, count, exact, plain, tokens, usd, words } from "./parts/format.mjs";
 
@@ -34,7 +34,50 @@ export function Choice({ name, label, values, value }) {
     ${values.map(([choice, text]) => html`<option value=${choice}>${text}</option>`)}</select>`;
 }
 
+const EVENTS = ["session_started", "session_ended", "session_killed", "session_resumed", "agent_killed", "agent_resumed", "approval_requested", "approval_decided"];
+const eventColumns = [
+  { label: "When", cell: (one) => html`<span title=${one.at}>${clock(one.at)}</span>` }, { label: "What", cell: (one) => words(one.type) },
+  { label: "Session", className: "id", cell: (one) => html`<a href=${`#/session/${one.uid}`} title=${plain(one.session_id, 300)}>${plain(one.session_id, 120)}</a>` },
+  { label: "By", className: "cut", cell: (one) => plain(one.detail.by ?? "–", 60) },
+  { label: "Detail", className: "wrap", cell: (one) => plain(one.detail.reason ?? one.detail.end_reason ?? one.detail.agent ?? "", 300) },
+];
+
+/** What happened to sessions, newest first. */
+function Events({ from, type }) {
+  const [cursors, setCursors] = useState([]);
+  const key = `${from} ${type}`;
+  const [last, setLast] = useState(key);
+  if (last !== key) {
+    setLast(key);
+    setCursors([]);
+  }
+  const { value, fault } = useReading(`/control/history/events${query({ from, type, limit: 200, cursor: cursors.at(-1) })}`, cursors.length ? 0 : 5000);
+  return html`<${Fault} fault=${fault} />
+    <section><h2>What happened</h2><${Plain} rows=${value?.events ?? []} columns=${eventColumns} label="Events" empty=${value ? "Nothing happened in this time that fits." : "Reading the history…"} /></section>
+    <${Pages} cursors=${cursors} next=${value?.next_cursor} go=${setCursors} />`;
+}
+
+/** Leads to older and newer pages. */
+export function Pages({ cursors, next, go }) {
+  return html`<div class="bar-above"><span class="grow"></span>
+    ${cursors.length > 0 && html`<button onClick=${() => go(cursors.slice(0, -1))}>Newer</button>`}
+    ${next && html`<button onClick=${() => go([...cursors, next])}>Older</button>`}</div>`;
+}
+
 export function HistoryPage({ parameters }) {
+  const who = useContext(Caller);
+  const [from, view] = [parameters.get("from") ?? "24h", parameters.get("view") ?? ""];
+  const isEvents = view === "events" && may(who, "history", false);
+  const type = parameters.get("type") ?? "";
+  if (!isEvents) return html`<${Records} parameters=${parameters} />`;
+  return html`<div class="bar-above"><${View} value="events" /><${Choice} name="from" label="Time" values=${SPANS} value=${from} />
+      <${Choice} name="type" label="What happened" values=${[["", "anything"], ...EVENTS.map((name) => [name, words(name)])]} value=${type} /></div>
+    <${Events} from=${from} type=${type} />`;
+}
+
+const View = ({ value }) => html`<${Choice} name="view" label="View" values=${[["", "sessions"], ["events", "events"]]} value=${value} />`;
+
+function Records({ parameters }) {
   const who = useContext(Caller);
   const [cursors, setCursors] = useState([]);
   const from = parameters.get("from") ?? "24h";
@@ -55,7 +98,7 @@ export function HistoryPage({ parameters }) {
       { label: `sessions a ${STEPS[from]}`, colour: "--accent", values: points.map((point) => point.sessions) },
       { label: "killed", colour: "--killed", values: points.map((point) => point.killed) }]} />`}
     <div class="bar-above">
-      <input type="search" value=${filter.q ?? ""} onChange=${(event) => setParameters({ q: event.target.value })} placeholder="Search: session, principal, client" aria-label="Search the history" />
+      ${may(who, "history", false) && html`<${View} value="" />`}<input type="search" value=${filter.q ?? ""} onChange=${(event) => setParameters({ q: event.target.value })} placeholder="Search: session, principal, client" aria-label="Search the history" />
       <${Choice} name="from" label="Time" values=${SPANS} value=${from} />
       <${Choice} name="state" label="State" values=${[["", "any state"], ["completed", "completed"], ["killed", "killed"], ["timed_out", "timed out"]]} value=${filter.state ?? ""} />
       <span class="quiet">${exact(rows.length)}${value?.next_cursor ? " of more" : ""}</span>
@@ -64,7 +107,5 @@ export function HistoryPage({ parameters }) {
     <${Fault} fault=${fault} />
     <${Table} rows=${rows} columns=${columns} rowKey=${(one) => one.uid} label="Ended sessions" sort=${sort} setSort=${(sort) => setParameters({ sort })}
       empty=${value ? html`No session has ended that fits. A session ends when it is killed, or idle for <code>session.idle_timeout</code>.` : "Reading the history…"} />
-    <div class="bar-above"><span class="grow"></span>
-      ${cursors.length > 0 && html`<button onClick=${() => setCursors(cursors.slice(0, -1))}>Newer</button>`}
-      ${value?.next_cursor && html`<button onClick=${() => setCursors([...cursors, value.next_cursor])}>Older</button>`}</div>`;
+    <${Pages} cursors=${cursors} next=${value?.next_cursor} go=${setCursors} />`;
 }

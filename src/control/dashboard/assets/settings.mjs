@@ -56,14 +56,34 @@ function Keys() {
 }
 
 function People() {
-  const { value, fault } = useReading("/control/users", 10000);
+  const who = useContext(Caller);
+  const { value, fault, again } = useReading("/control/users", 10000);
+  const [asked, ask] = useState(null);
+  const verb = asked?.disabled ? "enable" : "disable";
+  const done = () => {
+    tell(`The account ${plain(asked.name, 80)} is ${verb}d.`);
+    again();
+  };
   const columns = [
     { label: "Name", className: "id", cell: (user) => plain(user.name, 80) }, { label: "Role", cell: (user) => user.role ?? "none" }, { label: "Tenant", cell: (user) => plain(user.tenant ?? "–", 40) },
     { label: "Groups", cell: (user) => (user.groups.length ? listed(user.groups) : "–") }, { label: "Log-ins", numeric: true, cell: (user) => user.logins },
     { label: "State", cell: (user) => (user.disabled ? html`<span class="bad">disabled</span>` : user.invited_until ? "invited" : "in force") }, { label: "Made", cell: (user) => clock(user.created) },
+    { label: html`<span class="unseen">Change</span>`, className: "act", cell: (user) => !who.id.startsWith(`user:${user.name}@`)
+      && html`<button class=${user.disabled ? "" : "kill"} onClick=${() => ask(user)}>${user.disabled ? "Enable" : "Disable"}</button>` },
   ];
   return html`<section><h2>Accounts of people</h2><${Fault} fault=${fault} /><${Plain} rows=${value?.users ?? []} columns=${columns} label="Accounts" rowKey=${(user) => user.name}
-    empty=${html`<pre>elida admin create ada</pre>`} /></section>`;
+    empty=${html`<pre>elida admin create ada</pre>`} />
+    ${asked && html`<${Ask} title=${`${verb === "disable" ? "Disable" : "Enable"} ${plain(asked.name, 60)}?`} verb=${verb === "disable" ? "Disable" : "Enable"} danger=${verb === "disable"}
+      act=${() => post(`/control/users/${encodeURIComponent(asked.name)}/${verb}`)} done=${done} close=${() => ask(null)}>
+      ${verb === "disable" && html`<p>Nobody can log in with it; its tokens end, and what they have opened is cut.</p>`}</${Ask}>`}</section>`;
+}
+
+/** A section with its values, and where each of its keys is set; what is not named has its default. */
+function Section({ name, part, sources }) {
+  const set = Object.entries(sources).filter(([key]) => key === name || key.startsWith(`${name}.`));
+  return html`<details><summary><code>${name}</code> <span class="quiet">${set.length ? plain(set[0][1], 200) : "default"}${set.length > 1 ? ", …" : ""}</span></summary>
+    <pre>${JSON.stringify(part, null, 2)}</pre>
+    ${set.length > 0 && html`<ul class="sources">${set.map(([key, source]) => html`<li key=${key}><code>${plain(key, 120)}</code> <span class="quiet">${plain(source, 200)}</span></li>`)}</ul>`}</details>`;
 }
 
 function Configuration() {
@@ -77,7 +97,7 @@ function Configuration() {
   return html`<section><header class="title"><h2>Configuration in force</h2><span class="grow"></span><button onClick=${() => ask(true)}>Reload…</button></header>
     <p class="quiet">After file, environment and flags; secrets are masked. To change a key, change the file; <code>elida check</code> says whether it is right.</p>
     <${Fault} fault=${fault} />${waiting.length > 0 && html`<p class="warn">After a restart only: ${waiting.join(", ")}</p>`}
-    ${Object.entries(value ?? {}).filter(([name]) => name !== "restart_required").map(([name, part]) => html`<details key=${name}><summary><code>${name}</code></summary><pre>${JSON.stringify(part, null, 2)}</pre></details>`)}
+    ${Object.entries(value ?? {}).filter(([name]) => name !== "restart_required" && name !== "sources").map(([name, part]) => html`<${Section} key=${name} name=${name} part=${part} sources=${value.sources} />`)}
     ${isAsked && html`<${Ask} title="Read the configuration again?" verb="Reload" danger=${false} act=${() => post("/control/config/reload")} done=${done} close=${() => ask(false)}>
       <p>What is faulty changes nothing: the old configuration stays in force, and the faults are shown.</p></${Ask}>`}</section>`;
 }
