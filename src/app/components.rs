@@ -291,12 +291,7 @@ fn backends(
         }
         let name = settings.name().clone();
         match Backend::new(settings.clone(), metrics.backend(name.as_str())) {
-            Ok(backend) => {
-                let mut known = before.into_iter().flat_map(|before| &before.backends);
-                let former = known.find(|backend| *backend.settings().name() == name);
-                backend.health().set_drained(former.is_some_and(|former| former.health().is_drained()));
-                backends.push(backend);
-            }
+            Ok(backend) => backends.push(backend),
             Err(why) => faults.add(
                 format!("backends.{name}.tls.ca_file"),
                 why,

@@ -97,10 +97,11 @@ impl Reload {
         log_warnings(&config);
         Plan::after_reload(&config).log();
         let restart = changed_restart_keys(&self.started, &config);
-        for gone in &before.backends {
-            let name = gone.settings().name();
-            if !settings.backends.iter().any(|backend| backend.settings().name() == name) {
-                self.shared.metrics.forget_backend(name.as_str());
+        for former in &before.backends {
+            let name = former.settings().name();
+            match settings.backends.iter().find(|backend| backend.settings().name() == name) {
+                Some(backend) => backend.health().set_drained(former.health().is_drained()),
+                None => self.shared.metrics.forget_backend(name.as_str()),
             }
         }
         settings.auth.take_over(&before.auth);

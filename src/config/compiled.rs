@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::config_file::{Backends, ConfigFile, Guard, VERSION};
-use super::key_sources::KeySources;
+use super::key_sources::Notes;
 use super::places::{check_folders, check_ports};
 use super::printable::printable;
 use super::tree::Tree;
@@ -80,13 +80,6 @@ pub struct Config {
     printable: Value,
     notes: Arc<Notes>,
     unpriced: Vec<UnpricedModel>,
-}
-
-/// What there is to tell of a configuration besides its values.
-#[derive(Debug, Default)]
-pub(super) struct Notes {
-    pub(super) warnings: Vec<Fault>,
-    pub(super) sources: KeySources,
 }
 
 /// A model that `backends.NAME.models` names and that has no price.

@@ -9,9 +9,17 @@ use serde_yaml::{Mapping, Value};
 
 use super::lines::place_of;
 use super::tree::{Tree, push};
+use crate::settings::fault::Fault;
 
 /// Keys below sections are named, not the keys of those: finding a position parses the text again.
 const DEPTH: usize = 2;
+
+/// What there is to tell of a configuration besides its values.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    pub(super) warnings: Vec<Fault>,
+    pub(super) sources: KeySources,
+}
 
 /// The sources of all keys that are set.
 #[derive(Default)]

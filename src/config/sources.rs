@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 
 use serde_yaml::Value;
 
-use super::compiled::{Config, Notes, compile};
+use super::compiled::{Config, compile};
 use super::expand::expand;
-use super::key_sources::KeySources;
+use super::key_sources::{KeySources, Notes};
 use super::lines::place_of;
 use super::parse::{parse, top_fault};
 use super::read::read;

@@ -1,5 +1,5 @@
-//! The endpoints, one file per noun; `table` and
-//! `people_table` list them. `docs/control-api.md` and `docs/openapi.json` describe them.
+//! The endpoints, one file per noun; `table` and the other files that end so list them.
+//! `docs/control-api.md` and `docs/openapi.json` describe them.
 
 mod approvals;
 mod audit;
@@ -23,6 +23,7 @@ mod metrics;
 mod people_table;
 mod policy;
 mod policy_table;
+mod router;
 mod schema;
 mod sessions;
 mod stats;
@@ -30,5 +31,6 @@ mod table;
 mod users;
 
 pub(super) use dashboard::renew;
-pub(super) use endpoint::{Endpoint, is_open, router};
+pub(super) use endpoint::Endpoint;
+pub(super) use router::{is_open, router};
 pub(super) use table::{TAGS, endpoints};
