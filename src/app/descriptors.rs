@@ -9,11 +9,15 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{info, warn};
 
 use crate::config::Config;
+use crate::notify::services;
 use crate::proxy::downstream::DescriptorBudget;
 
 /// Descriptors for runtimes, log, history, Redis, collector and name lookups: an eighth of the limit, within these
 /// bounds. An idle process has about 45.
 const OWN: (usize, usize) = (48, 128);
+
+/// Descriptors for services that decide and for webhooks get at most this part of the limit.
+const ASKED_SHARE: usize = 4;
 
 /// Operator connections get at most an eighth of the limit, but no fewer than this.
 const OPERATORS_MIN: usize = 8;
@@ -39,6 +43,8 @@ pub struct Plan {
     wanted: usize,
     /// `control.limits.max_connections`.
     wanted_operators: usize,
+    /// Connections to services that decide and to webhooks.
+    asked: usize,
     /// Descriptors of one request besides the client's: one, and one more when the backend is in this process.
     per_request: usize,
 }
@@ -51,6 +57,7 @@ impl Plan {
             raised_from: None,
             wanted: config.server.limits().max_connections,
             wanted_operators: config.control.max_connections(),
+            asked: services::connections(config.services.len()) + config.receivers.connections(),
             per_request: 1,
         }
     }
@@ -80,7 +87,7 @@ impl Plan {
     pub fn needed(&self) -> usize {
         let clients = self.wanted.saturating_mul(self.per_connection());
         let idle = (clients / (SHARE_OF_IDLE - 1) + 1).min(2 * IDLE_MAX);
-        clients.saturating_add(idle + OWN.1 + self.wanted_operators)
+        clients.saturating_add(idle + OWN.1 + self.wanted_operators + self.asked)
     }
 
     /// Returns the maximum number of operator connections.
@@ -131,7 +138,7 @@ impl Plan {
     fn for_proxy(&self) -> usize {
         let Some(limit) = self.limit else { return usize::MAX };
         let own = (limit / 8).clamp(OWN.0, OWN.1);
-        limit.saturating_sub(own + self.operators())
+        limit.saturating_sub(own + self.asked.min(limit / ASKED_SHARE) + self.operators())
     }
 
     fn idle_together(&self) -> usize {
@@ -185,6 +192,17 @@ mod tests {
             assert_eq!(with.connections(), with.wanted, "{with:?}");
             assert!(needed < 50_000);
         }
+    }
+
+    #[test]
+    fn services_that_decide_have_descriptors_of_their_own() {
+        let yaml = "policy: { external: [ { name: opa, url: 'http://127.0.0.1:8181/v1/data/elida', on: [request], on_error: closed } ] }";
+        let (without, with) = (plan(Some(1024), ""), plan(Some(1024), yaml));
+        assert!(with.asked > 64, "{with:?}");
+        let used = |plan: &Plan| plan.proxy_budget().descriptors + 2 * plan.idle() + plan.operators();
+        assert!((used(&with) + with.asked).abs_diff(used(&without)) <= 2, "{with:?}, without {without:?}");
+        assert_eq!(plan(Some(with.needed() as u64), yaml).connections(), with.wanted);
+        assert!(plan(Some(200), yaml).connections() >= CLIENTS_MIN);
     }
 
     #[test]

@@ -14,6 +14,8 @@ use crate::limits::ledger::Ledger;
 
 /// How often it is written.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// How often accounts of old periods are removed.
+const PRUNE: Duration = Duration::from_secs(3600);
 /// How long the end waits for the file.
 const CLOSING_TIME: Duration = Duration::from_secs(5);
 
@@ -29,7 +31,7 @@ impl SpendingFile {
     /// # Errors
     /// There is no thread for it.
     pub(super) fn open(state: Arc<State>, ledger: Arc<Ledger>) -> std::io::Result<Arc<Self>> {
-        let mut keeper = Keeper { state, ledger, version: None, is_failing: false };
+        let mut keeper = Keeper { state, ledger, version: None, pruned: Instant::now(), is_failing: false };
         keeper.round();
         let closing = Arc::<AtomicBool>::default();
         let is_closing = Arc::clone(&closing);
@@ -62,6 +64,8 @@ struct Keeper {
     ledger: Arc<Ledger>,
     /// The version of the file that was read last.
     version: Option<i64>,
+    /// When accounts of old periods were last removed.
+    pruned: Instant,
     is_failing: bool,
 }
 
@@ -98,6 +102,10 @@ impl Keeper {
     fn read(&mut self) -> anyhow::Result<()> {
         if self.version.is_none() && !self.state.exists() {
             return Ok(());
+        }
+        if self.pruned.elapsed() >= PRUNE {
+            self.pruned = Instant::now();
+            self.state.prune_spending(Timestamp::now().as_second())?;
         }
         let version = Some(self.state.version()?);
         if version != self.version {

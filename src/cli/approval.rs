@@ -1,12 +1,16 @@
 //! `elida approvals`, `elida approve` and `elida deny`: calls that rules hold until an operator answers.
 
 use clap::{Args, ValueEnum};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
 use super::client::Client;
 use super::commands::{PlainArgs, show};
+use super::print;
 use super::report::{optional, time, word};
 use super::table::{plain as plain_text, table};
 use crate::control::api::approvals::{ApprovalList, ApprovalView, ApprovalsQuery, DecisionBody, StateFilter};
+use crate::control::api::params::Limit;
 use crate::policy::approval::shown::both_ends;
 use crate::policy::approval::{Answer, ApprovalState};
 
@@ -58,8 +62,27 @@ pub(super) fn approvals(ApprovalsArgs { state, plain }: &ApprovalsArgs) -> anyho
         StateArg::Expired => StateFilter::Expired,
         StateArg::All => StateFilter::All,
     });
-    let answer = Client::new(&plain.control)?.get(&["control", "approvals"], &ApprovalsQuery { state })?;
-    show(plain, answer, list)
+    let client = Client::new(&plain.control)?;
+    if plain.json {
+        print(&format!("{}\n", json!({"approvals": all_pages::<Value>(&client, state)?})));
+    } else {
+        print(&list(&all_pages(&client, state)?));
+    }
+    Ok(())
+}
+
+/// Reads the approvals of all pages.
+fn all_pages<V: DeserializeOwned>(client: &Client, state: Option<StateFilter>) -> anyhow::Result<Vec<V>> {
+    let (mut all, mut cursor) = (Vec::new(), None);
+    loop {
+        let query = ApprovalsQuery { state, limit: Limit::new(usize::MAX), cursor };
+        let mut page: ApprovalList<V> = client.get(&["control", "approvals"], &query)?.read()?;
+        all.append(&mut page.approvals);
+        cursor = page.next_cursor;
+        if cursor.is_none() {
+            return Ok(all);
+        }
+    }
 }
 
 /// Approves or denies a held call.
@@ -74,13 +97,13 @@ pub(super) fn decide(decision: Answer, arguments: DecisionArgs) -> anyhow::Resul
 }
 
 /// Formats approvals (`GET /control/approvals`).
-fn list(list: &ApprovalList) -> String {
-    if list.approvals.is_empty() {
+fn list(approvals: &[ApprovalView]) -> String {
+    if approvals.is_empty() {
         return "no such call is held\n".into();
     }
     let heading = ["ID", "STATE", "SESSION", "PRINCIPAL", "RULE", "TOOL", "ARGUMENTS", "ASKED", "EXPIRES"];
     let mut rows = vec![heading.map(String::from).to_vec()];
-    for one in &list.approvals {
+    for one in approvals {
         let arguments = one.arguments.as_deref().map(|text| arguments(text, one.arguments_bytes));
         rows.push(vec![
             word(&one.id),

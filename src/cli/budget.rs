@@ -8,7 +8,8 @@ use super::client::Client;
 use super::commands::{PlainArgs, show};
 use super::report;
 use super::table::plain as plain_text;
-use crate::control::api::budgets::{NewOverride, OverrideView};
+use crate::control::api::budgets::{BudgetsQuery, NewOverride, OverrideView};
+use crate::control::api::params::Limit;
 use crate::limits::amount::AmountText;
 
 /// Commands for budgets.
@@ -75,7 +76,8 @@ fn read_amount(text: &str) -> Result<AmountText, String> {
 pub(super) fn budget(command: BudgetCommand) -> anyhow::Result<()> {
     match command {
         BudgetCommand::List(plain) => {
-            let answer = Client::new(&plain.control)?.get(&["control", "budgets"], &())?;
+            let query = BudgetsQuery { limit: Limit::new(usize::MAX), ..BudgetsQuery::default() };
+            let answer = Client::new(&plain.control)?.get(&["control", "budgets"], &query)?;
             show(&plain, answer, report::budgets)
         }
         BudgetCommand::Override(OverrideArgs { name, add, until, account, plain }) => {

@@ -4,13 +4,17 @@ use std::io::{self, IsTerminal, Read};
 
 use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand};
-use serde_json::json;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
 use super::client::Client;
 use super::commands::{PlainArgs, read_span, show};
 use super::table::{plain as plain_text, table};
 use super::{complain, print};
-use crate::control::api::keys::{KeyList, KeyView, MadeKey, ManagedBy, NewKey, RevokedKey, RotateBody};
+use crate::control::api::keys::{
+    KeyList, KeyView, KeysQuery, MadeKey, ManagedBy, NewKey, RevokedKey, RotateBody,
+};
+use crate::control::api::params::Limit;
 use crate::identity::key_text::{self, KeyDigest};
 use crate::settings::units::DurationText;
 
@@ -146,11 +150,28 @@ fn made(made: &MadeKey) -> String {
 }
 
 fn list(plain: &PlainArgs) -> anyhow::Result<()> {
-    let answer = Client::new(&plain.control)?.get(&["control", "keys"], &())?;
-    show(plain, answer, |list: &KeyList| match list.keys.is_empty() {
-        true => "no keys\n".to_owned(),
-        false => table(&key_rows(&list.keys), &[]),
-    })
+    let client = Client::new(&plain.control)?;
+    if plain.json {
+        print(&format!("{}\n", json!({"keys": all_pages::<Value>(&client)?})));
+        return Ok(());
+    }
+    let keys: Vec<KeyView> = all_pages(&client)?;
+    print(&if keys.is_empty() { "no keys\n".to_owned() } else { table(&key_rows(&keys), &[]) });
+    Ok(())
+}
+
+/// Reads the keys of all pages.
+fn all_pages<V: DeserializeOwned>(client: &Client) -> anyhow::Result<Vec<V>> {
+    let (mut all, mut cursor) = (Vec::new(), None);
+    loop {
+        let query = KeysQuery { limit: Limit::new(usize::MAX), cursor };
+        let mut page: KeyList<V> = client.get(&["control", "keys"], &query)?.read()?;
+        all.append(&mut page.keys);
+        cursor = page.next_cursor;
+        if cursor.is_none() {
+            return Ok(all);
+        }
+    }
 }
 
 /// Returns a heading and one row for each key.

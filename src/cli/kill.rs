@@ -185,6 +185,7 @@ fn selected(reply: &KillWhereReply) -> String {
     if reply.truncated {
         text.push_str("there may be more: call it again\n");
     }
+    text.push_str(&report::not_everywhere(&reply.not_reached));
     text
 }
 

@@ -155,7 +155,11 @@ pub(super) fn budgets(list: &BudgetList) -> String {
             amount(account.left),
         ]);
     }
-    table(&rows, &[5, 6, 7, 8])
+    let mut text = table(&rows, &[5, 6, 7, 8]);
+    if list.truncated {
+        text.push_str("there are more: GET /control/budgets?budget=…&account=… finds them\n");
+    }
+    text
 }
 
 /// Formats the overrides of a budget (`GET /control/budgets/{name}/override`).
@@ -238,7 +242,12 @@ pub(super) fn killed(KillReply { killed, .. }: &KillReply) -> String {
         }
         None => format!("{session} {}", killed.state),
     };
-    format!("{what}: {legs} open request{plural} cut\n")
+    format!("{what}: {legs} open request{plural} cut\n{}", not_everywhere(&killed.not_reached))
+}
+
+/// Says which instances and stores have not received an order yet, one line for each.
+pub(super) fn not_everywhere(not_reached: &[String]) -> String {
+    not_reached.iter().map(|what| format!("not everywhere yet: {}\n", plain(what))).collect()
 }
 
 /// Formats the answer to a resume.
@@ -248,7 +257,7 @@ pub(super) fn resumed(resumed: &Resumed) -> String {
         Some(agent) => format!("agent {} of {id}", plain(agent.as_str())),
         None => id,
     };
-    format!("{whom} resumed: its next request is accepted\n")
+    format!("{whom} resumed: its next request is accepted\n{}", not_everywhere(&resumed.not_reached))
 }
 
 /// Returns a text, or `-` for an empty one.

@@ -1,11 +1,12 @@
 //! Limits what runs on the blocking threads of the control runtime. tokio has 512 of them; a flood of slow history
-//! queries, exports or reloads waits here instead, and is refused with `Retry-After` when the wait is too long. A kill
+//! queries, exports, searches or reloads waits here instead, and is refused with `Retry-After` when the wait is too long. A kill
 //! needs no blocking thread.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinError;
 use tokio::time::timeout;
 
 use super::api::error::ErrorCode;
@@ -19,6 +20,8 @@ const QUERIES: usize = 16;
 const PERMIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a query may run.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Other work that takes a while and runs at the same time: searches in the audit log, trials of rules.
+const OTHERS: usize = 4;
 /// Exports that run at the same time.
 const EXPORTS: usize = 4;
 /// `Retry-After` of a refused request, in seconds.
@@ -29,6 +32,7 @@ const RETRY_AFTER: u32 = 5;
 pub(super) struct BlockingLimits {
     queries: Arc<Semaphore>,
     exports: Arc<Semaphore>,
+    others: Arc<Semaphore>,
     reloads: Arc<Semaphore>,
 }
 
@@ -37,6 +41,7 @@ impl Default for BlockingLimits {
         Self {
             queries: Arc::new(Semaphore::new(QUERIES)),
             exports: Arc::new(Semaphore::new(EXPORTS)),
+            others: Arc::new(Semaphore::new(OTHERS)),
             reloads: Arc::new(Semaphore::new(1)),
         }
     }
@@ -79,6 +84,23 @@ impl BlockingLimits {
                 Err(Problem::new(ErrorCode::HistorySlow, detail))
             }
         }
+    }
+
+    /// Runs other work that takes a while on a blocking thread, as soon as a permit is free.
+    ///
+    /// # Errors
+    /// The work panicked.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, JoinError> {
+        // The semaphore is never closed.
+        let permit = Arc::clone(&self.others).acquire_owned().await;
+        tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            work()
+        })
+        .await
     }
 
     /// Returns a permit for an export.
@@ -126,7 +148,32 @@ impl Drop for InterruptOnDrop {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
     use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn no_more_than_few_blocking_threads_work_for_slow_requests() {
+        let blocking = Arc::new(BlockingLimits::default());
+        let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let all: Vec<_> = (0..50)
+            .map(|_| {
+                let (blocking, running, most) = (blocking.clone(), running.clone(), most.clone());
+                tokio::spawn(async move {
+                    let work = move || {
+                        most.fetch_max(running.fetch_add(1, Relaxed) + 1, Relaxed);
+                        std::thread::sleep(Duration::from_millis(2));
+                        running.fetch_sub(1, Relaxed);
+                    };
+                    blocking.run(work).await.unwrap();
+                })
+            })
+            .collect();
+        for one in all {
+            one.await.unwrap();
+        }
+        assert!((1..=OTHERS).contains(&most.load(Relaxed)));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_over_the_bound_is_refused_and_a_place_is_free_again_after_its_holder() {

@@ -283,8 +283,7 @@ async fn recorded(state: &Arc<ControlState>, line: Option<AuditEntry>, mut respo
     {
         state.parts.notifier.tell(AUDIT, &line);
     }
-    let state = Arc::clone(state);
-    let written = tokio::task::spawn_blocking(move || state.parts.audit.record(&line));
+    let written = state.parts.audit.submit(line);
     if timeout(AUDIT_WAIT, written).await.is_err() {
         tracing::warn!("a change is done, but its line of the audit log is still being written");
     }

@@ -44,11 +44,22 @@ impl State {
     pub fn spending(&self, now: i64) -> anyhow::Result<Vec<(AccountKey, Lasts, u64)>> {
         self.with(|connection| {
             connection.execute_batch(TABLE)?;
-            connection.execute("DELETE FROM spending WHERE ends_at < ?1", [now - KEPT])?;
+            remove_old(connection, now)?;
             let mut rows = connection.prepare(
                 "SELECT budget, unit, name, starts_at, ends_at, spent FROM spending ORDER BY starts_at DESC LIMIT 100000",
             )?;
             rows.query_map([], read)?.collect()
+        })
+    }
+
+    /// Removes accounts whose period ended long before `now`, in seconds since 1970.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn prune_spending(&self, now: i64) -> anyhow::Result<()> {
+        self.with(|connection| {
+            connection.execute_batch(TABLE)?;
+            remove_old(connection, now)
         })
     }
 
@@ -59,6 +70,10 @@ impl State {
     pub fn version(&self) -> anyhow::Result<i64> {
         self.with(|connection| connection.query_row("PRAGMA data_version", [], |row| row.get(0)))
     }
+}
+
+fn remove_old(connection: &Connection, now: i64) -> rusqlite::Result<()> {
+    connection.execute("DELETE FROM spending WHERE ends_at < ?1", [now - KEPT]).map(drop)
 }
 
 fn add(connection: &Connection, key: &AccountKey, account: &Account) -> rusqlite::Result<u64> {
@@ -126,6 +141,13 @@ mod tests {
         let kept = State::new(folder.path()).spending(2_000_000 + KEPT).unwrap();
         let kept: Vec<_> = kept.iter().map(|(key, lasts, spent)| (&*key.name, *lasts, *spent)).collect();
         assert_eq!(kept, [("a", Lasts::Until(2_000_000), (1 << 52) + 5), ("total", Lasts::Forever, 9)]);
-        assert_eq!(one.spending(2_000_001 + KEPT).unwrap().len(), 1, "its period is long over");
+        one.prune_spending(2_000_001 + KEPT).unwrap();
+        assert_eq!(one.spending(0).unwrap().len(), 1, "its period is long over");
+        let before = one.version().unwrap();
+        let ledger = Arc::new(Ledger::of_file());
+        drop(ledger.reserve(vec![claim("free", Lasts::Until(2_000_000))]).unwrap());
+        assert!(ledger.take_changed().is_empty(), "what costs nothing is not written");
+        assert_eq!(two.spending(0).unwrap().len(), 1);
+        assert_eq!(one.version().unwrap(), before);
     }
 }

@@ -87,13 +87,16 @@ impl MadeKeys {
     }
 }
 
+/// Keys that are in force, by their digests.
+pub(super) type Holders = Vec<(KeyDigest, Arc<KeyHolder>)>;
+
 /// A key in memory.
 pub(super) struct Entry {
     pub(super) document: KeyDocument,
     /// The document as it is stored.
     pub(super) text: String,
     /// The keys in force: one, two during the grace of a rotation, none of a tombstone.
-    pub(super) holders: Vec<(KeyDigest, Arc<KeyHolder>)>,
+    pub(super) holders: Holders,
 }
 
 impl Entry {
@@ -123,6 +126,12 @@ impl Entry {
         }
         let text = serde_json::to_string(&document).map_err(|fault| fault.to_string())?;
         Ok(Self { document, text, holders })
+    }
+
+    /// Whether it counts, rather than a document of this revision and text: of equal revisions the greater text, so that all
+    /// instances agree.
+    pub(super) fn ranks_above(&self, revision: u64, text: &str) -> bool {
+        (self.document.revision, self.text.as_str()) > (revision, text)
     }
 }
 
@@ -186,6 +195,12 @@ pub(super) fn listed_entry(entry: &Entry) -> ListedKey {
         created: Some(entry.document.created),
         last_used: entry.holders.iter().filter_map(|(_, holder)| holder.last_used()).max(),
     }
+}
+
+/// Returns what operators may see of a declared key.
+pub(super) fn declared_key((principal, holder): &(PrincipalConfig, Option<Arc<KeyHolder>>)) -> ListedKey {
+    let last_used = holder.as_ref().and_then(|holder| holder.last_used());
+    ListedKey { principal: principal.clone(), shown: None, created: None, last_used }
 }
 
 /// Returns whether a document is a tombstone that is no longer needed.

@@ -2,6 +2,7 @@
 //! revoked one stays as a tombstone, which distinguishes its key from one that never existed.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,9 @@ use parking_lot::Mutex;
 
 use super::auth::{Auth, KeyHolder, MadeKeys};
 use super::auth_settings::PrincipalConfig;
-use super::key_documents::{Entry, REVOKED, generation, is_over, listed_entry, replace, replaced};
+use super::key_documents::{
+    Entry, Holders, REVOKED, declared_key, generation, is_over, listed_entry, replace, replaced,
+};
 pub use super::key_documents::{KeyDocument, ListedKey};
 use super::key_text::{self, KeyDigest};
 use crate::ids::{PrincipalId, SharedDocument};
@@ -44,6 +47,9 @@ pub enum KeyError {
         "the id '{0}' was that of a key of another tenant, whose sessions and records it would join; choose another id"
     )]
     OfAnotherTenant(String),
+    /// Another process has changed it meanwhile.
+    #[error("another instance has changed the key '{0}' at the same time; look at it, and try again")]
+    Changed(String),
     /// The file declares it.
     #[error("the configuration declares '{0}' (auth.principals): change it there, and reload")]
     ManagedByFile(String),
@@ -58,6 +64,8 @@ pub enum KeyError {
 /// The keys made through the API.
 pub struct ClientKeys {
     table: Arc<ArcSwap<MadeKeys>>,
+    /// Held while a key is stored, so that [`ClientKeys::entries`] is not: what other processes say waits for no disk.
+    changing: Mutex<()>,
     entries: Mutex<BTreeMap<String, Entry>>,
     declared: ArcSwap<Declared>,
     storage: Box<dyn KeyStorage>,
@@ -87,6 +95,7 @@ impl ClientKeys {
         }
         let keys = Self {
             table: Arc::default(),
+            changing: Mutex::default(),
             entries: Mutex::new(entries),
             declared: ArcSwap::default(),
             storage,
@@ -121,6 +130,7 @@ impl ClientKeys {
     ) -> Result<(ListedKey, Secret), KeyError> {
         let declared = self.declared.load();
         self.check_declared(&principal.id)?;
+        let _one_at_a_time = self.changing.lock();
         let mut entries = self.entries.lock();
         let before = entries.get(&principal.id);
         if before.is_some_and(|entry| entry.document.revoked.is_none()) {
@@ -158,7 +168,8 @@ impl ClientKeys {
         };
         let entry = Entry::of(document, &declared.prefix, Some(declared.backends.as_slice()), &[])
             .map_err(KeyError::Invalid)?;
-        let listed = self.put(&mut entries, entry)?;
+        drop(entries);
+        let listed = self.put(entry)?;
         Ok((listed, key))
     }
 
@@ -169,9 +180,8 @@ impl ClientKeys {
     pub fn rotate(&self, id: &str, grace: Duration) -> Result<(ListedKey, Secret), KeyError> {
         self.check_declared(id)?;
         let prefix = self.declared.load().prefix.clone();
-        let mut entries = self.entries.lock();
-        let old = entries.get(id).map(|entry| entry.holders.clone()).unwrap_or_default();
-        let before = self.in_force(&entries, id)?;
+        let _one_at_a_time = self.changing.lock();
+        let (before, old) = self.in_force(id)?;
         let key = generated(&prefix)?;
         let now = Timestamp::now();
         let until = now.checked_add(grace).map_err(|_| KeyError::Invalid("grace is too long".to_owned()))?;
@@ -184,11 +194,11 @@ impl ClientKeys {
                 key_sha256: KeyDigest::of(key.reveal().as_bytes()).to_string(),
                 ..before.principal.clone()
             },
-            replaced: replaced(Some(before), &prefix),
+            replaced: replaced(Some(&before), &prefix),
             revoked: None,
         };
         let entry = Entry::of(document, &prefix, None, &old).map_err(KeyError::Invalid)?;
-        let listed = self.put(&mut entries, entry)?;
+        let listed = self.put(entry)?;
         Ok((listed, key))
     }
 
@@ -198,21 +208,38 @@ impl ClientKeys {
     /// No key has this id, the file declares it, or it cannot be stored.
     pub fn revoke(&self, id: &str) -> Result<PrincipalId, KeyError> {
         self.check_declared(id)?;
-        let mut entries = self.entries.lock();
-        let before = self.in_force(&entries, id)?.clone();
+        let _one_at_a_time = self.changing.lock();
+        let (before, _) = self.in_force(id)?;
         let revision = before.revision | REVOKED;
         let document = KeyDocument { revision, revoked: Some(Timestamp::now()), ..before };
         let entry = Entry::of(document, "", None, &[]).map_err(KeyError::Invalid)?;
-        self.put(&mut entries, entry)?;
+        self.put(entry)?;
         Ok(PrincipalId::new(format!("key:{id}")))
     }
 
-    /// Returns the declared keys and those of the API that are in force, each list by id.
-    pub fn list(&self) -> Vec<ListedKey> {
-        let mut listed: Vec<ListedKey> = self.declared.load().principals.iter().map(declared_key).collect();
+    /// Returns at most `limit` keys that `fit`: the declared ones, then those of the API that are in force, by id; and whether there
+    /// are more. `after` is the id of the last one on the page before.
+    pub fn page(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+        fit: impl Fn(&ListedKey) -> bool,
+    ) -> (Vec<ListedKey>, bool) {
+        let declared = self.declared.load();
+        let place = |id: &str| declared.principals.iter().position(|(principal, _)| principal.id == id);
+        let (skipped, begin) = match after.map(|id| (id, place(id))) {
+            None => (0, Bound::Unbounded),
+            Some((_, Some(place))) => (place + 1, Bound::Unbounded),
+            Some((id, None)) => (declared.principals.len(), Bound::Excluded(id)),
+        };
+        let first = declared.principals.iter().skip(skipped).map(declared_key);
         let entries = self.entries.lock();
-        listed.extend(entries.values().filter(|entry| entry.document.revoked.is_none()).map(listed_entry));
-        listed
+        let made = entries.range::<str, _>((begin, Bound::Unbounded)).map(|(_, entry)| entry);
+        let made = made.filter(|entry| entry.document.revoked.is_none()).map(listed_entry);
+        let mut page: Vec<ListedKey> = first.chain(made).filter(|key| fit(key)).take(limit + 1).collect();
+        let is_cut = page.len() > limit;
+        page.truncate(limit);
+        (page, is_cut)
     }
 
     /// Returns the key with this id, declared or of the API; `None` if none is in force.
@@ -230,22 +257,27 @@ impl ClientKeys {
         if is_declared { Err(KeyError::ManagedByFile(id.to_owned())) } else { Ok(()) }
     }
 
-    fn in_force<'e>(
-        &self,
-        entries: &'e BTreeMap<String, Entry>,
-        id: &str,
-    ) -> Result<&'e KeyDocument, KeyError> {
+    /// Returns the document of a key in force, and what its keys are in force with.
+    fn in_force(&self, id: &str) -> Result<(KeyDocument, Holders), KeyError> {
+        let entries = self.entries.lock();
         let entry = entries.get(id).filter(|entry| entry.document.revoked.is_none());
-        entry.map(|entry| &entry.document).ok_or_else(|| KeyError::Unknown(id.to_owned()))
+        let entry = entry.ok_or_else(|| KeyError::Unknown(id.to_owned()))?;
+        Ok((entry.document.clone(), entry.holders.clone()))
     }
 
     /// Stores an entry, then puts it in force in place of the one with its id, whose keys are revoked unless it has them.
-    fn put(&self, entries: &mut BTreeMap<String, Entry>, entry: Entry) -> Result<ListedKey, KeyError> {
+    fn put(&self, entry: Entry) -> Result<ListedKey, KeyError> {
         let SharedDocument { id, revision, text } = entry.shared();
         self.storage.put(&id, revision, &text).map_err(KeyError::Storage)?;
         let listed = listed_entry(&entry);
-        let gone = replace(entries, entry);
-        self.publish(entries);
+        let mut entries = self.entries.lock();
+        // Another process may have told a newer one meanwhile.
+        if let Some(known) = entries.get(&id).filter(|known| known.ranks_above(revision, &text)) {
+            let are_revoked = known.document.revoked.is_some() && entry.document.revoked.is_some();
+            return if are_revoked { Ok(listed) } else { Err(KeyError::Changed(id)) };
+        }
+        let gone = replace(&mut entries, entry);
+        self.publish(&entries);
         gone.iter().for_each(|holder| holder.revoke());
         Ok(listed)
     }
@@ -276,9 +308,11 @@ impl ClientKeys {
             let read = serde_json::from_str::<KeyDocument>(text).map_err(|fault| fault.to_string());
             let built = read.and_then(|document| {
                 let known = entries.get(&document.principal.id);
-                let is_newer =
-                    |known: &Entry| (document.revision, text) > (known.document.revision, &known.text);
-                if !known.map_or(!is_over(&document), is_newer) {
+                let is_old = |known: &Entry| {
+                    document.revision == known.document.revision && *text == known.text
+                        || known.ranks_above(document.revision, text)
+                };
+                if known.map_or(is_over(&document), is_old) {
                     return Ok(None);
                 }
                 let old = known.map(|entry| entry.holders.clone()).unwrap_or_default();
@@ -364,17 +398,76 @@ fn checked(key: Secret) -> Result<Secret, KeyError> {
     Ok(key)
 }
 
-/// Returns what operators may see of a declared key.
-fn declared_key((principal, holder): &(PrincipalConfig, Option<Arc<KeyHolder>>)) -> ListedKey {
-    let last_used = holder.as_ref().and_then(|holder| holder.last_used());
-    ListedKey { principal: principal.clone(), shown: None, created: None, last_used }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::auth::Made;
     use super::*;
     use crate::settings::fault::Faults;
+
+    impl ClientKeys {
+        fn list(&self) -> Vec<ListedKey> {
+            self.page(None, MAX_ENTRIES, |_| true).0
+        }
+    }
+
+    #[test]
+    fn keys_are_listed_in_pages() {
+        let (keys, _) = Memory::default().keys();
+        for id in ["a", "b", "c", "d"] {
+            keys.create(principal(id), None).unwrap();
+        }
+        keys.revoke("b").unwrap();
+        let page = |after: Option<&str>| {
+            let (page, is_cut) = keys.page(after, 2, |_| true);
+            (page.into_iter().map(|key| key.principal.id).collect::<Vec<_>>(), is_cut)
+        };
+        assert_eq!(page(None), (vec!["a".to_owned(), "c".to_owned()], true));
+        assert_eq!(page(Some("c")), (vec!["d".to_owned()], false));
+        assert_eq!(
+            page(Some("b")),
+            (vec!["c".to_owned(), "d".to_owned()], false),
+            "it was revoked meanwhile"
+        );
+    }
+
+    /// A disk that does not answer until it is told to.
+    struct Slow(std::sync::mpsc::Sender<()>, Mutex<std::sync::mpsc::Receiver<()>>);
+
+    impl KeyStorage for Slow {
+        fn put(&self, _: &str, _: u64, _: &str) -> Result<(), String> {
+            self.0.send(()).unwrap();
+            let _ = self.1.lock().recv();
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_other_processes_say_of_keys_does_not_wait_for_the_disk() {
+        use std::sync::mpsc::channel;
+        let (begin, begun) = channel();
+        let (end, ended) = channel();
+        let keys = ClientKeys::new(Vec::new(), Box::new(Slow(begin, Mutex::new(ended))));
+        let elsewhere = Memory::default().keys().0;
+        for id in ["ada", "bob"] {
+            elsewhere.create(principal(id), None).unwrap();
+        }
+        elsewhere.revoke("ada").unwrap();
+        let told: Vec<String> = elsewhere.documents().into_iter().map(|document| document.text).collect();
+        std::thread::scope(|scope| {
+            let making = scope.spawn(|| keys.create(principal("ada"), None));
+            begun.recv().unwrap();
+            // In a thread, so that a failure does not hang.
+            let (learned, learns) = channel();
+            let (keys, told) = (&keys, &told);
+            scope.spawn(move || learned.send(keys.learn(told).len()).unwrap());
+            let answer = learns.recv_timeout(Duration::from_secs(5));
+            drop(end);
+            assert_eq!(answer, Ok(2));
+            // The other instance has revoked a key of this id meanwhile, which ranks above one that was just made.
+            assert!(matches!(making.join().unwrap(), Err(KeyError::Changed(id)) if id == "ada"));
+        });
+        assert_eq!(keys.list().iter().map(|key| key.principal.id.as_str()).collect::<Vec<_>>(), ["bob"]);
+    }
 
     /// Keeps documents in memory; fails while told so.
     #[derive(Clone, Default)]

@@ -74,6 +74,8 @@ pub enum ChangeError {
 
 /// All documents of a kind.
 pub struct Documents<D> {
+    /// Held while a document is stored, so that [`Documents::entries`] is not: what other processes say waits for no disk.
+    changing: Mutex<()>,
     entries: Mutex<BTreeMap<String, Entry<D>>>,
     store: Store,
     publish: Publish<D>,
@@ -90,12 +92,17 @@ impl<D: Document> Entry<D> {
         let id = format!("{}{}", D::SHARED, self.document.id());
         SharedDocument { id, revision: self.document.revision(), text: self.text.clone() }
     }
+
+    /// Of equal revisions the greater text counts, so that all instances agree.
+    fn ranks_above(&self, known: &Self) -> bool {
+        (self.document.revision(), &self.text) > (known.document.revision(), &known.text)
+    }
 }
 
 impl<D: Document> Documents<D> {
     /// None yet. `publish` is called with those in force whenever they change.
     pub fn new(store: Store, publish: impl Fn(&mut dyn Iterator<Item = &D>) + Send + Sync + 'static) -> Self {
-        Self { entries: Mutex::default(), store, publish: Box::new(publish) }
+        Self { changing: Mutex::default(), entries: Mutex::default(), store, publish: Box::new(publish) }
     }
 
     /// Adds a document. Blocks. Returns it, and what other processes are told.
@@ -103,11 +110,11 @@ impl<D: Document> Documents<D> {
     /// # Errors
     /// There are too many, or it cannot be stored.
     pub fn add(&self, document: D) -> Result<(D, SharedDocument), ChangeError> {
-        let mut entries = self.entries.lock();
-        if entries.len() >= MAX_DOCUMENTS {
+        let _one_at_a_time = self.changing.lock();
+        if self.entries.lock().len() >= MAX_DOCUMENTS {
             return Err(ChangeError::Full);
         }
-        self.put(&mut entries, document)
+        self.put(document)
     }
 
     /// Takes a document back, if it is one that `may` be. Blocks.
@@ -115,11 +122,11 @@ impl<D: Document> Documents<D> {
     /// # Errors
     /// There is no such document in force, or the change cannot be stored.
     pub fn take_back(&self, id: &str, may: impl Fn(&D) -> bool) -> Result<(D, SharedDocument), ChangeError> {
-        let mut entries = self.entries.lock();
+        let _one_at_a_time = self.changing.lock();
         let now = Timestamp::now();
-        let found = entries.get(id).map(|entry| &entry.document);
-        let before = found.filter(|one| one.is_in_force(now) && may(one)).cloned();
-        self.put(&mut entries, before.ok_or(ChangeError::Unknown)?.take_back(now))
+        let found = self.entries.lock().get(id).map(|entry| entry.document.clone());
+        let before = found.filter(|one| one.is_in_force(now) && may(one));
+        self.put(before.ok_or(ChangeError::Unknown)?.take_back(now))
     }
 
     /// Returns those in force that `fit`, the oldest first.
@@ -151,10 +158,9 @@ impl<D: Document> Documents<D> {
                 continue;
             };
             let known = entries.get(document.id());
-            let is_newer =
-                |known: &Entry<D>| (document.revision(), text) > (known.document.revision(), &known.text);
-            if known.map_or(!document.is_over(now), is_newer) {
-                let entry = Entry { text: text.clone(), document };
+            let is_new = known.is_some() || !document.is_over(now);
+            let entry = Entry { text: text.clone(), document };
+            if is_new && known.is_none_or(|known| entry.ranks_above(known)) {
                 learned.push(entry.shared());
                 entries.insert(entry.document.id().to_owned(), entry);
             }
@@ -173,17 +179,17 @@ impl<D: Document> Documents<D> {
         documents.iter().try_for_each(|document| (self.store)(document))
     }
 
-    fn put(
-        &self,
-        entries: &mut BTreeMap<String, Entry<D>>,
-        document: D,
-    ) -> Result<(D, SharedDocument), ChangeError> {
+    fn put(&self, document: D) -> Result<(D, SharedDocument), ChangeError> {
         let text = serde_json::to_string(&document).unwrap_or_default();
         let entry = Entry { document: document.clone(), text };
         let shared = entry.shared();
         (self.store)(&shared).map_err(ChangeError::Storage)?;
-        entries.insert(document.id().to_owned(), entry);
-        self.publish(entries);
+        let mut entries = self.entries.lock();
+        // Another process may have told a newer one meanwhile.
+        if entries.get(document.id()).is_none_or(|known| entry.ranks_above(known)) {
+            entries.insert(document.id().to_owned(), entry);
+        }
+        self.publish(&mut entries);
         Ok((document, shared))
     }
 
@@ -192,5 +198,86 @@ impl<D: Document> Documents<D> {
         entries.retain(|_, entry| !entry.document.is_over(now));
         let in_force = entries.values().map(|entry| &entry.document);
         (self.publish)(&mut in_force.filter(|one| one.is_in_force(now)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::thread;
+
+    use super::*;
+    use serde::Deserialize;
+
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    struct Note {
+        id: String,
+        revision: u64,
+        gone: Option<Timestamp>,
+    }
+
+    impl Document for Note {
+        const SHARED: &'static str = "note:";
+
+        fn id(&self) -> &str {
+            &self.id
+        }
+
+        fn revision(&self) -> u64 {
+            self.revision
+        }
+
+        fn made(&self) -> Timestamp {
+            Timestamp::UNIX_EPOCH
+        }
+
+        fn until(&self) -> Timestamp {
+            Timestamp::now() + Duration::from_secs(3600)
+        }
+
+        fn taken_back(&self) -> Option<Timestamp> {
+            self.gone
+        }
+
+        fn take_back(self, now: Timestamp) -> Self {
+            Self { gone: Some(now), revision: TAKEN_BACK, ..self }
+        }
+    }
+
+    fn note(id: &str) -> Note {
+        Note { id: id.into(), revision: IN_FORCE, gone: None }
+    }
+
+    #[test]
+    fn what_other_processes_say_does_not_wait_for_the_disk() {
+        let (begin, begun) = channel();
+        let (end, ended) = channel::<()>();
+        let ended = Mutex::new(ended);
+        let store = move |document: &SharedDocument| {
+            if document.id == "note:slow" {
+                begin.send(()).unwrap();
+                let _ = ended.lock().recv();
+            }
+            Ok(())
+        };
+        let notes = Documents::<Note>::new(Box::new(store), |_| {});
+        thread::scope(|scope| {
+            let adding = scope.spawn(|| notes.add(note("slow")));
+            begun.recv().unwrap();
+            // In a thread, so that a failure does not hang.
+            let (told, tells) = channel();
+            let notes = &notes;
+            scope.spawn(move || {
+                let gone = note("slow").take_back(Timestamp::now());
+                let texts = [note("other"), gone].map(|note| serde_json::to_string(&note).unwrap());
+                told.send((notes.learn(&texts, || {}).len(), notes.shared().len())).unwrap();
+            });
+            let answer = tells.recv_timeout(Duration::from_secs(5));
+            drop(end);
+            assert_eq!(answer, Ok((2, 2)));
+            assert!(adding.join().unwrap().is_ok());
+            // What was told meanwhile was newer.
+            assert_eq!(notes.in_force(|_| true), [note("other")]);
+        });
     }
 }

@@ -35,6 +35,10 @@ const BATCH: usize = 100;
 const KEPT: Duration = Duration::from_secs(40 * 24 * 3600);
 /// How long accounts of sessions are kept after their last use.
 const KEPT_SESSION: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Pages of accounts that are read in one beat: a newcomer to a fleet with very many does not hold up requests meanwhile.
+const PAGES: usize = 8;
+/// The most accounts of which it is remembered what others have spent.
+const MAX_OTHERS: usize = 100_000;
 /// How long the last report may take.
 const LEAVING: Duration = Duration::from_millis(500);
 
@@ -62,6 +66,23 @@ struct Turn {
     others: HashMap<String, Vec<(String, u64)>>,
     /// Whether what others had spent is to be written again.
     restores: bool,
+    /// Where changes of accounts that are gone are looked for next.
+    trimmed: u64,
+}
+
+impl Turn {
+    /// Remembers what others have spent of an account.
+    fn remember(&mut self, name: String, spent: Vec<(String, u64)>) {
+        if spent.is_empty() {
+            self.others.remove(&name);
+            return;
+        }
+        if self.others.len() >= MAX_OTHERS && !self.others.contains_key(&name) {
+            let any = self.others.keys().next().cloned();
+            any.map(|any| self.others.remove(&any));
+        }
+        self.others.insert(name, spent);
+    }
 }
 
 impl FleetBudgets {
@@ -205,6 +226,7 @@ impl FleetBudgets {
         }
         if is_beat {
             self.read_others(turn).await?;
+            turn.trimmed = self.store.trim(turn.trimmed).await?;
         }
         Ok(())
     }
@@ -229,10 +251,10 @@ impl FleetBudgets {
         }
     }
 
-    /// Reads what other instances have stored.
+    /// Reads what other instances have stored, as far as one beat allows.
     async fn read_others(&self, turn: &mut Turn) -> Result<(), LinkError> {
         let own = self.store.instance();
-        loop {
+        for _ in 0..PAGES {
             let (accounts, next) = self.store.changed(turn.seen).await?;
             let is_all = accounts.is_empty() || next == turn.seen;
             turn.seen = next;
@@ -252,15 +274,13 @@ impl FleetBudgets {
                 };
                 let spent = fields.iter().filter(|(field, _)| is_others(field));
                 let spent: Vec<_> = spent.map(|(field, _)| (field.clone(), number(field))).collect();
-                match spent.is_empty() {
-                    true => drop(turn.others.remove(&name)),
-                    false => drop(turn.others.insert(name, spent)),
-                }
+                turn.remember(name, spent);
             }
             if is_all {
-                return Ok(());
+                break;
             }
         }
+        Ok(())
     }
 
     /// Writes what others had spent again. Those that run do so themselves; this is for those that do not.

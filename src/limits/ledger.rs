@@ -339,6 +339,8 @@ impl Ledger {
             match self.keeping {
                 Keeping::Nothing => account.saved = account.own,
                 Keeping::File if account.lasts == Lasts::Session => account.saved = account.own,
+                // What cost nothing needs no line in the file.
+                Keeping::File if account.unsaved() == 0 => {}
                 Keeping::File | Keeping::Fleet => accounts.changes(&claim.key),
             }
         }

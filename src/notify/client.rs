@@ -8,12 +8,17 @@ use ureq::Agent;
 use ureq::config::Config;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
+/// Idle connections that a client keeps.
+pub(super) const IDLE: usize = 3;
+
 /// Returns the settings of a client for this URL. Each attempt may take this long.
 pub(super) fn config(url: &str, timeout: Duration) -> Config {
     let config = Agent::config_builder()
         .http_status_as_error(false)
         .max_redirects(0)
         .proxy(None)
+        .max_idle_connections(IDLE)
+        .max_idle_connections_per_host(IDLE)
         .timeout_global(Some(timeout))
         .user_agent(concat!("elida/", env!("CARGO_PKG_VERSION")));
     match url.starts_with("https:") {

@@ -93,6 +93,11 @@ impl Failure {
     }
 }
 
+/// Returns how many connections are open at most to so many services: those in use, and idle ones that are kept.
+pub fn connections(services: usize) -> usize {
+    if services == 0 { 0 } else { AT_ONCE + services * client::IDLE }
+}
+
 impl Services {
     /// Makes the clients; connections are made when something is asked.
     pub fn new(settings: &[Arc<ServiceSettings>]) -> Arc<Self> {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
 use super::addresses::is_public;
+use super::client;
 use super::services::ServiceSettings;
 use super::signature::Secrets;
 use super::webhook::Webhook;
@@ -89,6 +90,15 @@ pub struct OcsfTarget {
 pub struct Receivers {
     pub(super) webhooks: Vec<Arc<Webhook>>,
     pub(super) ocsf: OcsfTarget,
+}
+
+impl Receivers {
+    /// Returns how many connections and files are open at most for them.
+    pub fn connections(&self) -> usize {
+        self.webhooks.len() * client::IDLE
+            + usize::from(self.ocsf.file.is_some())
+            + usize::from(self.ocsf.syslog.is_some())
+    }
 }
 
 impl OcsfConfig {

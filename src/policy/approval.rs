@@ -17,6 +17,8 @@ use crate::ids::{AgentId, PrincipalId, SessionId, SessionKey, SharedDocument, Ui
 pub const SHARED: &str = "approval:";
 /// How long an approval is kept after it has expired, for those who look at the list. One that is over cannot be used.
 const KEPT: Duration = Duration::from_secs(24 * 3600);
+/// How long an approval is shared after it has expired: instances whose clocks are behind may still use it.
+const SHARED_FOR: Duration = Duration::from_secs(3600);
 /// Added to the revision of an approval that was used: nothing ranks above it.
 const USED: u64 = 1 << 32;
 /// The longest reason of a decision, in bytes.
@@ -292,6 +294,11 @@ impl Approval {
     /// Whether it ended so long ago that nobody needs it any more.
     pub fn is_over(&self, now: Timestamp) -> bool {
         self.expires.checked_add(KEPT).is_ok_and(|until| until < now)
+    }
+
+    /// Whether other processes may need it, so that none can use it twice.
+    pub fn is_shared(&self, now: Timestamp) -> bool {
+        self.expires.checked_add(SHARED_FOR).is_ok_and(|until| now <= until)
     }
 
     /// Returns the document for the other processes.

@@ -1,6 +1,6 @@
 //! All approvals that this process knows: asked for by calls that are held, answered by operators, used once.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Bound;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -9,8 +9,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use self::table::Table;
 use super::approval::{Answer, Approval, ApprovalState, DecisionFault, HeldCall, HeldDetails, SHARED};
-use crate::ids::{PrincipalId, SharedDocument};
+use crate::ids::{ClientNetwork, SharedDocument};
 use crate::settings::fault::Faults;
 use crate::settings::units::DurationText;
 
@@ -18,6 +19,8 @@ use crate::settings::units::DurationText;
 const MAX_APPROVALS: usize = 10_000;
 /// Most that wait for an answer to calls of one caller.
 const MAX_PENDING: usize = 100;
+/// Most that wait for an answer to calls from one address: credentials can be made up.
+const MAX_PENDING_OF_ADDRESS: usize = 500;
 /// The longest that a call may be held.
 const MAX_WAIT: Duration = Duration::from_secs(540);
 /// Most operators that may have to approve one call.
@@ -99,6 +102,9 @@ pub enum AskFault {
     /// The caller has too many.
     #[error("{MAX_PENDING} calls of this caller wait for an approval already")]
     Caller,
+    /// The address of the caller has too many.
+    #[error("{MAX_PENDING_OF_ADDRESS} calls from this address wait for an approval already")]
+    Address,
     /// There are too many.
     #[error("{MAX_APPROVALS} approvals are kept, which is the most")]
     All,
@@ -136,58 +142,6 @@ pub struct Approvals {
     changed: watch::Sender<u64>,
 }
 
-#[derive(Default)]
-struct Table {
-    by_id: BTreeMap<String, Approval>,
-    by_call: HashMap<HeldCall, Vec<String>>,
-    /// Those that a released call is about to use.
-    in_use: HashSet<String>,
-}
-
-impl Table {
-    /// Returns the approval of a call that is open, approved ones first.
-    fn open(&self, call: &HeldCall, now: Timestamp) -> Option<&Approval> {
-        let found = self.by_call.get(call)?.iter().filter_map(|id| self.by_id.get(id));
-        let rank = |one: &Approval| match one.state(now) {
-            ApprovalState::Denied if now < one.expires => Some(2),
-            ApprovalState::Approved if !self.in_use.contains(&one.id) => Some(1),
-            ApprovalState::Pending => Some(0),
-            _ => None,
-        };
-        let ranked = found.filter_map(|one| Some((rank(one)?, one)));
-        ranked.max_by_key(|(rank, one)| (*rank, one.asked)).map(|(_, one)| one)
-    }
-
-    fn pending_of(&self, principal: &PrincipalId, now: Timestamp) -> usize {
-        let all = self.by_id.values();
-        all.filter(|one| one.call.principal == *principal && one.state(now) == ApprovalState::Pending).count()
-    }
-
-    fn insert(&mut self, approval: Approval) {
-        let ids = self.by_call.entry(approval.call.clone()).or_default();
-        if !ids.contains(&approval.id) {
-            ids.push(approval.id.clone());
-        }
-        self.by_id.insert(approval.id.clone(), approval);
-    }
-
-    /// Forgets what nobody needs any more; returns its ids.
-    fn sweep(&mut self, now: Timestamp) -> Vec<String> {
-        let over = self.by_id.values().filter(|one| one.is_over(now));
-        let over: Vec<String> = over.map(|one| one.id.clone()).collect();
-        for id in &over {
-            let Some(gone) = self.by_id.remove(id) else { continue };
-            if let Some(ids) = self.by_call.get_mut(&gone.call) {
-                ids.retain(|known| known != id);
-                if ids.is_empty() {
-                    self.by_call.remove(&gone.call);
-                }
-            }
-        }
-        over
-    }
-}
-
 impl Approvals {
     /// Reads the stored documents. One that cannot be read is logged and permits nothing.
     pub fn new(stored: &[String], storage: Box<dyn ApprovalStorage>) -> Self {
@@ -197,7 +151,10 @@ impl Approvals {
             storage,
             changed: watch::channel(0).0,
         };
-        approvals.learn(stored);
+        approvals.take(stored, |one, now| !one.is_over(now));
+        let now = Timestamp::now();
+        let over = stored.iter().filter_map(|text| Approval::read(text)).filter(|one| one.is_over(now));
+        approvals.table.lock().gone.extend(over.map(|one| one.id));
         approvals
     }
 
@@ -218,6 +175,7 @@ impl Approvals {
         &self,
         call: HeldCall,
         details: impl FnOnce() -> HeldDetails,
+        from: ClientNetwork,
         rules: &ApprovalRules,
         now: Timestamp,
     ) -> Result<Asked, AskFault> {
@@ -228,10 +186,14 @@ impl Approvals {
         if table.pending_of(&call.principal, now) >= MAX_PENDING {
             return Err(AskFault::Caller);
         }
-        if table.by_id.len() >= MAX_APPROVALS {
+        if table.pending_from(from, now) >= MAX_PENDING_OF_ADDRESS {
+            return Err(AskFault::Address);
+        }
+        if table.by_id.len() >= MAX_APPROVALS && !table.make_room(now) {
             return Err(AskFault::All);
         }
         let approval = Approval::ask(call, details(), rules.need, rules.expiry, now);
+        table.asked_from.insert(approval.id.clone(), from);
         table.insert(approval.clone());
         drop(table);
         self.tell();
@@ -243,17 +205,28 @@ impl Approvals {
         self.table.lock().by_id.get(id).cloned()
     }
 
-    /// Returns all approvals, the newest first.
-    pub fn list(&self) -> Vec<Approval> {
-        let mut all: Vec<Approval> = self.table.lock().by_id.values().cloned().collect();
-        all.sort_by(|a, b| (b.asked, &b.id).cmp(&(a.asked, &a.id)));
-        all
+    /// Returns at most `limit` approvals that `fit`, the newest first, and whether there are more. `before` is the id of the last one
+    /// on the page before.
+    pub fn page(
+        &self,
+        before: Option<&str>,
+        limit: usize,
+        fit: impl Fn(&Approval) -> bool,
+    ) -> (Vec<Approval>, bool) {
+        let table = self.table.lock();
+        // Ids grow with time.
+        let end = before.map_or(Bound::Unbounded, Bound::Excluded);
+        let older = table.by_id.range::<str, _>((Bound::Unbounded, end)).rev();
+        let mut page: Vec<&Approval> =
+            older.map(|(_, one)| one).filter(|one| fit(one)).take(limit + 1).collect();
+        let is_cut = page.len() > limit;
+        page.truncate(limit);
+        (page.into_iter().cloned().collect(), is_cut)
     }
 
     /// Returns how many wait for an answer.
     pub fn pending(&self) -> usize {
-        let now = Timestamp::now();
-        self.table.lock().by_id.values().filter(|one| one.state(now) == ApprovalState::Pending).count()
+        self.table.lock().pending(Timestamp::now(), |_| true)
     }
 
     /// Takes the answer of an operator. Blocks: it is on disk before anybody acts on it.
@@ -315,19 +288,24 @@ impl Approvals {
         document.starts_with("{\"id\":\"appr_")
     }
 
-    /// Whether a document is one of an approval that nobody needs any more.
+    /// Whether a document is one of an approval that no other process needs any more.
     pub fn is_over(document: &str) -> bool {
-        Approval::read(document).is_some_and(|one| one.is_over(Timestamp::now()))
+        Approval::read(document).is_some_and(|one| !one.is_shared(Timestamp::now()))
     }
 
     /// Returns all documents that others may need.
     pub fn documents(&self) -> Vec<SharedDocument> {
         let now = Timestamp::now();
-        self.table.lock().by_id.values().filter(|one| !one.is_over(now)).map(Approval::shared).collect()
+        self.table.lock().by_id.values().filter(|one| one.is_shared(now)).map(Approval::shared).collect()
     }
 
     /// Takes documents of other processes. Returns those that changed something here, for [`Approvals::store`].
     pub fn learn(&self, documents: &[String]) -> Vec<SharedDocument> {
+        self.take(documents, Approval::is_shared)
+    }
+
+    /// Takes documents, of approvals that are unknown here only those that are `wanted`.
+    fn take(&self, documents: &[String], wanted: fn(&Approval, Timestamp) -> bool) -> Vec<SharedDocument> {
         let now = Timestamp::now();
         let mut learned = Vec::new();
         let mut table = self.table.lock();
@@ -337,7 +315,7 @@ impl Approvals {
                 continue;
             };
             let next = match table.by_id.get(&read.id) {
-                None if read.is_over(now) => continue,
+                None if !wanted(&read, now) => continue,
                 None => read,
                 Some(known) => {
                     let merged = known.merged(&read);
@@ -362,14 +340,15 @@ impl Approvals {
     /// # Errors
     /// One cannot be stored.
     pub fn store(&self, documents: &[SharedDocument]) -> Result<(), String> {
-        let over = self.table.lock().sweep(Timestamp::now());
-        if !over.is_empty() {
-            let ids: Vec<String> = over.into_iter().map(|id| format!("{SHARED}{id}")).collect();
+        let gone = self.table.lock().sweep(Timestamp::now());
+        if !gone.is_empty() {
+            let ids: Vec<String> = gone.into_iter().map(|id| format!("{SHARED}{id}")).collect();
             self.storage.remove(&ids)?;
         }
         documents.iter().try_for_each(|document| self.storage.put(document).map(drop))
     }
 }
 
+mod table;
 #[cfg(test)]
 mod tests;

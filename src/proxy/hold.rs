@@ -21,7 +21,7 @@ use super::waiting::while_waiting;
 use crate::capture::redact::redact_body;
 use crate::capture::redact_text;
 use crate::error::{ErrorKind, Refusal, RefusalMetadata};
-use crate::ids::PrincipalId;
+use crate::ids::{ClientNetwork, PrincipalId};
 use crate::policy::approval::shown::{both_ends, visible};
 use crate::policy::approval::{Approval, ApprovalState, HeldCall, HeldDetails};
 use crate::policy::approvals::ApprovalRules;
@@ -60,6 +60,7 @@ pub(crate) struct Holder {
     principal: PrincipalId,
     tenant: Option<Arc<str>>,
     dialect: Dialect,
+    from: ClientNetwork,
     rules: ApprovalRules,
     longest: Duration,
 }
@@ -74,6 +75,7 @@ impl Holder {
             principal: who.caller.principal.clone(),
             tenant: who.caller.membership().and_then(|found| found.tenant.clone()),
             dialect: who.received.dialect,
+            from: ClientNetwork::of(who.received.client),
             rules,
             longest: longest.min(rules.wait),
         }
@@ -82,7 +84,8 @@ impl Holder {
     /// Holds a call until an operator answers.
     pub(crate) fn wait(self, request: HoldRequest) -> GateWait {
         let (call, details, longest) = (self.call(&request), self.details(&request), self.longest);
-        let held = Held { app: self.app, session: self.session, call, details, request, rules: self.rules };
+        let Self { app, session, from, rules, .. } = self;
+        let held = Held { app, session, call, details, request, from, rules };
         Box::pin(async move {
             let mut timer = Timer::start(&held.app.metrics);
             let outcome = held.until(Instant::now() + longest).await;
@@ -163,6 +166,7 @@ struct Held {
     call: HeldCall,
     details: HeldDetails,
     request: HoldRequest,
+    from: ClientNetwork,
     rules: ApprovalRules,
 }
 
@@ -198,8 +202,8 @@ impl Held {
 
     /// Returns the approval of the call; a new one is stored and told to the others.
     fn ask(&self) -> Result<Approval, Box<Refusal>> {
-        let asked =
-            self.app.approvals.ask(self.call.clone(), || self.details.clone(), &self.rules, Timestamp::now());
+        let (call, details, now) = (self.call.clone(), || self.details.clone(), Timestamp::now());
+        let asked = self.app.approvals.ask(call, details, self.from, &self.rules, now);
         let asked = asked.map_err(|fault| {
             let message = format!("the rule '{}' holds {}, but {fault}", self.request.rule.id, self.name());
             self.refusal(ErrorKind::PolicyBlocked, message, None)
@@ -259,10 +263,7 @@ impl Held {
 
     fn timed_out(&self, approval: &Approval) -> Box<Refusal> {
         let what = format!("nobody has approved {} in time (approval {})", self.name(), approval.id);
-        let message = match &approval.message {
-            Some(text) => format!("{text}: {what}"),
-            None => what,
-        };
+        let message = approval.message.as_ref().map_or(what.clone(), |text| format!("{text}: {what}"));
         self.refusal(ErrorKind::ApprovalTimeout, message, Some(approval))
     }
 

@@ -14,7 +14,11 @@ pub const LEASE: Duration = Duration::from_secs(10);
 /// Accounts, or rates, of instances that are gone that one call looks after.
 const SWEEPS: u32 = 20;
 /// Accounts that are read at once.
-const PAGE: usize = 500;
+pub(crate) const PAGE: usize = 500;
+/// Changes that one call looks at for accounts that are gone.
+const TRIM: usize = 200;
+/// How old a change is at least that is removed with its account.
+const TRIMMED: Duration = Duration::from_secs(60);
 
 /// What a call asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +112,7 @@ pub struct BudgetStore {
     instance: String,
     book: Script,
     restore: Script,
+    trim: Script,
 }
 
 impl BudgetStore {
@@ -119,6 +124,7 @@ impl BudgetStore {
             instance,
             book: Script::new(include_str!("book_budgets.lua")),
             restore: Script::new(include_str!("restore_budgets.lua")),
+            trim: Script::new(include_str!("trim_budgets.lua")),
         }
     }
 
@@ -197,6 +203,23 @@ impl BudgetStore {
             }
         }
         Ok((accounts, next))
+    }
+
+    /// Looks at a part of the changes, and removes those of accounts that have expired: the set has no end otherwise. Returns
+    /// where the next part begins, 0 after the last one.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn trim(&self, from: u64) -> Result<u64, LinkError> {
+        let arguments = [
+            from.to_string(),
+            TRIMMED.as_millis().to_string(),
+            TRIM.to_string(),
+            self.keys.budget_accounts(),
+        ];
+        let next: String =
+            self.link.run(&self.trim, vec![self.keys.budget_changes()], arguments.to_vec()).await?;
+        Ok(next.parse().unwrap_or(0))
     }
 
     /// Writes what other instances had spent again, if Redis has lost it: the account, its time to live in milliseconds, the

@@ -4,17 +4,23 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::params::Limit;
 use crate::ids::{AgentId, PrincipalId, SessionId, Uid};
 use crate::policy::approval::shown::visible;
 use crate::policy::approval::{Answer, Approval, ApprovalState, Decision};
 
 /// Query of `GET /control/approvals`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ApprovalsQuery {
     /// Only those in this state; those that are pending, if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<StateFilter>,
+    /// Most approvals on the page.
+    pub limit: Limit<100, 500>,
+    /// Those after this page: its `next_cursor`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
 }
 
 /// Which approvals are listed.
@@ -111,9 +117,13 @@ pub struct ApprovalView {
 
 /// Answer of `GET /control/approvals`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct ApprovalList {
+#[schemars(rename = "ApprovalList")]
+pub struct ApprovalList<V = ApprovalView> {
     /// The approvals, the newest first.
-    pub approvals: Vec<ApprovalView>,
+    pub approvals: Vec<V>,
+    /// The cursor of the next page; absent on the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
 }
 
 impl ApprovalView {

@@ -4,15 +4,33 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::params::Limit;
 use crate::limits::amount::AmountText;
 use crate::limits::budgets::BudgetAccount;
 use crate::limits::overrides::Override;
+
+/// Query of `GET /control/budgets`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct BudgetsQuery {
+    /// Accounts of this budget.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget: Option<String>,
+    /// Accounts with this name, as the budget's `by` gives it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+    /// Most accounts in the answer.
+    pub limit: Limit<1000, 10_000>,
+}
 
 /// Answer of `GET /control/budgets`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct BudgetList {
     /// What was spent and is held on this instance, by budget; the accounts with the least left first.
     pub budgets: Vec<BudgetAccount>,
+    /// There are more: ask for one budget, or one account.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub truncated: bool,
 }
 
 /// Body of a new override; `add` and `until` are required.

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::params::Limit;
 use crate::identity::made_keys::ListedKey;
 use crate::settings::secret::Secret;
 use crate::settings::units::DurationText;
@@ -94,11 +95,26 @@ pub struct MadeKey {
     pub view: KeyView,
 }
 
+/// Query of `GET /control/keys`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct KeysQuery {
+    /// Most keys on the page.
+    pub limit: Limit<1000, 10_000>,
+    /// Those after this page: its `next_cursor`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+}
+
 /// Answer of `GET /control/keys`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct KeyList {
+#[schemars(rename = "KeyList")]
+pub struct KeyList<V = KeyView> {
     /// The keys of the file, then those of the API that are in force, by id.
-    pub keys: Vec<KeyView>,
+    pub keys: Vec<V>,
+    /// The cursor of the next page; absent on the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
 }
 
 /// Answer to a revocation.

@@ -128,6 +128,9 @@ pub struct KillWhereReply {
     pub sessions: Vec<SelectedSession>,
     /// Sessions may be missing: there were more than 10,000, or the shared store did not answer. Ask again.
     pub truncated: bool,
+    /// What has not received all of the orders yet, and why. This instance keeps trying.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_reached: Vec<String>,
     /// Why, as the clients see it.
     pub reason: Arc<str>,
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{ConnectInfo, Extension, Path, State};
+use jiff::Timestamp;
 
 use crate::control::api::approvals::{ApprovalList, ApprovalView, ApprovalsQuery, DecisionBody, StateFilter};
 use crate::control::api::error::ErrorCode;
@@ -21,13 +22,13 @@ use crate::session::Event;
 pub(super) async fn list(
     State(state): State<Arc<ControlState>>,
     Extension(reach): Extension<Reach>,
-    ApiQuery(ApprovalsQuery { state: filter }): ApiQuery<ApprovalsQuery>,
+    ApiQuery(ApprovalsQuery { state: filter, limit, cursor }): ApiQuery<ApprovalsQuery>,
 ) -> Json<ApprovalList> {
-    let filter = filter.unwrap_or(StateFilter::Pending);
-    let all = state.parts.approvals.list();
-    let seen = all.iter().filter(|one| reach.covers(one.call.tenant.as_deref()));
-    let views = seen.map(ApprovalView::from).filter(|view| filter.has(view.state));
-    Json(ApprovalList { approvals: views.collect() })
+    let (filter, now) = (filter.unwrap_or(StateFilter::Pending), Timestamp::now());
+    let fit = |one: &Approval| reach.covers(one.call.tenant.as_deref()) && filter.has(one.state(now));
+    let (page, is_cut) = state.parts.approvals.page(cursor.as_deref(), limit.get(), fit);
+    let next_cursor = page.last().filter(|_| is_cut).map(|last| last.id.clone());
+    Json(ApprovalList { approvals: page.iter().map(ApprovalView::from).collect(), next_cursor })
 }
 
 /// Returns an approval.

@@ -53,7 +53,7 @@ pub(super) async fn list(
 ) -> Result<Json<AuditList<Box<RawValue>>>, Problem> {
     let audit = Arc::clone(&state.parts.audit);
     let (filter, cursor) = (query.filter(), query.cursor.map(|cursor| cursor.0));
-    let page = tokio::task::spawn_blocking(move || audit.page(&filter, cursor, query.limit.get())).await;
+    let page = state.blocking.run(move || audit.page(&filter, cursor, query.limit.get())).await;
     let page = page.map_err(|_| Problem::internal(UNREADABLE))?.map_err(|fault| unreadable(&fault))?;
     Ok(Json(AuditList { lines: page.lines, next_cursor: page.next_cursor }))
 }

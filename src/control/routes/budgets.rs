@@ -13,9 +13,9 @@ use serde::Deserialize;
 use serde::de::IntoDeserializer;
 
 use super::documents;
-use crate::control::api::budgets::{BudgetList, NewOverride, OverrideList, OverrideView};
+use crate::control::api::budgets::{BudgetList, BudgetsQuery, NewOverride, OverrideList, OverrideView};
 use crate::control::api::error::ErrorCode;
-use crate::control::extract::ApiBody;
+use crate::control::extract::{ApiBody, ApiQuery};
 use crate::control::listen::Peer;
 use crate::control::operator::{Change, Operator, digest_of};
 use crate::control::problem::Problem;
@@ -28,9 +28,28 @@ use crate::settings::units::DurationText;
 /// Longest name of an account, in bytes.
 const MAX_ACCOUNT: usize = 1024;
 
-/// Lists the accounts of all budgets.
-pub(super) async fn list(State(state): State<Arc<ControlState>>) -> Json<BudgetList> {
-    Json(BudgetList { budgets: state.parts.runtime.budgets() })
+/// Lists the accounts of budgets.
+///
+/// # Errors
+/// The list could not be made.
+pub(super) async fn list(
+    State(state): State<Arc<ControlState>>,
+    ApiQuery(BudgetsQuery { budget, account, limit }): ApiQuery<BudgetsQuery>,
+) -> Result<Json<BudgetList>, Problem> {
+    let runtime = Arc::clone(&state.parts.runtime);
+    // Callers make accounts, so there may be very many.
+    let listed = state.blocking.run(move || {
+        let mut budgets = runtime.budgets();
+        let is_it =
+            |wanted: &Option<String>, name: &str| wanted.as_deref().is_none_or(|wanted| wanted == name);
+        budgets.retain(|one| is_it(&budget, &one.budget) && is_it(&account, &one.name));
+        let truncated = budgets.len() > limit.get();
+        budgets.truncate(limit.get());
+        BudgetList { budgets, truncated }
+    });
+    let listed =
+        listed.await.map_err(|_| Problem::internal("budgets cannot be listed; see the server log"))?;
+    Ok(Json(listed))
 }
 
 /// Lists the overrides of a budget.

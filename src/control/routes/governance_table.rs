@@ -1,7 +1,7 @@
 //! The endpoints of budgets and approvals.
 
 use super::super::api::approvals::{ApprovalList, ApprovalView, ApprovalsQuery, DecisionBody};
-use super::super::api::budgets::{BudgetList, NewOverride, OverrideList, OverrideView};
+use super::super::api::budgets::{BudgetList, BudgetsQuery, NewOverride, OverrideList, OverrideView};
 use super::super::api::error::ErrorCode::*;
 use super::super::openapi::Operation;
 use super::endpoint::{Endpoint, on_delete, on_get, on_post};
@@ -50,7 +50,9 @@ pub(super) fn budget_endpoints() -> Vec<Endpoint> {
             budgets::list,
             operation("listBudgets", "Returns what was spent of the budgets on this instance")
                 .needs(Right::Usage)
-                .ok::<BudgetList>("The accounts."),
+                .query::<BudgetsQuery>()
+                .ok::<BudgetList>("The accounts.")
+                .errors(&[BadRequest, Internal]),
         ),
         on_get(
             "/control/budgets/{name}/override",

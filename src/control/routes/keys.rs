@@ -11,8 +11,8 @@ use serde::Deserialize;
 use serde::de::IntoDeserializer;
 
 use crate::control::api::error::ErrorCode;
-use crate::control::api::keys::{KeyList, MadeKey, NewKey, RevokedKey, RotateBody};
-use crate::control::extract::ApiBody;
+use crate::control::api::keys::{KeyList, KeysQuery, MadeKey, NewKey, RevokedKey, RotateBody};
+use crate::control::extract::{ApiBody, ApiQuery};
 use crate::control::operator::{Change, digest_of};
 use crate::control::problem::Problem;
 use crate::control::service::ControlState;
@@ -47,10 +47,12 @@ pub(super) async fn create(
 pub(super) async fn list(
     State(state): State<Arc<ControlState>>,
     Extension(reach): Extension<Reach>,
+    ApiQuery(KeysQuery { limit, cursor }): ApiQuery<KeysQuery>,
 ) -> Json<KeyList> {
-    let keys = state.parts.keys.list().into_iter();
-    let keys = keys.filter(|key| reach.covers(key.principal.tenant.as_deref()));
-    Json(KeyList { keys: keys.map(Into::into).collect() })
+    let fit = |key: &ListedKey| reach.covers(key.principal.tenant.as_deref());
+    let (page, is_cut) = state.parts.keys.page(cursor.as_deref(), limit.get(), fit);
+    let next_cursor = page.last().filter(|_| is_cut).map(|last| last.principal.id.clone());
+    Json(KeyList { keys: page.into_iter().map(Into::into).collect(), next_cursor })
 }
 
 /// Replaces a key by a new one.
@@ -197,7 +199,7 @@ fn expiry(text: &str) -> Result<String, Problem> {
 fn problem(fault: KeyError) -> Problem {
     let code = match &fault {
         KeyError::Invalid(_) => ErrorCode::BadRequest,
-        KeyError::Exists(_) | KeyError::OfAnotherTenant(_) => ErrorCode::KeyExists,
+        KeyError::Exists(_) | KeyError::Changed(_) | KeyError::OfAnotherTenant(_) => ErrorCode::KeyExists,
         KeyError::ManagedByFile(_) => ErrorCode::ManagedByFile,
         KeyError::Unknown(_) => ErrorCode::KeyNotFound,
         KeyError::Storage(_) => ErrorCode::StateUnavailable,

@@ -31,6 +31,8 @@ const PAGE: usize = 1000;
 const MOST: usize = 10_000;
 /// The most sessions that an answer lists.
 const LISTED: usize = 1000;
+/// The most of what was not reached that an answer lists.
+const MOST_NOT_REACHED: usize = 32;
 /// Sessions that are looked up or killed at the same time.
 const AT_ONCE: usize = 16;
 /// How often sessions are searched: those that begin while others are killed are found by the next search.
@@ -59,6 +61,7 @@ pub(super) async fn kill(
         legs_cut: 0,
         sessions: Vec::new(),
         truncated: false,
+        not_reached: Vec::new(),
         reason: reason.as_str().into(),
     };
     let mut seen = HashSet::new();
@@ -97,24 +100,31 @@ async fn kill_all(
         .map(async |mut session| {
             let uid = session.uid.to_string();
             let killed = manager.kill(SessionRef::new(&uid, Some(NamedBy::Uid)), request.clone()).await;
-            let (result, legs_cut) = match killed {
-                Ok(killed) => (KillResult::Killed, killed.legs_cut),
+            let (result, legs_cut, not_reached) = match killed {
+                Ok(killed) => (KillResult::Killed, killed.legs_cut, killed.not_reached),
                 // Each session would be refused for the same reason.
                 Err(KillError::EmptyBlock) => {
                     return Err(Problem::bad_request("block.duration is 0: the kill would block nothing"));
                 }
-                Err(KillError::AlreadyEnded { .. } | KillError::Unknown) => (KillResult::Ended, 0),
-                Err(fault) => (KillResult::Failed(fault.to_string()), 0),
+                Err(KillError::AlreadyEnded { .. } | KillError::Unknown) => {
+                    (KillResult::Ended, 0, Vec::new())
+                }
+                Err(fault) => (KillResult::Failed(fault.to_string()), 0, Vec::new()),
             };
             session.result = Some(result);
-            Ok((session, legs_cut))
+            Ok((session, legs_cut, not_reached))
         })
         .buffered(AT_ONCE);
     let mut done = Vec::new();
     while let Some(result) = results.next().await {
-        let (session, legs_cut) = result?;
+        let (session, legs_cut, not_reached) = result?;
         reply.killed += usize::from(session.result == Some(KillResult::Killed));
         reply.legs_cut += legs_cut;
+        for what in not_reached {
+            if reply.not_reached.len() < MOST_NOT_REACHED && !reply.not_reached.contains(&what) {
+                reply.not_reached.push(what);
+            }
+        }
         done.push(session);
     }
     drop(results);

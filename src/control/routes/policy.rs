@@ -63,7 +63,7 @@ pub(super) async fn test(
 ) -> Result<Json<TrialReport>, Problem> {
     let (in_force, runtime) = (state.parts.runtime.rules(), Arc::clone(&state.parts.runtime));
     // Compiling many patterns takes a while.
-    let tried = tokio::task::spawn_blocking(move || {
+    let tried = state.blocking.run(move || {
         let rules = match policy {
             None => in_force,
             Some(policy) => {

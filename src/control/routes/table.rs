@@ -6,7 +6,7 @@ use super::super::api::history::{
     CapturePage, CapturesQuery, EventPage, EventsQuery, ExportQuery, HistoryQuery, RequestsQuery, Series,
     SeriesQuery, UsageQuery, UsageReport, UsageSeries, UsageSeriesQuery,
 };
-use super::super::api::keys::{KeyList, MadeKey, NewKey, RevokedKey, RotateBody};
+use super::super::api::keys::{KeyList, KeysQuery, MadeKey, NewKey, RevokedKey, RotateBody};
 use super::super::api::overview::{CookieEnd, CookieLogin, CookieReply};
 use super::super::api::params::SessionQuery;
 use super::super::api::people::TicketQuery;
@@ -263,7 +263,9 @@ fn key_endpoints() -> Vec<Endpoint> {
             "/control/keys",
             keys::list,
             operation("listKeys", "Lists the keys of callers, without the keys themselves")
-                .ok::<KeyList>("The keys."),
+                .query::<KeysQuery>()
+                .ok::<KeyList>("The keys.")
+                .errors(&[BadRequest]),
         ),
         on_post(
             "/control/keys",

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::*;
+use crate::redis::Call;
 use crate::redis::testing::Server;
 
 fn claim(budget: &str, name: &str, limit: u64, need: u64) -> Claim {
@@ -200,4 +201,44 @@ async fn a_store_that_hangs_is_waited_for_once_and_not_by_each() {
         answers.iter().all(|answer| answer.as_ref().is_err_and(|short| short.shortage == Shortage::Unknown))
     );
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_of_accounts_that_are_gone_are_removed_and_many_are_read_in_parts() {
+    let server = Server::start();
+    let (link, keys) = (server.link().await, server.keys());
+    let fleet = instance(&server, "here").await;
+    drop(fleet.reserve(vec![claim("b", "live", 1000, 10)]).await.unwrap());
+    // As sessions of long ago have left them, whose accounts have expired.
+    for from in (1..=5_000).step_by(100) {
+        let members =
+            (from..from + 100).flat_map(|number: i32| [number.to_string(), format!("old-{number}")]);
+        let call = Call::new("ZADD", std::iter::once(keys.budget_changes()).chain(members));
+        link.call(call).await.unwrap();
+    }
+    let changes = async || -> usize {
+        let range = [keys.budget_changes(), "-inf".into(), "+inf".into()];
+        let all: Vec<String> = link.call(Call::new("ZRANGEBYSCORE", range)).await.unwrap().convert().unwrap();
+        all.len()
+    };
+    assert_eq!(changes().await, 5_001);
+    beat(&fleet).await;
+    assert_eq!(changes().await, 5_001 - 200, "one part in a beat");
+    assert!(fleet.turn.lock().await.seen < 5_000, "a newcomer has not read all of them in one beat");
+    for _ in 0..40 {
+        beat(&fleet).await;
+    }
+    assert_eq!(changes().await, 1, "what lives stays");
+    assert!(fleet.turn.lock().await.seen > 5_000);
+}
+
+#[test]
+fn what_others_have_spent_is_remembered_of_so_many_accounts_only() {
+    let mut turn = Turn::default();
+    for number in 0..MAX_OTHERS + 10 {
+        turn.remember(number.to_string(), vec![("s:other".into(), 1)]);
+    }
+    assert_eq!(turn.others.len(), MAX_OTHERS);
+    turn.remember((MAX_OTHERS + 9).to_string(), Vec::new());
+    assert_eq!(turn.others.len(), MAX_OTHERS - 1);
 }

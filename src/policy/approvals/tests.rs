@@ -1,8 +1,10 @@
 //! Who asks for, answers and uses approvals, in one process and several.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::*;
+use crate::ids::PrincipalId;
 use crate::policy::approval::tests::{call, details};
 
 /// Approvals that are stored nowhere, for the tests of others.
@@ -51,8 +53,21 @@ fn open(memory: &Memory) -> Approvals {
     Approvals::new(&memory.texts(), Box::new(memory.clone()))
 }
 
+fn address(number: u8) -> ClientNetwork {
+    ClientNetwork::of([192, 0, 2, number].into())
+}
+
+fn all(approvals: &Approvals) -> Vec<String> {
+    approvals.page(None, usize::MAX - 1, |_| true).0.into_iter().map(|one| one.id).collect()
+}
+
+/// Calls of callers who make up their credentials.
+fn made_up(number: usize) -> HeldCall {
+    HeldCall { principal: PrincipalId::new(format!("cred:{number}")), ..call(&number.to_string()) }
+}
+
 fn ask(approvals: &Approvals, args: &str) -> Asked {
-    let asked = approvals.ask(call(args), details, &RULES, Timestamp::now()).unwrap();
+    let asked = approvals.ask(call(args), details, address(1), &RULES, Timestamp::now()).unwrap();
     if asked.is_new {
         approvals.store(&[asked.approval.shared()]).unwrap();
     }
@@ -152,8 +167,9 @@ fn instances_learn_from_each_other_and_the_old_is_forgotten() {
     let old = Approval::ask(call("old"), details(), 1, RULES.expiry, long_ago);
     memory.put(&old.shared()).unwrap();
     let approvals = open(&memory);
-    assert!(approvals.list().is_empty());
+    assert!(all(&approvals).is_empty());
     assert!(ask(&approvals, "old").is_new);
+    assert_eq!(memory.texts().len(), 1, "the old one has left the disk, too");
 }
 
 #[test]
@@ -162,11 +178,64 @@ fn one_caller_leaves_room_for_others() {
     for number in 0..MAX_PENDING {
         ask(&approvals, &number.to_string());
     }
-    let asked = approvals.ask(call("more"), details, &RULES, Timestamp::now());
+    let asked = approvals.ask(call("more"), details, address(2), &RULES, Timestamp::now());
     assert_eq!(asked, Err(AskFault::Caller));
     let other = HeldCall { principal: PrincipalId::new("key:other"), ..call("more") };
-    assert!(approvals.ask(other, details, &RULES, Timestamp::now()).is_ok());
+    assert!(approvals.ask(other, details, address(1), &RULES, Timestamp::now()).is_ok());
     assert_eq!(approvals.pending(), MAX_PENDING + 1);
+}
+
+#[test]
+fn made_up_credentials_of_one_address_leave_room_for_others() {
+    let (approvals, now) = (open(&Memory::default()), Timestamp::now());
+    let ask = |number, from| approvals.ask(made_up(number), details, address(from), &RULES, now);
+    for number in 0..MAX_PENDING_OF_ADDRESS {
+        assert!(ask(number, 1).is_ok());
+    }
+    assert_eq!(ask(1_000_000, 1), Err(AskFault::Address));
+    assert!(!ask(0, 1).unwrap().is_new, "the same call finds its approval");
+    assert!(ask(1_000_000, 2).is_ok());
+}
+
+#[test]
+fn what_has_expired_makes_room_and_comes_back_from_nowhere() {
+    let memory = Memory::default();
+    let approvals = open(&memory);
+    let (begun, hour) = (Timestamp::now(), jiff::SignedDuration::from_hours(1));
+    let ask = |number: usize, now| {
+        let from = address(u8::try_from(number / MAX_PENDING_OF_ADDRESS % 200).unwrap());
+        approvals.ask(made_up(number), details, from, &RULES, now)
+    };
+    // An hour ago, so that they expire now.
+    for number in 0..MAX_APPROVALS {
+        let asked = ask(number, begun - hour).unwrap();
+        memory.put(&asked.approval.shared()).unwrap();
+    }
+    assert_eq!(ask(MAX_APPROVALS, begun - hour), Err(AskFault::All), "all of them wait");
+    let oldest = all(&approvals).pop().unwrap();
+    let copy = approvals.find(&oldest).unwrap().shared().text;
+    assert!(ask(MAX_APPROVALS, begun).unwrap().is_new, "nobody can answer the others any more");
+    assert_eq!(approvals.find(&oldest), None);
+    assert!(all(&approvals).len() <= MAX_APPROVALS);
+    approvals.store(&[]).unwrap();
+    assert!(!memory.texts().contains(&copy), "it has left the disk, too");
+    let hours_ago = Approval::ask(call("past"), details(), 1, RULES.expiry, begun - hour * 3);
+    assert!(approvals.learn(&[hours_ago.shared().text]).is_empty(), "nobody needs it");
+    assert!(Approvals::is_over(&hours_ago.shared().text));
+}
+
+#[test]
+fn a_list_is_read_in_pages_the_newest_first() {
+    let approvals = open(&Memory::default());
+    let mut asked: Vec<String> =
+        (0..5).map(|number| ask(&approvals, &number.to_string()).approval.id).collect();
+    asked.reverse();
+    let fit = |one: &Approval| one.call.args_sha256 != "3";
+    let ids = |page: Vec<Approval>| page.into_iter().map(|one| one.id).collect::<Vec<_>>();
+    let (first, is_cut) = approvals.page(None, 2, fit);
+    assert_eq!((ids(first), is_cut), (vec![asked[0].clone(), asked[2].clone()], true));
+    let (last, is_cut) = approvals.page(Some(&asked[2]), 2, fit);
+    assert_eq!((ids(last), is_cut), (vec![asked[3].clone(), asked[4].clone()], false));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use futures::StreamExt;
 use tokio::sync::mpsc;
 use tracing::warn;
 
+use super::client_keys;
 use super::order_broadcast::AT_ONCE;
 use super::replicator::Replicator;
 use crate::ids::{SessionKey, Uid};
@@ -31,15 +32,19 @@ enum Reading {
 /// Applies messages for as long as it is polled.
 pub(super) async fn listen(manager: Arc<Manager>, replicator: Arc<Replicator>, messages: Signals) {
     let (readings, waiting) = mpsc::channel(WAITING);
-    tokio::join!(receive(&manager, &replicator, messages, readings), read(&manager, &replicator, waiting));
+    let (documents, announced) = mpsc::channel(WAITING);
+    tokio::spawn(client_keys::learn(manager.clone(), announced));
+    let queues = Queues { readings, documents };
+    tokio::join!(receive(&manager, &replicator, messages, queues), read(&manager, &replicator, waiting));
 }
 
-async fn receive(
-    manager: &Manager,
-    replicator: &Replicator,
-    mut messages: Signals,
+/// What follows behind.
+struct Queues {
     readings: mpsc::Sender<Reading>,
-) {
+    documents: mpsc::Sender<String>,
+}
+
+async fn receive(manager: &Manager, replicator: &Replicator, mut messages: Signals, queues: Queues) {
     loop {
         let reading = match messages.next().await {
             Signal::Kills(hint) => match replicator.carry_out(manager, &hint) {
@@ -57,10 +62,12 @@ async fn receive(
                 continue;
             }
             Signal::Announcement(instance, announcement) => {
-                if instance != replicator.store.instance()
-                    && !Replicator::hear_client_key(manager, &announcement)
-                {
-                    replicator.announcements.learn(&announcement);
+                if instance != replicator.store.instance() {
+                    match Replicator::announced_client_key(&announcement) {
+                        None => replicator.announcements.learn(&announcement),
+                        Some(document) if queues.documents.try_send(document.to_owned()).is_ok() => {}
+                        Some(_) => replicator.missed_client_keys(),
+                    }
                 }
                 continue;
             }
@@ -69,7 +76,7 @@ async fn receive(
                 continue;
             }
         };
-        if readings.try_send(reading).is_err() {
+        if queues.readings.try_send(reading).is_err() {
             replicator.missed_messages();
         }
     }

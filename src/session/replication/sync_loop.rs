@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{error, warn};
 
 use super::announcements;
+use super::client_keys;
 use super::comparison::ComparisonRounds;
 use super::event_publisher;
 use super::listener::listen;
@@ -41,6 +42,7 @@ pub async fn serve(manager: Arc<Manager>, replicator: Arc<Replicator>, mut stop:
     let worker = tokio::spawn(work(manager.clone(), replicator.clone(), tasks));
     let publisher = tokio::spawn(event_publisher::publish(replicator.clone()));
     let announcing = tokio::spawn(announcements::announce(replicator.clone()));
+    let exchanging = tokio::spawn(client_keys::exchange(manager.clone(), replicator.clone()));
     let mut sync_loop = SyncLoop {
         manager,
         replicator: replicator.clone(),
@@ -75,6 +77,7 @@ pub async fn serve(manager: Arc<Manager>, replicator: Arc<Replicator>, mut stop:
     worker.abort();
     publisher.abort();
     announcing.abort();
+    exchanging.abort();
     if let Some(messages) = sync_loop.messages {
         messages.abort();
     }
@@ -139,7 +142,6 @@ impl SyncLoop {
             self.reload_orders().await?;
         }
         self.send_pending().await?;
-        replicator.sync_client_keys(&manager).await?;
         let (seen_ms, is_all) = replicator.apply_changes_since(&manager, self.seen_ms).await?;
         self.seen_ms = seen_ms;
         if !is_all {

@@ -53,11 +53,19 @@ async fn a_kill_while_redis_is_full_cuts_everywhere_and_says_what_it_did_not_rea
     assert_eq!(ask(&gateways[0], "s").await, 200);
     assert_eq!(ask(&gateways[0], "before").await, 200);
     assert_eq!(gateways[0].kill("before").await.status, 200);
+    assert_eq!((ask(&gateways[0], "told").await, ask(&gateways[0], "selected").await), (200, 200));
     limit(&redis, true).await;
     let killed = gateways[0].kill("s").await;
     assert_eq!((killed.status, &killed.body["instances_notified"]), (200, &Value::from(2)), "{killed:?}");
     let not_reached = killed.body["not_reached"].to_string();
     assert!(not_reached.contains("not in redis yet") && not_reached.contains("memory is full"), "{killed:?}");
+    // So do the command line and a kill by selector.
+    let told = gateways[0].elida(&["kill", "told"]).await;
+    assert!(told.contains("not everywhere yet: ") && told.contains("not in redis yet"), "{told}");
+    let body = json!({"principal": "anon:127.0.0.1", "reason": "all of them"});
+    let answer = gateways[0].operator().await.post("/control/kill", &body).await;
+    assert_eq!((answer.status(), &answer.json()["killed"]), (200, &json!(1)), "{}", answer.text());
+    assert!(answer.json()["not_reached"].to_string().contains("not in redis yet"), "{}", answer.text());
     let cut = within("the cut", client.message(Unframed::UntilEnd)).await.expect("an answer");
     assert!(cut.text().contains("session_killed"), "{}", cut.text());
     assert_eq!((ask(&gateways[0], "s").await, ask(&gateways[1], "s").await), (403, 403));

@@ -57,6 +57,30 @@ pub(crate) fn code(refusal: &Message) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_accounts_is_bounded_and_finds_a_single_one() {
+    let (demo, prices) = (Demo::start().await, prices());
+    let budget = "  - { name: each, by: session.id, period: session, limit: 1M tokens }";
+    let gateway = with_budgets(&demo, &prices, budget).await;
+    for session in ["s-1", "s-2", "s-3"] {
+        assert_eq!(chat("hi", 10, false).session(session).send(gateway.proxy()).await.status(), 200);
+    }
+    let list = async |query: &str| {
+        let answer = gateway.operator().await.get(&format!("/control/budgets{query}")).await.json();
+        let names = answer["budgets"].as_array().unwrap_or_else(|| panic!("{answer}"));
+        let names: Vec<Value> = names.iter().map(|one| one["name"].clone()).collect();
+        (names, answer["truncated"] == true)
+    };
+    let counted = async |query: &str| {
+        let (names, is_cut) = list(query).await;
+        (names.len(), is_cut)
+    };
+    assert_eq!((counted("").await, counted("?limit=2").await), ((3, false), (2, true)));
+    assert_eq!(list("?budget=each&account=s-2").await, (vec![json!("s-2")], false));
+    assert_eq!(list("?budget=none").await, (Vec::new(), false));
+    assert_eq!(gateway.operator().await.get("/control/budgets?limit=0").await.status(), 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_request_cost_is_spent_and_the_limit_holds() {
     let (demo, prices) = (Demo::start().await, prices());
     let gateway = with_budgets(

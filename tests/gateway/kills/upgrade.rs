@@ -96,6 +96,21 @@ async fn a_session_that_only_the_old_process_knows_is_killed_at_the_new_port() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_selector_kills_the_sessions_of_the_old_process_too() {
+    let demo = Demo::start().await;
+    let mut gateway = Gateway::with(yaml(&demo, "")).await;
+    let mut client = stream(&gateway, "old").await;
+    upgrade(&gateway, gateway.pid()).await;
+    assert_eq!(ask(&gateway, "new").await, 200);
+    let body = json!({"when": "session.requests >= 1", "reason": "all of them"});
+    let killed = gateway.operator().await.post("/control/kill", &body).await.json();
+    assert_eq!((&killed["killed"], &killed["legs_cut"]), (&json!(2), &json!(1)), "{killed}");
+    is_cut(&mut client).await;
+    assert_eq!((ask(&gateway, "old").await, ask(&gateway, "new").await), (403, 403), "they stay killed");
+    assert!(gateway.ended().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn it_is_killed_through_redis_and_without_it() {
     let demo = Demo::start().await;
     for is_away in [false, true] {

@@ -279,7 +279,9 @@ async fn files_that_hold_keys_or_prompts_are_for_their_owner_only() {
             .collect()
     };
     let files = private(&gateway);
-    for name in ["history.db", "history.db-wal", "history.db-shm", "cdr-key.p8"] {
+    for name in
+        ["history.db", "history.db-wal", "history.db-shm", "cdr-key.p8", "state.db", "audit-head.json"]
+    {
         assert!(files.iter().any(|file| file == name), "{name} in {files:?}");
     }
     // An older program made them readable for everybody.

@@ -66,7 +66,8 @@ function Waiting() {
     return () => removeEventListener("elida", changed);
   }, []);
   const count = value?.approvals.length ?? 0;
-  return count > 0 && html`<span class="badge" title=${`${count} held`}>${count}</span>`;
+  const text = value?.next_cursor ? `${count}+` : count;
+  return count > 0 && html`<span class="badge" title=${`${text} held`}>${text}</span>`;
 }
 
 function Menu({ who, route, out }) {

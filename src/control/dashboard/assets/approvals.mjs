@@ -35,7 +35,7 @@ function Held({ one, own, ask }) {
 export function ApprovalsPage({ parameters }) {
   const who = useContext(Caller);
   const state = parameters.get("state") ?? "pending";
-  const { value, fault, again } = useReading(`/control/approvals?state=${encodeURIComponent(state)}`, 3000);
+  const { value, fault, again } = useReading(`/control/approvals?state=${encodeURIComponent(state)}&limit=500`, 3000);
   const [asked, ask] = useState(null);
   useEffect(() => {
     const changed = (event) => event.detail.name.startsWith("approval.") && again();
@@ -49,7 +49,7 @@ export function ApprovalsPage({ parameters }) {
   };
   const held = value?.approvals ?? [];
   return html`<div class="bar-above"><${Choice} name="state" label="State" values=${["pending", "approved", "denied", "used", "expired", "all"].map((name) => [name, name])} value=${state} />
-      <span class="quiet">${held.length} ${held.length === 1 ? "call" : "calls"}</span></div>
+      <span class="quiet">${held.length}${value?.next_cursor ? " of more" : ""} ${held.length === 1 ? "call" : "calls"}</span></div>
     <${Fault} fault=${fault} />
     ${held.map((one) => html`<${Held} key=${one.id} one=${one} own=${one.principal === who.id} ask=${ask} />`)}
     ${value && held.length === 0 && html`<div class="empty"><p>No call waits. A rule with <code>action: hold</code> makes one wait:</p><pre>policy:

@@ -65,7 +65,7 @@ function Budgets() {
     ${names.map((name) => html`<${Overrides} key=${`${turn} ${name}`} budget=${name} ask=${mayRaise && ask} />`)}
     <${Plain} rows=${value?.budgets ?? []} columns=${mayRaise ? [...budgetColumns, change] : budgetColumns} label="Budgets"
     empty=${html`<p>No budget has an account yet. A budget is a few lines of configuration:</p><pre>budgets:
-  - { name: team, by: principal.tenant, period: month, limit: 500 USD }</pre>`} />`;
+  - { name: team, by: principal.tenant, period: month, limit: 500 USD }</pre>`} />${value?.truncated && html`<p class="quiet">There are more.</p>`}`;
 }
 
 const SECONDS = { hour: 3600, day: 86400, "24h": 86400, "7d": 7 * 86400, "30d": 30 * 86400 };

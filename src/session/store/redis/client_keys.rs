@@ -1,6 +1,8 @@
 //! Client keys, people and approvals in Redis: for each a hash with a document for each, and the stamp of the last change.
 
-use super::pairs;
+use fred::types::Value;
+
+use super::documents::CHUNK;
 use crate::ids::{SharedDocument, Uid};
 use crate::redis::{Call, LinkError};
 use crate::session::store::RedisStore;
@@ -61,24 +63,30 @@ impl RedisStore {
         }
     }
 
-    /// All documents.
+    /// All documents, read a part at a time: with very many, one answer with all of them would hold up Redis, and what others
+    /// ask of it.
     pub(in crate::session) async fn stored_client_keys(
         &self,
         set: DocumentSet,
     ) -> Result<StoredKeys, LinkError> {
-        let fields = match self.link.call(Call::new("HGETALL", [self.documents(set)])).await {
-            Ok(fields) => pairs(Some(fields)),
-            Err(LinkError::Refused(_)) => Vec::new(),
+        let name = self.documents(set);
+        // Before the documents, which are as new as the stamp or newer.
+        let stamp = self.client_keys_stamp(set).await?;
+        let ids = match self.link.call(Call::new("HKEYS", [name.clone()])).await {
+            Ok(ids) => ids.into_array().into_iter().filter_map(Value::into_string),
+            Err(LinkError::Refused(_)) => return Ok(StoredKeys::default()),
             Err(away) => return Err(away),
         };
-        let mut stored = StoredKeys::default();
-        for (field, text) in fields {
-            match field == STAMP {
-                true => stored.stamp = text,
-                false => stored.documents.push((field, text)),
-            }
+        let ids: Vec<String> = ids.filter(|id| id != STAMP).collect();
+        let mut documents = Vec::with_capacity(ids.len());
+        for part in ids.chunks(CHUNK) {
+            let calls = part.iter().map(|id| Call::new("HGET", [name.clone(), id.clone()]));
+            let texts = self.link.calls(calls.collect()).await?;
+            let texts = texts.into_iter().map(|text| text.ok().and_then(Value::into_string));
+            // One that is not there any more was forgotten meanwhile.
+            documents.extend(part.iter().cloned().zip(texts).filter_map(|(id, text)| Some((id, text?))));
         }
-        Ok(stored)
+        Ok(StoredKeys { stamp, documents })
     }
 
     /// Writes documents, unless newer ones are stored. Returns the stamp before, and the one after.

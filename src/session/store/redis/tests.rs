@@ -6,6 +6,8 @@ use super::testing::Server;
 use super::*;
 use futures::StreamExt;
 
+use super::client_keys::DocumentSet;
+use crate::ids::SharedDocument;
 use crate::session::core::session::Session;
 use crate::session::store::contract;
 use crate::session::store::{Filter, SessionStore};
@@ -236,4 +238,29 @@ async fn time_lists(count: usize) -> Duration {
 #[ignore = "writes 30,000 sessions: for measuring"]
 async fn lists_over_many_ended_sessions() {
     time_lists(30_000).await;
+}
+
+#[tokio::test]
+async fn very_many_documents_are_read_a_part_at_a_time() {
+    let spawned = spawned().await;
+    let store = &spawned.store;
+    // An answer with all of them would break the connection.
+    let limit = ["SET", "client-output-buffer-limit", "normal 8mb 8mb 0"].map(str::to_owned);
+    store.link.call(Call::new("CONFIG", limit)).await.unwrap();
+    let document = |number: usize| SharedDocument {
+        id: format!("approval:appr_{number}"),
+        revision: 1,
+        text: format!("{{\"id\":\"appr_{number}\",\"revision\":1,\"arguments\":\"{}\"}}", "x".repeat(6000)),
+    };
+    let set = DocumentSet::Approvals;
+    let mut stamp = String::new();
+    for from in (0..5000).step_by(250) {
+        let documents: Vec<_> = (from..from + 250).map(document).collect();
+        stamp = store.put_client_keys(set, &documents).await.unwrap().1;
+    }
+    let stored = store.stored_client_keys(set).await.unwrap();
+    assert_eq!((stored.documents.len(), &stored.stamp), (5000, &stamp));
+    let read =
+        |id: &str| stored.documents.iter().find(|(known, _)| known == id).map(|(_, text)| text.clone());
+    assert_eq!(read("approval:appr_4999"), Some(document(4999).text));
 }
