@@ -127,7 +127,7 @@ fn tools_are_allowed_and_denied_by_name_also_those_of_servers() {
     assert_eq!(of(named("read")), "tools-allow");
     // What is denied is so as it reads, whatever it is written with.
     for spelled in ["mcp__prod__drop ", " MCP__PROD__Drop", "mcp__pro\u{200b}d__drop", "ｍcp__prod__drop"] {
-        assert_eq!(of(named(spelled)), "tools-deny tools-allow", "{spelled:?}");
+        assert!(of(named(spelled)).starts_with("tools-deny"), "{spelled:?}");
     }
 }
 

@@ -23,7 +23,7 @@ pub(super) struct Repeat {
     /// What that reports.
     reports: Vec<(usize, Kept)>,
     /// Where it ends: before a value.
-    end: Option<Position>,
+    end: Option<Box<Position>>,
 }
 
 /// Everything that a scanner knows before a value.
@@ -139,7 +139,7 @@ impl Scanner {
             beginning.clear();
             beginning.extend_from_slice(&bytes[..at]);
             reports.truncate(reported);
-            *end = Some(position);
+            *end = Some(Box::new(position));
             self.repeat.reports = reports;
         }
         rest
