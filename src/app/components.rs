@@ -238,8 +238,8 @@ pub(crate) fn runtime_settings(
     if !(config.limits.is_empty() && config.budgets.is_empty() && config.rules.is_empty()) {
         body_paths.extend(output_limit::paths().map(str::to_owned));
     }
-    let finds_tools = !config.auth.is_off() || config.rules.asks_for_tools();
-    let call_paths = RequestPaths::looking_for(&body_paths, finds_tools, config.rules.asks_for_messages());
+    let more = config.rules.asks_for_others() || config.routing.restricts_models() || !config.auth.is_off();
+    let call_paths = RequestPaths::looking_for(&body_paths, more, config.rules.asks_for_messages());
     Ok(RuntimeSettings {
         routes: config.routing.clone(),
         backends,

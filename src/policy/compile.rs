@@ -13,7 +13,7 @@ use super::pattern_faults::compile_all;
 use super::presets::{Chosen, PRESETS};
 use super::rule::{Action, Condition, FILE, Matching, Mode, Places, Rule, RuleKind, Severity, built_in};
 use super::ruleset::{PhaseRules, RuleSet};
-use super::scan::{Pattern, PatternKind};
+use super::scan::{Pattern, PatternKind, folded_name};
 use super::secrets::{DETECTORS, Detector, detector};
 use super::settings::{MatchConfig, OnLimit, OnUnknown, PatternConfig, PolicyConfig, RuleConfig};
 use crate::settings::fault::Faults;
@@ -60,8 +60,10 @@ impl PolicyConfig {
         let all = || rules.phases.iter().flat_map(|phase| &phase.rules);
         let asks = |fact| all().any(|rule| rule.asks_for().contains(&fact));
         let (tools, messages) = (asks(Fact::RequestTools), asks(Fact::MessagesCount));
+        let model = asks(Fact::RequestModel);
         rules.asks_for_backend = all().any(|rule| rule.depends_on_backend());
         (rules.asks_for_tools, rules.asks_for_messages) = (tools, messages);
+        rules.asks_for_model = model;
         rules.generation = GENERATION.fetch_add(1, Ordering::Relaxed);
         rules.written = self;
         (faults.iter().count() == before).then(|| Arc::new(rules))
@@ -103,9 +105,9 @@ impl PolicyConfig {
                 }
             }
             if !written.is_empty() {
-                // Programs differ in how they spell a tool: what is denied is so in any case, what is allowed in one.
+                // Programs differ in how they spell a tool: what is denied is so as it reads, what is allowed as it is written.
                 let patterns = match key {
-                    "deny" => written.iter().map(|pattern| pattern.to_ascii_lowercase().into()).collect(),
+                    "deny" => written.iter().map(|pattern| folded_name(pattern).into()).collect(),
                     _ => written.iter().map(|pattern| pattern.as_str().into()).collect(),
                 };
                 let condition = if key == "deny" { Condition::IsTool } else { Condition::IsOtherTool };

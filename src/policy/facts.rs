@@ -109,10 +109,10 @@ facts! {
     RequestHeaders = "request.headers" Map ALL "The fields of the head, of a repeated one the first; not those that may carry a credential.";
     RequestDialect = "request.dialect" Text ALL "The API that the path and the head tell, such as `mcp`; `plain` when none is known";
     RequestBackend = "request.backend" Text LATER "The chosen backend.";
-    RequestModel = "request.model" Text BODIES "The model; absent when the request names none, unknown when its body cannot be read.";
+    RequestModel = "request.model" Text BODIES "The model; absent when the request names none, unknown when its body cannot be read, or has something else than a text there.";
     RequestStream = "request.stream" Bool BODIES "Whether a streamed response is asked for; unknown when the body cannot be read, or says it twice or not by `true` or `false`.";
     RequestBytes = "request.bytes" Int BODIES "Bytes of the body that were received before the request is forwarded.";
-    RequestMaxTokens = "request.max_tokens" Int BODIES "The most tokens that the response may have; absent when the request sets no limit, unknown when the body cannot be read, or has it twice or not as a number.";
+    RequestMaxTokens = "request.max_tokens" Int BODIES "The most tokens that the response may have; absent when the request sets no limit, the largest number when it asks for none by a negative one, unknown when the body cannot be read, or has it twice or not as a number.";
     RequestTools = "request.tools" List BODIES "The names of the tools that the request offers the model; of the provider's own also their types. What is not among them is unknown when there are more than 128, one has no name, or others come from elsewhere (`mcp` tools, cached contents).";
     MessagesCount = "messages.count" Int LATER "How many messages the request has: the elements of `messages`, `input` or `contents`; absent when it has no such list, unknown when the body cannot be read, or has two of them or an empty one.";
     SessionId = "session.id" Text SESSIONS "The session.";

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::expr::{Expression, Truth, glob};
 use super::facts::{Fact, Facts, Phase, Value};
+use super::scan::folded_name;
 use crate::settings::rate::RateText;
 
 /// The origin of rules that the file has.
@@ -256,16 +257,16 @@ impl Condition {
 }
 
 /// Compares the name of a tool; one of an MCP server also as models know it, `mcp__SERVER__TOOL`.
-fn is_tool(patterns: &[Box<str>], facts: &dyn Facts, is_any_case: bool) -> Truth {
+fn is_tool(patterns: &[Box<str>], facts: &dyn Facts, as_it_reads: bool) -> Truth {
     let name = match facts.get(Fact::ToolName) {
         Value::Text(name) => name,
         Value::Absent => return Truth::No,
         _ => return Truth::Unknown,
     };
+    let is_plain = |byte: u8| byte.is_ascii_graphic() && !byte.is_ascii_uppercase();
     let is_one = |name: &str| {
-        let small = (is_any_case && name.bytes().any(|byte| byte.is_ascii_uppercase()))
-            .then(|| name.to_ascii_lowercase());
-        let name = small.as_deref().unwrap_or(name).as_bytes();
+        let read = (as_it_reads && !name.bytes().all(is_plain)).then(|| folded_name(name));
+        let name = read.as_deref().unwrap_or(name).as_bytes();
         patterns.iter().any(|pattern| glob(name, pattern.as_bytes()))
     };
     if is_one(&name) {

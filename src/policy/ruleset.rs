@@ -219,6 +219,8 @@ pub struct RuleSet {
     pub(super) asks_for_tools: bool,
     /// A rule asks how many messages a request has.
     pub(super) asks_for_messages: bool,
+    /// A rule asks for the model.
+    pub(super) asks_for_model: bool,
 }
 
 impl RuleSet {
@@ -253,14 +255,19 @@ impl RuleSet {
         self.asks_for_backend
     }
 
-    /// Whether a rule asks which tools a request offers.
-    pub fn asks_for_tools(&self) -> bool {
-        self.asks_for_tools
+    /// Whether a rule asks which tools a request offers, or which models it names.
+    pub fn asks_for_others(&self) -> bool {
+        self.asks_for_tools || self.asks_for_model
     }
 
     /// Whether a rule asks how many messages a request has.
     pub fn asks_for_messages(&self) -> bool {
         self.asks_for_messages
+    }
+
+    /// Whether a rule asks for the model.
+    pub fn asks_for_model(&self) -> bool {
+        self.asks_for_model
     }
 
     /// Whether rules ask for what a model says or calls, and for the results of its tools.

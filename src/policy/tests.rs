@@ -125,6 +125,10 @@ fn tools_are_allowed_and_denied_by_name_also_those_of_servers() {
     // Denied in any case, allowed in one.
     assert_eq!(of(named("MCP__Prod__drop")), "tools-deny tools-allow");
     assert_eq!(of(named("read")), "tools-allow");
+    // What is denied is so as it reads, whatever it is written with.
+    for spelled in ["mcp__prod__drop ", " MCP__PROD__Drop", "mcp__pro\u{200b}d__drop", "ｍcp__prod__drop"] {
+        assert!(of(named(spelled)).starts_with("tools-deny"), "{spelled:?}");
+    }
 }
 
 #[test]
@@ -285,21 +289,6 @@ fn presets_that_are_listed_together_lose_no_rule() {
         // What one preset finds wholly is asked once.
         let requests = rules.rules(Phase::Request).iter();
         assert_eq!(requests.filter(|rule| *rule.id == *"hidden-text").count(), 1);
-    }
-}
-
-#[test]
-fn commands_that_are_lists_of_words_are_found() {
-    let rules = rules(
-        "rules: [{ id: a, on: tool_call, match: { in: tool.args, any: ['rm -rf /'] }, action: block }]",
-    );
-    for args in [
-        serde_json::json!({ "command": ["rm", "-rf", "/"] }),
-        serde_json::json!({ "cmd": "rm", "args": ["-rf", "/"] }),
-    ] {
-        let trial = serde_json::json!({ "on": "tool_call", "facts": { "tool.args": args } });
-        let report = rules.try_on(&serde_json::from_value(trial).unwrap()).unwrap();
-        assert_eq!(report.action, Some(Action::Block), "{args}");
     }
 }
 

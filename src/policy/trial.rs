@@ -6,7 +6,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Given;
 
-use super::command_lines::command_lines;
 pub use super::exchange::{GivenAnswer, GivenRequest};
 use super::expr::Truth;
 use super::facts::{Fact, Facts, Phase, Step, Type, Value};
@@ -263,8 +262,24 @@ impl Facts for GivenFacts {
     }
 }
 
+impl Trial {
+    /// The call of a tool that is given by its facts alone: what they are, and its arguments as JSON.
+    ///
+    /// # Errors
+    /// A fact is not known, or has another type; in words for people.
+    pub fn call(&self) -> Result<Option<(GivenFacts, String)>, String> {
+        let args = self.facts.get(Fact::ToolArgs.name()).filter(|_| self.text.is_none());
+        let Some(args) = args.filter(|_| self.on.is_none_or(|on| on == Phase::ToolCall)) else {
+            return Ok(None);
+        };
+        let facts = GivenFacts::of(self)?;
+        facts.check_phase(self.on)?;
+        Ok(Some((facts, args.to_string())))
+    }
+}
+
 impl RuleSet {
-    /// Tries the rules of a phase on what is given.
+    /// Tries the rules of a phase on what is given; the arguments of a call are one text ([`Trial::call`] has them as a call).
     ///
     /// # Errors
     /// A fact is not known, or has another type; in words for people.
@@ -281,11 +296,6 @@ impl RuleSet {
         if let Some(patterns) = self.patterns(on) {
             let mut work = Work::new(2 * text.len());
             patterns.whole(text.as_bytes(), &mut work, &mut |hit| hits.push(hit));
-            if on == Phase::ToolCall {
-                command_lines(text.as_bytes(), &mut |line| {
-                    patterns.whole(line.as_bytes(), &mut work, &mut |hit| hits.push(hit));
-                });
-            }
         }
         let place = trial.place.unwrap_or(match on {
             Phase::ToolCall => Place::ToolArgs,

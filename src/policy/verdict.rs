@@ -60,6 +60,22 @@ impl Verdict {
         strongest(&self.findings)
     }
 
+    /// Adds the findings of the same unit by other facts: what was found by both counts once.
+    pub fn merge(&mut self, other: Self) {
+        for finding in other.findings {
+            let is_same =
+                |known: &Finding| Arc::ptr_eq(&known.rule, &finding.rule) && known.digest == finding.digest;
+            if !self.findings.iter().any(is_same) {
+                self.add(finding);
+            }
+        }
+        for rule in other.undecided {
+            if !self.undecided.iter().any(|known| Arc::ptr_eq(known, &rule)) {
+                self.undecided.push(rule);
+            }
+        }
+    }
+
     /// Adds a finding. The same one in the same element is counted.
     pub(super) fn add(&mut self, finding: Finding) {
         let is_same = |known: &Finding| {

@@ -1,136 +1,190 @@
 //! Reads the texts of an answer, each choice, block and place in a lane of its own, so that a phrase or a secret is found however it
-//! is divided into events (`judge_answer`).
+//! is divided into events: of answers that pass (`judge_answer`), and of those that rules are tried on (`trial`).
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
 
-use super::facts::RequestFacts;
-use super::judge_answer::{Hearing, result_facts};
-use super::judging::{Heard, TextLane};
-use super::withheld::Ruling;
 use crate::policy::facts::Phase;
 use crate::policy::rule::{Place, Role};
 use crate::policy::ruleset::Element;
-use crate::policy::scan::Lane;
+use crate::policy::scan::{Hit, Lane, Patterns};
+use crate::protocol::answer::events::Event;
 
 /// Texts of one answer that are read at the same time.
 const MAX_LANES: usize = 128;
 /// Texts that have ended and are known.
 const MAX_GONE: usize = 1 << 14;
+/// Bytes of text that are gathered before they are read; more than an event has.
+pub(super) const MAX_GATHERED: usize = 64 << 10;
 
-impl Heard {
-    /// A block or a choice has ended: its texts may make room for others.
-    pub(super) fn close_lanes(&mut self, choice: u64, index: Option<u64>) {
-        let lanes = self.lanes.iter_mut().filter(|lane| lane.choice == choice && lane.index == index);
-        lanes.for_each(|lane| lane.is_closed = true);
-    }
+/// Texts that stand beside each other in an event: what the model writes, and what it does not write.
+const KINDS: [(Place, bool); 4] =
+    [(Place::Text, false), (Place::Reasoning, false), (Place::ToolDefinition, false), (Place::Text, true)];
+
+/// What was found.
+pub(super) enum Told<'a> {
+    /// Patterns, in this text.
+    Found(&'a Element<'a>),
+    /// Something was not read.
+    Limit,
 }
 
-impl Hearing<'_> {
-    /// Reads what was gathered, which belongs to this choice or block.
-    pub(super) fn read(&mut self, choice: u64, index: Option<u64>) {
-        let phase = self.heard.phase;
-        let (text, thoughts) = (Place::Text.in_phase(phase), Place::Reasoning.in_phase(phase));
-        self.read_gathered(choice, index, text, |heard| &mut heard.text);
-        self.read_gathered(choice, index, thoughts, |heard| &mut heard.thoughts);
-        self.read_gathered(choice, index, Place::ToolDefinition, |heard| &mut heard.definitions);
-    }
+/// The texts of one answer.
+pub(super) struct AnswerLanes {
+    phase: Phase,
+    /// Tell the texts of this answer from those of others.
+    keys: RandomState,
+    /// What no lane has yet, of each of [`KINDS`].
+    gathered: [Vec<u8>; KINDS.len()],
+    lanes: Vec<TextLane>,
+    /// Digests of lanes that were closed and made room for others.
+    gone: HashSet<u64>,
+    hits: Vec<Hit>,
+}
 
-    fn read_gathered(
-        &mut self,
-        choice: u64,
-        index: Option<u64>,
-        place: Place,
-        of: fn(&mut Heard) -> &mut Vec<u8>,
-    ) {
-        if !of(self.heard).is_empty() {
-            let mut text = std::mem::take(of(self.heard));
-            self.feed(choice, index, place, &text);
-            text.clear();
-            *of(self.heard) = text;
+/// Which text of the answer it is: its choice, its block, and its place in [`KINDS`].
+type LaneName = (u64, Option<u64>, usize);
+
+/// A text of the answer.
+struct TextLane {
+    name: LaneName,
+    lane: Lane,
+    /// Bytes that it was fed.
+    fed: u64,
+    /// Where a secret began that was undecided at the last ruling.
+    undecided: Option<u64>,
+    digest: u64,
+    /// Its block or choice has ended.
+    is_closed: bool,
+}
+
+impl AnswerLanes {
+    /// The texts of an answer that is judged in this phase.
+    pub(super) fn new(phase: Phase) -> Self {
+        Self {
+            phase,
+            keys: RandomState::new(),
+            gathered: Default::default(),
+            lanes: Vec::new(),
+            gone: HashSet::new(),
+            hits: Vec::new(),
         }
     }
 
-    fn feed(&mut self, choice: u64, index: Option<u64>, place: Place, text: &[u8]) {
-        let Some(patterns) = self.patterns else { return };
-        let lanes = &mut self.heard.lanes;
-        let is_it = |lane: &TextLane| lane.choice == choice && lane.index == index && lane.place == place;
-        let at = match lanes.iter().rposition(is_it) {
-            Some(at) => at,
-            None if lanes.len() >= MAX_LANES && !self.make_room() => return self.limit(),
-            None => self.open(choice, index, place),
+    /// Gathers what an event says. Returns whether it is so much that it must be read.
+    pub(super) fn say(&mut self, event: &Event<'_>) -> bool {
+        let (kind, text) = match event {
+            Event::Text(text) => (0, text),
+            Event::Reasoning(text) => (1, text),
+            Event::Definition(text) => (2, text),
+            Event::Result(text) => (3, text),
+            _ => return false,
         };
-        let Heard { lanes, hits, .. } = &mut *self.heard;
+        self.gathered[kind].extend_from_slice(text);
+        self.gathered.iter().map(Vec::len).sum::<usize>() > MAX_GATHERED
+    }
+
+    /// Reads what was gathered, which belongs to this choice or block.
+    pub(super) fn read(
+        &mut self,
+        patterns: &Patterns,
+        choice: u64,
+        index: Option<u64>,
+        on: &mut dyn FnMut(Told<'_>),
+    ) {
+        for kind in 0..KINDS.len() {
+            if !self.gathered[kind].is_empty() {
+                let mut text = std::mem::take(&mut self.gathered[kind]);
+                self.feed(patterns, (choice, index, kind), &text, on);
+                text.clear();
+                self.gathered[kind] = text;
+            }
+        }
+    }
+
+    fn feed(&mut self, patterns: &Patterns, name: LaneName, text: &[u8], on: &mut dyn FnMut(Told<'_>)) {
+        let at = match self.lanes.iter().rposition(|lane| lane.name == name) {
+            Some(at) => at,
+            None if self.lanes.len() >= MAX_LANES && !self.make_room(patterns, on) => {
+                return on(Told::Limit);
+            }
+            None => self.open(name, on),
+        };
+        let Self { lanes, hits, .. } = self;
         let lane = &mut lanes[at];
         lane.fed += text.len() as u64;
         patterns.feed(&mut lane.lane, text, &mut |hit| hits.push(hit));
         let has_exceeded = lane.lane.exceeded();
-        self.judge(at);
+        self.tell(at, on);
         if has_exceeded {
-            self.limit();
+            on(Told::Limit);
         }
     }
 
-    fn open(&mut self, choice: u64, index: Option<u64>, place: Place) -> usize {
-        let mut hasher = DefaultHasher::new();
-        let request = self.with.ends.who.received.request_id.as_str();
-        (request, choice, index, place as u8).hash(&mut hasher);
-        let digest = hasher.finish().max(1);
-        if self.heard.gone.contains(&digest) {
+    fn open(&mut self, name: LaneName, on: &mut dyn FnMut(Told<'_>)) -> usize {
+        let digest = self.keys.hash_one(name).max(1);
+        if self.gone.contains(&digest) {
             // It goes on behind its end: what it began with is not known any more.
-            self.limit();
+            on(Told::Limit);
         }
         let (lane, fed, undecided, is_closed) = (Lane::new(), 0, None, false);
-        self.heard.lanes.push(TextLane { choice, index, place, lane, fed, undecided, digest, is_closed });
-        self.heard.lanes.len() - 1
+        self.lanes.push(TextLane { name, lane, fed, undecided, digest, is_closed });
+        self.lanes.len() - 1
+    }
+
+    /// A block or a choice has ended: its texts may make room for others.
+    pub(super) fn close(&mut self, choice: u64, index: Option<u64>) {
+        let lanes = self.lanes.iter_mut().filter(|lane| (lane.name.0, lane.name.1) == (choice, index));
+        lanes.for_each(|lane| lane.is_closed = true);
     }
 
     /// Ends a lane whose block or choice has ended. Returns whether there was one.
-    fn make_room(&mut self) -> bool {
-        let Some(at) = self.heard.lanes.iter().position(|lane| lane.is_closed) else { return false };
-        if self.heard.gone.len() >= MAX_GONE {
+    fn make_room(&mut self, patterns: &Patterns, on: &mut dyn FnMut(Told<'_>)) -> bool {
+        let Some(at) = self.lanes.iter().position(|lane| lane.is_closed) else { return false };
+        if self.gone.len() >= MAX_GONE {
             return false;
         }
-        self.end_lane(at);
-        let lane = self.heard.lanes.remove(at);
-        self.heard.gone.insert(lane.digest);
+        self.end_lane(patterns, at, on);
+        let lane = self.lanes.remove(at);
+        self.gone.insert(lane.digest);
         true
     }
 
-    fn end_lane(&mut self, at: usize) {
-        let Some(patterns) = self.patterns else { return };
-        let Heard { lanes, hits, .. } = &mut *self.heard;
-        patterns.end(&mut lanes[at].lane, &mut |hit| hits.push(hit));
-        self.judge(at);
+    /// The answer has ended, and with it all texts.
+    pub(super) fn end(&mut self, patterns: &Patterns, on: &mut dyn FnMut(Told<'_>)) {
+        (0..self.lanes.len()).for_each(|at| self.end_lane(patterns, at, on));
+        self.lanes.clear();
     }
 
-    /// Judges what was found in a lane.
-    fn judge(&mut self, at: usize) {
-        let Heard { lanes, hits, verdict, phase, bytes, .. } = &mut *self.heard;
-        if hits.is_empty() {
+    fn end_lane(&mut self, patterns: &Patterns, at: usize, on: &mut dyn FnMut(Told<'_>)) {
+        let Self { lanes, hits, .. } = self;
+        patterns.end(&mut lanes[at].lane, &mut |hit| hits.push(hit));
+        self.tell(at, on);
+    }
+
+    /// Tells what was found in a lane.
+    fn tell(&mut self, at: usize, on: &mut dyn FnMut(Told<'_>)) {
+        if self.hits.is_empty() {
             return;
         }
-        let role = Some(if *phase == Phase::ToolResult { Role::Tool } else { Role::Assistant });
-        let element = Element { role, place: lanes[at].place, hits, digest: lanes[at].digest };
-        let tool = result_facts(self.with.ends, *bytes);
-        let facts = RequestFacts { tool: tool.as_ref(), ..self.facts };
-        self.rules.judge(*phase, &facts, &element, verdict);
-        hits.clear();
+        let TextLane { name: (_, _, kind), digest, .. } = self.lanes[at];
+        let (place, is_result) = KINDS[kind];
+        let is_of_tool = is_result || self.phase == Phase::ToolResult;
+        let role = Some(if is_of_tool { Role::Tool } else { Role::Assistant });
+        on(Told::Found(&Element { role, place: place.in_phase(self.phase), hits: &self.hits, digest }));
+        self.hits.clear();
     }
 
-    pub(super) fn end_lanes(&mut self) {
-        (0..self.heard.lanes.len()).for_each(|at| self.end_lane(at));
-        self.heard.lanes.clear();
-    }
-
-    /// Tells whether a secret is under way.
-    pub(super) fn undecided(&mut self, text: u64) -> Option<Ruling> {
+    /// Returns how many bytes have been read of what may be a secret, and whether it is a new one: all that were undecided
+    /// before it are decided.
+    pub(super) fn undecided(&mut self) -> Option<(u64, bool)> {
         let (mut longest, mut is_new) = (None, true);
-        for lane in &mut self.heard.lanes {
+        for lane in &mut self.lanes {
             let from = lane.lane.held_from();
             is_new &= from.is_none() || from != lane.undecided;
             longest = longest.max(from.map(|from| lane.fed.saturating_sub(from)));
             lane.undecided = from;
         }
-        longest.map(|of_secret| Ruling::Undecided { text, of_secret, is_new })
+        longest.map(|of_secret| (of_secret, is_new))
     }
 }

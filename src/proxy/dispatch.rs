@@ -235,11 +235,14 @@ pub(super) fn decide_by_model(
     call: &ModelRequest,
     facts: Option<&dyn Facts>,
 ) -> Result<Decision, RouteError> {
-    if let Some(blocked) = call.models().find(|model| routes.blocks(model)) {
+    // Those that a backend may use besides: they decide on nothing, and must be permitted.
+    let others = || call.others.iter().flat_map(|others| others.names());
+    if let Some(blocked) = call.models().chain(others()).find(|model| routes.blocks(model)) {
         return Err(RouteError::BlockedModel(blocked.to_owned()));
     }
     let decides = |model: &&str| routes.serves(model) != routes.is_strict();
-    let deciding = call.models().find(decides);
+    let others = others().filter(|_| routes.is_strict());
+    let deciding = call.models().chain(others).find(decides);
     routes.decide_by(wanted, path, deciding.or_else(|| call.models().next()), facts)
 }
 

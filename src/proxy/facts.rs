@@ -6,7 +6,6 @@ use std::sync::Arc;
 use http::HeaderMap;
 
 use super::dispatch::Route;
-use super::govern::max_output;
 use super::identify;
 use super::request_ctx::Identified;
 use super::unknown_api;
@@ -14,7 +13,7 @@ use crate::clock::{Clock, Moment};
 use crate::identity::FoundSession;
 use crate::ids::Membership;
 use crate::policy::facts::{Fact, Facts, Step, ToolFacts, TurnFacts, Value};
-use crate::protocol::dialects::output_limit;
+use crate::protocol::dialects::output_limit::{self, Asked};
 use crate::session::{Leg, Session};
 
 /// The facts of one request.
@@ -27,16 +26,39 @@ pub(super) struct RequestFacts<'a> {
     pub(super) forward: Option<(&'a Leg, Option<&'a Route>)>,
     /// The backend in place of that of the route: one that the request may fail over to.
     pub(super) backend: Option<&'a str>,
+    /// Which of its models.
+    pub(super) model: AskedModel<'a>,
     /// The tool call or the result that is judged.
     pub(super) tool: Option<&'a ToolFacts<'a>>,
     /// The turn that is judged.
     pub(super) turn: Option<&'a TurnFacts>,
 }
 
+/// The model for which a request is judged.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum AskedModel<'a> {
+    /// The one that the request names first.
+    First,
+    /// One that it names besides.
+    Other(&'a str),
+    /// One of those that are too many.
+    Unknown,
+}
+
 impl<'a> RequestFacts<'a> {
     /// Those of the head alone.
     pub(super) fn new(who: &'a Identified, headers: &'a HeaderMap, clock: &'a Clock) -> Self {
-        Self { who, headers, clock, now: clock.now(), forward: None, backend: None, tool: None, turn: None }
+        Self {
+            who,
+            headers,
+            clock,
+            now: clock.now(),
+            forward: None,
+            backend: None,
+            model: AskedModel::First,
+            tool: None,
+            turn: None,
+        }
     }
 }
 
@@ -107,10 +129,12 @@ impl RequestFacts<'_> {
 
     fn model(&self) -> Value<'_> {
         let call = &self.who.call;
-        match &call.model {
+        match (&self.model, &call.model) {
+            (AskedModel::Other(model), _) => Value::text(Some(model)),
+            (AskedModel::Unknown, _) => Value::Unknown,
             _ if call.model_doubled => Value::Unknown,
-            None if self.is_unreadable() => Value::Unknown,
-            model => Value::text(model.as_deref()),
+            (_, None) if self.is_unreadable() || call.model_is_odd => Value::Unknown,
+            (_, model) => Value::text(model.as_deref()),
         }
     }
 
@@ -138,10 +162,15 @@ impl RequestFacts<'_> {
         let route = self.forward.and_then(|(_, route)| route);
         let dialect = route.map_or(received.dialect, |route| route.dialect);
         let first = received.handle.settings.output_hints;
-        if self.is_unreadable() || output_limit::is_unclear(call, first, dialect) {
+        if self.is_unreadable() {
             return Value::Unknown;
         }
-        max_output(self.who, dialect).map_or(Value::Absent, Value::count)
+        match output_limit::asked(call, first, dialect) {
+            Asked::Nothing => Value::Absent,
+            Asked::AtMost(tokens) => Value::count(tokens),
+            Asked::Unlimited => Value::Int(i64::MAX),
+            Asked::Unclear => Value::Unknown,
+        }
     }
 }
 

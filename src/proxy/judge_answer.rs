@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures::future::try_join_all;
 use http::HeaderMap;
 
+use super::answer_lanes::{AnswerLanes, MAX_GATHERED, Told};
 use super::ask::{About, Asking, ask};
 use super::downstream::GateWait;
 use super::facts::RequestFacts;
@@ -27,9 +28,6 @@ use crate::protocol::Dialect;
 use crate::protocol::answer::events::Event;
 use crate::protocol::answer::tap::ResponseTap;
 use crate::protocol::facts::tools::ToolCall;
-
-/// Bytes of text that are gathered before they are read; more than an event has.
-const MAX_GATHERED: usize = 64 << 10;
 
 /// Why what a socket says cannot wait.
 const NO_SOCKET: &str = "a message of a WebSocket cannot wait for an approval: ask for it by a request";
@@ -133,35 +131,26 @@ pub(super) struct Hearing<'a> {
 
 impl Judge for Hearing<'_> {
     fn hear(&mut self, event: Event<'_>) {
-        let bytes = event.text_bytes();
-        *self.with.text_bytes += bytes;
-        self.heard.fresh += bytes;
-        self.heard.bytes += bytes;
-        if matches!(event, Event::Text(_) | Event::Reasoning(_) | Event::Definition(_) | Event::Call(_)) {
-            self.heard.begin_next();
-        }
-        self.heard.has_result |= matches!(event, Event::Text(_) | Event::Definition(_));
-        if let (Some(said), Event::Text(text) | Event::Reasoning(text) | Event::Definition(text)) =
-            (&mut self.heard.said, &event)
-        {
-            let room = MAX_GATHERED.saturating_sub(said.len());
-            said.extend_from_slice(&text[..text.len().min(room)]);
-        }
+        *self.with.text_bytes += event.text_bytes();
         match event {
-            Event::Text(text) if self.patterns.is_some() => self.heard.text.extend_from_slice(text),
-            Event::Reasoning(text) if self.patterns.is_some() => self.heard.thoughts.extend_from_slice(text),
-            Event::Definition(text) if self.patterns.is_some() => {
-                self.heard.definitions.extend_from_slice(text)
+            Event::Text(text) | Event::Result(text) | Event::Definition(text) => {
+                self.text(&event, text);
+                self.heard.has_result = true;
             }
+            Event::Reasoning(text) => self.text(&event, text),
             Event::Choice(choice) => self.read(choice, None),
             Event::Piece(index) => self.read(0, index),
-            Event::End { choice, index } => self.heard.close_lanes(choice, index),
-            Event::Call(call) => self.call(call),
+            Event::End { choice, index } => self.heard.lanes.close(choice, index),
+            Event::Call(call) => {
+                let bytes = event.text_bytes();
+                self.heard.fresh += bytes;
+                self.heard.bytes += bytes;
+                self.heard.begin_next();
+                self.call(call);
+            }
             Event::Stop(_) => self.heard.has_stopped = true,
-            Event::Text(_) | Event::Reasoning(_) | Event::Definition(_) | Event::Usage(_) => {}
-        }
-        if self.heard.text.len() + self.heard.thoughts.len() + self.heard.definitions.len() > MAX_GATHERED {
-            self.read(0, None);
+            Event::Ambiguous => self.limit(),
+            Event::Usage(_) => {}
         }
     }
 
@@ -175,7 +164,7 @@ impl Judge for Hearing<'_> {
             }
             Part::End => {
                 self.read(0, None);
-                self.end_lanes();
+                self.lanes(|lanes, patterns, on| lanes.end(patterns, on));
             }
         }
         let text = std::mem::take(&mut self.heard.fresh);
@@ -190,7 +179,10 @@ impl Judge for Hearing<'_> {
         match std::mem::take(&mut self.heard.next) {
             Follows::Refuse(refused) => Ruling::Refuse(refused),
             Follows::Wait(waits) => Ruling::Wait(all(waits.into_inner()), self.heard.keep_alive),
-            Follows::Nothing => self.undecided(text).unwrap_or(Ruling::Pass { text, is_last: is_over }),
+            Follows::Nothing => match self.heard.lanes.undecided() {
+                Some((of_secret, is_new)) => Ruling::Undecided { text, of_secret, is_new },
+                None => Ruling::Pass { text, is_last: is_over },
+            },
         }
     }
 }
@@ -214,10 +206,42 @@ impl Hearing<'_> {
     }
 
     /// Notes that something was not read.
-    pub(super) fn limit(&mut self) {
-        if !std::mem::replace(&mut self.heard.was_limited, true) {
-            self.rules.scan_limit(&mut self.heard.verdict);
+    fn limit(&mut self) {
+        limit(self.rules, &mut self.heard.was_limited, &mut self.heard.verdict);
+    }
+
+    /// A text is said.
+    fn text(&mut self, event: &Event<'_>, text: &[u8]) {
+        let heard = &mut *self.heard;
+        heard.begin_next();
+        heard.fresh += text.len() as u64;
+        heard.bytes += text.len() as u64;
+        if let Some(said) = &mut heard.said {
+            let room = MAX_GATHERED.saturating_sub(said.len());
+            said.extend_from_slice(&text[..text.len().min(room)]);
         }
+        if self.patterns.is_some() && heard.lanes.say(event) {
+            self.read(0, None);
+        }
+    }
+
+    /// Reads what was said, which belongs to this choice or block.
+    fn read(&mut self, choice: u64, index: Option<u64>) {
+        self.lanes(|lanes, patterns, on| lanes.read(patterns, choice, index, on));
+    }
+
+    /// Judges what is found in the texts.
+    fn lanes(&mut self, find: impl FnOnce(&mut AnswerLanes, &Patterns, &mut dyn FnMut(Told<'_>))) {
+        let Self { rules, patterns: Some(patterns), facts, with, heard } = self else { return };
+        let Heard { lanes, verdict, was_limited, phase, bytes, .. } = &mut **heard;
+        find(lanes, patterns, &mut |told| match told {
+            Told::Limit => limit(rules, was_limited, verdict),
+            Told::Found(element) => {
+                let tool = result_facts(with.ends, *bytes);
+                let facts = RequestFacts { tool: tool.as_ref(), ..*facts };
+                rules.judge(*phase, &facts, element, verdict);
+            }
+        });
     }
 
     /// Asks the rules that look for no text.
@@ -325,6 +349,13 @@ impl Hearing<'_> {
             let request = self.with.ends.who.received.request_id.as_str();
             held.args = [&*held.args, b" ", request.as_bytes()].concat().into();
         }
+    }
+}
+
+/// Notes once that something was not read.
+pub(super) fn limit(rules: &RuleSet, was_limited: &mut bool, verdict: &mut Verdict) {
+    if !std::mem::replace(was_limited, true) {
+        rules.scan_limit(verdict);
     }
 }
 

@@ -18,32 +18,46 @@ pub(super) fn call_verdict(
     table: &Judged,
 ) -> Verdict {
     let facts = OfTool { facts, tool };
+    let mut verdict = call_of(rules, &facts, tool.name.unwrap_or_default(), tool.args, table);
+    if tool.args_truncated && rules.patterns(Phase::ToolCall).is_some() {
+        rules.scan_limit(&mut verdict);
+    }
+    verdict
+}
+
+/// The same of a call whose facts are those of the request already.
+pub(super) fn call_of(
+    rules: &RuleSet,
+    facts: &dyn Facts,
+    name: &str,
+    args: &[u8],
+    table: &Judged,
+) -> Verdict {
     let mut verdict = Verdict::default();
     if let Some(patterns) = rules.patterns(Phase::ToolCall) {
-        let name = tool.name.unwrap_or_default();
-        let digest = table.key(&[name.as_bytes(), tool.args]) as u64;
+        let digest = table.key(&[name.as_bytes(), args]) as u64;
         let mut reading = Reading {
             rules,
-            facts: &facts,
+            facts,
             patterns,
             digest,
             // The arguments may be read three times: as they are, without escapes, and as command lines.
-            work: Work::new(name.len() + 3 * tool.args.len()),
+            work: Work::new(name.len() + 3 * args.len()),
             hits: Vec::new(),
             verdict: &mut verdict,
         };
         reading.text(Place::ToolName, name.as_bytes());
-        reading.text(Place::ToolArgs, tool.args);
+        reading.text(Place::ToolArgs, args);
         // The strings in them as they read: with escapes the text above has them otherwise.
-        if tool.args.contains(&b'\\') {
-            segments::read(tool.args, Dialect::PLAIN, &mut reading);
+        if args.contains(&b'\\') {
+            segments::read(args, Dialect::PLAIN, &mut reading);
         }
-        command_lines(tool.args, &mut |line| reading.text(Place::ToolArgs, line.as_bytes()));
-        if reading.work.exceeded() || tool.args_truncated {
+        command_lines(args, &mut |line| reading.text(Place::ToolArgs, line.as_bytes()));
+        if reading.work.exceeded() {
             rules.scan_limit(&mut verdict);
         }
     }
-    rules.finish(Phase::ToolCall, &facts, &mut verdict);
+    rules.finish(Phase::ToolCall, facts, &mut verdict);
     verdict
 }
 

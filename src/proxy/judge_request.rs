@@ -11,7 +11,7 @@ use pingora_proxy::Session;
 use super::ask::{About, Asking, MAX_TEXT, ask};
 use super::client_messages::ClientMessages;
 use super::error_response::Reject;
-use super::facts::RequestFacts;
+use super::facts::{AskedModel, RequestFacts};
 use super::judge::{Decision, Unit, decide, repeated};
 use super::judge_call::call_verdict;
 use super::judge_failover::keep_permitted;
@@ -34,6 +34,9 @@ use crate::protocol::wire::multipart::FormScan;
 use crate::protocol::wire::quoted_printable::QuotedPrintable;
 use crate::protocol::{BackendKind, Dialect};
 use crate::session::Leg;
+
+/// Models besides the first one for which a request is judged, each by itself.
+const MAX_MODELS: usize = 8;
 
 /// The body of a request, as far as it can be judged before the request is forwarded.
 pub(super) enum Body<'b> {
@@ -141,6 +144,8 @@ pub(super) fn judge(
         rules.finish(Phase::Connect, &facts, &mut request);
     }
     rules.finish(Phase::Request, &facts, &mut request);
+    let mut results = results;
+    judge_other_models(app, &rules, routed, &facts, body, [&mut request, &mut results]);
     let unit = Unit { digests: &digests, ..Unit::default() };
     let mut decisions = vec![decide(app, who, Some(leg), Phase::Request, &request, &unit)];
     if !results.is_empty() && !has_refusal(&decisions) {
@@ -169,6 +174,27 @@ pub(super) fn judge(
     routed.digests = digests[..conversation].into();
     decisions.extend(begin_rest(app, &rules, routed, headers, body));
     Ok(decisions)
+}
+
+/// Judges a request for each model that it names besides the first one, as OpenRouter's fallbacks: any of them may work.
+fn judge_other_models(
+    app: &ProxyState,
+    rules: &RuleSet,
+    routed: &Routed,
+    facts: &RequestFacts<'_>,
+    body: &Body<'_>,
+    [request, results]: [&mut Verdict; 2],
+) {
+    let Some(others) = routed.who.call.others.as_deref().filter(|_| rules.asks_for_model()) else { return };
+    let named = others.names().take(MAX_MODELS).map(AskedModel::Other);
+    let rest = (others.names().count() > MAX_MODELS).then_some(AskedModel::Unknown);
+    for model in named.chain(rest) {
+        let facts = RequestFacts { model, ..*facts };
+        let mut found = read_texts(app, rules, routed, &facts, app.judged(rules), body);
+        rules.finish(Phase::Request, &facts, &mut found.request);
+        request.merge(found.request);
+        results.merge(found.results);
+    }
 }
 
 /// Begins to judge what is still to come: the rest of a body that streams, or the messages of a socket.

@@ -3,7 +3,7 @@
 
 use super::ask::MAX_TEXT;
 use super::judge_call::OfTool;
-use super::text_border::Border;
+use super::text_border::{Border, Found as Joined};
 use crate::policy::facts::{Facts, Phase, ToolFacts};
 use crate::policy::rule::{Place, Role};
 use crate::policy::ruleset::{Element, RuleSet};
@@ -149,7 +149,6 @@ impl<'a> Texts<'a> {
         let hits = &mut self.hits;
         hits.clear();
         patterns.whole(segment.text, &mut self.work, &mut |hit| hits.push(hit));
-        self.request_border.search(patterns, segment, &mut self.work, hits);
         if !hits.is_empty() {
             self.is_clean = false;
             let Segment { role, kind, text, .. } = *segment;
@@ -157,6 +156,34 @@ impl<'a> Texts<'a> {
                 Element { role: Some(role), place: kind, hits: &self.hits, digest: self.digest(text) };
             self.rules.judge(Phase::Request, self.facts, &element, &mut self.request);
         }
+        self.borders(|border, patterns, work, on| border.add(patterns, segment, work, on));
+    }
+
+    /// Looks for the patterns of requests over the borders of texts.
+    fn borders(&mut self, find: impl FnOnce(&mut Border, &Patterns, &mut Work, &mut dyn FnMut(&Joined<'_>))) {
+        let Self { rules, facts, table, scope, is_clean, request, request_border, work, .. } = self;
+        let Some(patterns) = self.in_request else { return };
+        find(request_border, patterns, work, &mut |joined| {
+            *is_clean = false;
+            let element = joined.element(table.key(&[scope[0], joined.text]) as u64);
+            rules.judge(Phase::Request, *facts, &element, request);
+        });
+    }
+
+    /// The same of results.
+    fn result_borders(
+        &mut self,
+        find: impl FnOnce(&mut Border, &Patterns, &mut Work, &mut dyn FnMut(&Joined<'_>)),
+    ) {
+        let Self { rules, facts, table, scope, is_clean, results, result_border, work, .. } = self;
+        let (Some(patterns), Some(result)) = (self.in_results, &self.result) else { return };
+        let tool = result.facts();
+        let facts = OfTool { facts: *facts, tool: &tool };
+        find(result_border, patterns, work, &mut |joined| {
+            *is_clean = false;
+            let element = joined.element(table.key(&[scope[0], joined.text]) as u64);
+            rules.judge(Phase::ToolResult, &facts, &element, results);
+        });
     }
 
     /// Tells a text from others, also where the element around it changes.
@@ -185,7 +212,6 @@ impl<'a> Texts<'a> {
         let hits = &mut self.hits;
         hits.clear();
         patterns.whole(segment.text, &mut self.work, &mut |hit| hits.push(hit));
-        self.result_border.search(patterns, segment, &mut self.work, hits);
         if !hits.is_empty() {
             self.is_clean = false;
             let tool = result.facts();
@@ -195,10 +221,12 @@ impl<'a> Texts<'a> {
                 Element { role: Some(role), place: kind, hits: &self.hits, digest: self.digest(text) };
             self.rules.judge(Phase::ToolResult, &facts, &element, &mut self.results);
         }
+        self.result_borders(|border, patterns, work, on| border.add(patterns, segment, work, on));
     }
 
     /// Judges a result whose texts were read by the rules without `match`.
     fn end_result(&mut self) {
+        self.result_borders(|border, patterns, work, on| border.end(patterns, work, on));
         let Some(result) = self.result.take() else { return };
         let tool = result.facts();
         let facts = OfTool { facts: self.facts, tool: &tool };
@@ -259,8 +287,6 @@ impl Reader for Texts<'_> {
             self.read += element.raw.len() as u64;
         }
         self.is_clean = true;
-        self.request_border.clear();
-        self.result_border.clear();
         true
     }
 
@@ -274,6 +300,7 @@ impl Reader for Texts<'_> {
     }
 
     fn end(&mut self, _: &segments::Element<'_>) {
+        self.borders(|border, patterns, work, on| border.end(patterns, work, on));
         self.end_result();
         if self.is_clean && !self.is_known && !self.work.exceeded() {
             self.table.note_clean(self.key);

@@ -1,17 +1,15 @@
 //! The state of an answer that is judged while it passes (`judge_answer`).
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::answer_lanes::AnswerLanes;
 use super::downstream::{Gate, GateWait, KeepAlive};
 use super::withheld::Withheld;
 use crate::error::Refusal;
 use crate::policy::facts::Phase;
-use crate::policy::rule::Place;
 use crate::policy::ruleset::RuleSet;
-use crate::policy::scan::{Hit, Lane};
 use crate::policy::verdict::Verdict;
 use crate::protocol::Dialect;
 use crate::protocol::answer::tap::ResponseTap;
@@ -74,17 +72,11 @@ pub(super) struct Heard {
     pub(super) patience: Option<Patience>,
     /// What it has said so far, as far as that is kept; `None` if no rule holds it and no service is told.
     pub(super) said: Option<Vec<u8>>,
-    /// Text and reasoning that no lane has yet.
-    pub(super) text: Vec<u8>,
-    pub(super) thoughts: Vec<u8>,
-    pub(super) definitions: Vec<u8>,
+    /// Its texts, where rules look for something in them.
+    pub(super) lanes: AnswerLanes,
     /// Bytes of text since the last ruling, and in all.
     pub(super) fresh: u64,
     pub(super) bytes: u64,
-    pub(super) lanes: Vec<TextLane>,
-    /// Digests of lanes that were closed and made room for others.
-    pub(super) gone: HashSet<u64>,
-    pub(super) hits: Vec<Hit>,
     pub(super) verdict: Verdict,
     /// The model has stopped.
     pub(super) has_stopped: bool,
@@ -95,21 +87,6 @@ pub(super) struct Heard {
     /// It was told that something cannot be read.
     pub(super) was_limited: bool,
     pub(super) next: Follows,
-}
-
-/// A text of the answer.
-pub(super) struct TextLane {
-    pub(super) choice: u64,
-    pub(super) index: Option<u64>,
-    pub(super) place: Place,
-    pub(super) lane: Lane,
-    /// Bytes that it was fed.
-    pub(super) fed: u64,
-    /// Where a secret began that was undecided at the last ruling.
-    pub(super) undecided: Option<u64>,
-    pub(super) digest: u64,
-    /// Its block or choice has ended.
-    pub(super) is_closed: bool,
 }
 
 /// What follows from what was judged since the last ruling.
@@ -187,14 +164,9 @@ impl Judging {
                 // The client of a socket gets no answer to its pings meanwhile: that of Python gives up after 20 seconds.
                 patience: tap.map(|_| patience),
                 said: (rules.may_hold(phase) || rules.asks_services(phase)).then(Vec::new),
-                text: Vec::new(),
-                thoughts: Vec::new(),
-                definitions: Vec::new(),
+                lanes: AnswerLanes::new(phase),
                 fresh: 0,
                 bytes: 0,
-                lanes: Vec::new(),
-                gone: HashSet::new(),
-                hits: Vec::new(),
                 verdict: Verdict::default(),
                 has_stopped: false,
                 has_result: false,

@@ -4,20 +4,21 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value as Given;
 
-use super::judge_call::{call_verdict, model_calls};
+use super::answer_lanes::{AnswerLanes, Told};
+use super::judge_answer::limit;
+use super::judge_call::{call_of, call_verdict, model_calls};
 use super::judge_texts::{Found, Texts};
 use super::judging::phase_of_texts;
 use crate::policy::expr::may_be_credential;
-use crate::policy::facts::{Fact, Phase, ToolFacts};
-use crate::policy::rule::{Place, Role};
-use crate::policy::ruleset::{Element, RuleSet};
-use crate::policy::scan::{Hit, Judged, Lane};
+use crate::policy::facts::{Fact, Facts, Phase, ToolFacts, Value};
+use crate::policy::ruleset::RuleSet;
+use crate::policy::scan::{Judged, Patterns};
 use crate::policy::trial::{GivenAnswer, GivenFacts, GivenRequest, Trial, TrialReport, report};
 use crate::policy::verdict::Verdict;
 use crate::protocol::Dialect;
 use crate::protocol::answer::events::Event;
 use crate::protocol::answer::tap::ResponseTap;
-use crate::protocol::dialects::output_limit;
+use crate::protocol::dialects::output_limit::{self, Asked};
 use crate::protocol::request::reader::BodyReader;
 use crate::protocol::request::rpc_calls::tool_calls;
 use crate::protocol::request::{RequestPaths, segments};
@@ -33,7 +34,10 @@ const NOTHING_KNOWN: usize = 64 << 10;
 /// What is given cannot be tried; in words for people.
 pub fn try_on(rules: &RuleSet, trial: &Trial) -> Result<TrialReport, String> {
     match (&trial.request, &trial.answer) {
-        (None, None) => rules.try_on(trial),
+        (None, None) => match trial.call()? {
+            Some((facts, args)) => Ok(given_call(rules, &facts, &args)),
+            None => rules.try_on(trial),
+        },
         (None, Some(_)) => Err("an answer needs the path of its request, which says of which API it is: add \
                                 request: {path: /v1/messages}"
             .to_owned()),
@@ -42,6 +46,16 @@ pub fn try_on(rules: &RuleSet, trial: &Trial) -> Result<TrialReport, String> {
         }
         (Some(request), answer) => Ok(Exchange::of(rules, trial, request)?.judge(answer.as_ref())),
     }
+}
+
+/// Judges a call that is given by its facts.
+fn given_call(rules: &RuleSet, facts: &GivenFacts, args: &str) -> TrialReport {
+    let name = match facts.get(Fact::ToolName) {
+        Value::Text(name) => name.into_owned(),
+        _ => String::new(),
+    };
+    let verdict = call_of(rules, facts, &name, args.as_bytes(), &Judged::new(NOTHING_KNOWN));
+    TrialReport { on: Phase::ToolCall, ..report(rules, facts, &[(Phase::ToolCall, verdict)]) }
 }
 
 /// A request that is tried.
@@ -87,7 +101,8 @@ impl<'a> Exchange<'a> {
             facts.give(Fact::RequestHost, text(host).into());
         }
         facts.give(Fact::RequestBytes, body.len().into());
-        let is_unreadable = dialect.is_llm() && (call.malformed || call.model_doubled);
+        let is_unreadable = dialect.is_llm()
+            && (call.malformed || call.model_doubled || call.model.is_none() && call.model_is_odd);
         match &call.model {
             Some(model) if !call.model_doubled => facts.give(Fact::RequestModel, model.as_str().into()),
             _ if is_unreadable => facts.give_unknown(Fact::RequestModel),
@@ -97,8 +112,11 @@ impl<'a> Exchange<'a> {
             None if is_unreadable => facts.give_unknown(Fact::RequestStream),
             stream => facts.give(Fact::RequestStream, stream.unwrap_or(false).into()),
         }
-        if let Some(most) = output_limit::of(&call, 0, dialect) {
-            facts.give(Fact::RequestMaxTokens, most.into());
+        match output_limit::asked(&call, 0, dialect) {
+            Asked::Nothing => {}
+            Asked::AtMost(tokens) => facts.give(Fact::RequestMaxTokens, tokens.into()),
+            Asked::Unlimited => facts.give(Fact::RequestMaxTokens, i64::MAX.into()),
+            Asked::Unclear => facts.give_unknown(Fact::RequestMaxTokens),
         }
         let tools: Vec<Given> = call.tools_offered.names().iter().map(|name| (&**name).into()).collect();
         facts.give(Fact::RequestTools, tools.into());
@@ -153,8 +171,8 @@ impl<'a> Exchange<'a> {
             exchange: self,
             phase,
             verdict: Verdict::default(),
-            said: Vec::new(),
-            lanes: Vec::new(),
+            was_limited: false,
+            lanes: AnswerLanes::new(phase),
         };
         let body = bytes(&answer.body);
         let mut rest = &body[..];
@@ -163,74 +181,63 @@ impl<'a> Exchange<'a> {
             rest = &rest[read..];
         }
         tap.end_listening(&mut |event| hearing.hear(event, calls));
+        if tap.unread().is_some() {
+            hearing.limit();
+        }
         hearing.end()
     }
 }
-
-/// A text of an answer: its choice, the number of its block, and where it stands.
-type LaneName = (u64, Option<u64>, Place);
 
 /// What an answer says.
 struct Hearing<'a> {
     exchange: &'a Exchange<'a>,
     phase: Phase,
     verdict: Verdict,
-    /// Text and reasoning that no lane has yet.
-    said: Vec<(Place, Vec<u8>)>,
-    lanes: Vec<(LaneName, Lane)>,
+    was_limited: bool,
+    lanes: AnswerLanes,
 }
 
 impl Hearing<'_> {
     fn hear(&mut self, event: Event<'_>, calls: &mut Vec<Verdict>) {
         match event {
-            Event::Text(text) => self.say(Place::Text, text),
-            Event::Reasoning(text) => self.say(Place::Reasoning, text),
-            Event::Definition(text) => self.say(Place::ToolDefinition, text),
+            Event::Text(_) | Event::Reasoning(_) | Event::Definition(_) | Event::Result(_) => {
+                if self.lanes.say(&event) {
+                    self.read(0, None);
+                }
+            }
             Event::Choice(choice) => self.read(choice, None),
             Event::Piece(index) => self.read(0, index),
+            Event::End { choice, index } => self.lanes.close(choice, index),
             Event::Call(call) => {
                 let Exchange { rules, facts, table, .. } = self.exchange;
                 calls.extend(model_calls(call).map(|tool| call_verdict(rules, facts, &tool, table)));
             }
-            Event::Stop(_) | Event::Usage(_) | Event::End { .. } => {}
+            Event::Ambiguous => self.limit(),
+            Event::Stop(_) | Event::Usage(_) => {}
         }
     }
 
-    fn say(&mut self, place: Place, text: &[u8]) {
-        self.said.push((place.in_phase(self.phase), text.to_vec()));
+    fn limit(&mut self) {
+        limit(self.exchange.rules, &mut self.was_limited, &mut self.verdict);
     }
 
     fn read(&mut self, choice: u64, index: Option<u64>) {
-        let said = std::mem::take(&mut self.said);
-        let Some(patterns) = self.exchange.rules.patterns(self.phase) else { return };
-        for (place, text) in said {
-            let name = (choice, index, place);
-            let at = self.lanes.iter().position(|(known, _)| *known == name).unwrap_or_else(|| {
-                self.lanes.push((name, Lane::new()));
-                self.lanes.len() - 1
-            });
-            let mut hits = Vec::new();
-            patterns.feed(&mut self.lanes[at].1, &text, &mut |hit| hits.push(hit));
-            self.judge(at, &hits);
-        }
+        self.lanes(|lanes, patterns, on| lanes.read(patterns, choice, index, on));
     }
 
-    fn judge(&mut self, at: usize, hits: &[Hit]) {
-        let role = Some(if self.phase == Phase::ToolResult { Role::Tool } else { Role::Assistant });
-        let ((_, _, place), digest) = (self.lanes[at].0, at as u64 + 1);
-        let element = Element { role, place, hits, digest };
-        self.exchange.rules.judge(self.phase, &self.exchange.facts, &element, &mut self.verdict);
+    /// Judges what is found in the texts.
+    fn lanes(&mut self, find: impl FnOnce(&mut AnswerLanes, &Patterns, &mut dyn FnMut(Told<'_>))) {
+        let Self { exchange: Exchange { rules, facts, .. }, phase, verdict, was_limited, lanes } = self;
+        let Some(patterns) = rules.patterns(*phase) else { return };
+        find(lanes, patterns, &mut |told| match told {
+            Told::Limit => limit(rules, was_limited, verdict),
+            Told::Found(element) => rules.judge(*phase, facts, element, verdict),
+        });
     }
 
     fn end(mut self) -> Verdict {
         self.read(0, None);
-        if let Some(patterns) = self.exchange.rules.patterns(self.phase) {
-            for at in 0..self.lanes.len() {
-                let mut hits = Vec::new();
-                patterns.end(&mut self.lanes[at].1, &mut |hit| hits.push(hit));
-                self.judge(at, &hits);
-            }
-        }
+        self.lanes(|lanes, patterns, on| lanes.end(patterns, on));
         self.exchange.rules.finish(self.phase, &self.exchange.facts, &mut self.verdict);
         self.verdict
     }
@@ -320,6 +327,28 @@ rules:
         let call = json!({"path": "/mcp", "headers": {"accept": "application/json, text/event-stream"}, "body":
             {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "Bash", "arguments": {"command": "rm -rf x"}}}});
         assert_eq!(tried(json!({"request": call})).unwrap().1, Some(Action::Kill));
+    }
+
+    #[test]
+    fn a_call_that_is_given_as_facts_is_judged_as_one_that_passes() {
+        let yaml = "rules: [{ id: a, on: tool_call, match: { in: tool.args, any: ['rm -rf \"/\"', 'rm -rf /'] }, action: block }]";
+        let written: PolicyConfig = serde_yaml::from_str(yaml).unwrap();
+        let rules = written.compile(&mut Faults::default()).unwrap();
+        let action = |args: serde_json::Value| {
+            let trial = json!({"on": "tool_call", "facts": {"tool.name": "Bash", "tool.args": args}});
+            let report = try_on(&rules, &serde_json::from_value(trial).unwrap()).unwrap();
+            assert_eq!(report.on, Phase::ToolCall);
+            report.action
+        };
+        for args in [
+            json!({"command": "rm -rf /"}),
+            json!({"command": "rm -rf \"/\""}),
+            json!({"command": ["rm", "-rf", "/"]}),
+            json!({"cmd": "rm", "args": ["-rf", "/"]}),
+        ] {
+            assert_eq!(action(args.clone()), Some(Action::Block), "{args}");
+        }
+        assert_eq!(action(json!({"command": "ls"})), None);
     }
 
     #[test]

@@ -33,6 +33,7 @@ pub(crate) fn check(
                        the API's documentation does";
         return Err(Refusal::new(ErrorKind::BadRequest, message));
     }
+    check_others(received, call)?;
     let why = match call.unread {
         Some(Unread::TooLarge) => {
             let message = "the request body grows too much when it is decoded: send less than \
@@ -43,9 +44,9 @@ pub(crate) fn check(
         Some(Unread::Coding) if received.coding == Coding::Identity => "it is not in UTF-8".to_owned(),
         Some(Unread::Coding) => format!("its Content-Encoding is none of {ACCEPTED}"),
         Some(Unread::Corrupt) => "it is not what its Content-Encoding says".to_owned(),
-        None if call.malformed && received.dialect.is_llm() => {
-            "it is neither plain JSON nor a form".to_owned()
-        }
+        None if !received.dialect.is_llm() => return Ok(()),
+        None if call.malformed => "it is neither plain JSON nor a form".to_owned(),
+        None if call.model.is_none() && call.model_is_odd => "its model is no text".to_owned(),
         None => return Ok(()),
     };
     let unchecked = match () {
@@ -72,4 +73,18 @@ pub(crate) fn check(
     let message =
         format!("the request body cannot be read ({why}), but {needed}; send it as plain JSON in UTF-8");
     Err(Refusal::new(ErrorKind::BodyUnreadable, message))
+}
+
+/// Refuses a request that names more models to fall back on than are kept, where some are refused.
+///
+/// # Errors
+/// It does.
+fn check_others(received: &Received, call: &ModelRequest) -> Result<(), Refusal> {
+    let has_more = call.others.as_ref().is_some_and(|others| others.has_more());
+    if !(has_more && received.dialect.is_llm() && received.handle.settings.routes.restricts_models()) {
+        return Ok(());
+    }
+    let message = "the request names more than 64 models besides the first one, so not all can be held against \
+                   routing.blocked_models and routing.strict_models; name fewer";
+    Err(Refusal::new(ErrorKind::PolicyBlocked, message))
 }

@@ -53,6 +53,8 @@ mod policy {
     pub mod held_calls;
     /// What presets find in ordinary sessions of real agent programs.
     pub mod ordinary;
+    /// Answers and requests that programs read in several ways.
+    pub mod readings;
     /// Rules on what the history has stored; flags and suppressions on the command line.
     pub mod replay;
     /// Rules about facts: what they do to requests, and how they are told.

@@ -245,6 +245,11 @@ pub(super) fn folded(text: &str) -> Vec<u8> {
     out
 }
 
+/// Returns a name as it reads, whatever the case, blanks and look-alikes it is written with.
+pub fn folded_name(name: &str) -> String {
+    String::from_utf8_lossy(&folded(name)).trim().to_owned()
+}
+
 impl Sink for Vec<u8> {
     fn push(&mut self, byte: u8, _: u64) {
         Self::push(self, byte);

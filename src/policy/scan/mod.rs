@@ -29,7 +29,7 @@ mod state;
 mod window;
 pub mod work;
 
-pub use fold::is_ignorable;
+pub use fold::{folded_name, is_ignorable};
 pub use judged::Judged;
 pub use lane::Lane;
 pub use pattern::{HIDDEN_TEXT, Hit, Pattern, PatternFault, PatternKind, Via};

@@ -10,8 +10,12 @@ pub enum Event<'a> {
     Text(&'a [u8]),
     /// More of the reasoning, or of its summary, where the provider sends it.
     Reasoning(&'a [u8]),
+    /// More of what the model has not written: what came of a call that the provider made itself.
+    Result(&'a [u8]),
     /// More of the definitions of tools, which an MCP server lists.
     Definition(&'a [u8]),
+    /// Programs may read something else than what is reported: a member is there twice, or another JSON text follows.
+    Ambiguous,
     /// A tool call whose arguments are complete.
     Call(&'a ToolCall),
     /// Why the model stopped, in the provider's word.
@@ -38,7 +42,14 @@ impl Event<'_> {
         match self {
             Self::Text(text) | Self::Reasoning(text) | Self::Definition(text) => text.len() as u64,
             Self::Call(call) => call.arguments.len() as u64,
-            Self::Stop(_) | Self::Usage(_) | Self::Choice(_) | Self::Piece(_) | Self::End { .. } => 0,
+            // It is no part of what the model writes.
+            Self::Result(_)
+            | Self::Ambiguous
+            | Self::Stop(_)
+            | Self::Usage(_)
+            | Self::Choice(_)
+            | Self::Piece(_)
+            | Self::End { .. } => 0,
         }
     }
 }

@@ -339,6 +339,7 @@ impl Reading {
     fn scan(&mut self, bytes: &[u8], on: &mut dyn FnMut(Event<'_>)) {
         let Self { rules, scanner, found, .. } = self;
         scanner.feed(bytes, &mut |path, value| found.take(rules, path, value, on));
+        found.tell_ambiguous(scanner, on);
     }
 
     /// Tells the end of an answer that is one JSON text.
@@ -360,6 +361,7 @@ impl Reading {
         if said_last || marker {
             self.found.calls.finish(on);
         }
+        self.found.end_ambiguous(on);
         self.head_len = 0;
         self.scanner.reset();
         said_last
@@ -383,6 +385,8 @@ mod units;
 
 #[cfg(test)]
 mod price_tests;
+#[cfg(test)]
+mod reading_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 use serde::de::IgnoredAny;
 
+use self::known::{Fragment, Known};
 use super::events::Event;
 use super::whole_value::WholeValue;
 use crate::protocol::dialects::answer_rules::CallStep;
@@ -16,45 +17,6 @@ pub(super) const ARGUMENTS_MAX: usize = 256 << 10;
 const HELD_MAX: usize = 1 << 20;
 /// ToolCalls that are known at one time.
 pub(super) const CALLS_MAX: usize = 128;
-
-/// The parts of a call found in one event or object.
-#[derive(Debug, Default)]
-struct Fragment {
-    /// Something was said.
-    begun: bool,
-    index: Option<u64>,
-    kind: String,
-    id: String,
-    name: String,
-    /// The name was longer than what is kept, or there was another one before it.
-    name_is_unclear: bool,
-    arguments: Vec<u8>,
-    truncated: bool,
-}
-
-/// A call that has begun. It stays known after its end, so that what comes later is not a call more.
-#[derive(Debug)]
-struct Known {
-    choice: u64,
-    index: Option<u64>,
-    call: ToolCall,
-    arguments: Vec<u8>,
-    /// The arguments came with the beginning.
-    is_preset: bool,
-    /// It has no name, only a kind: without arguments, what it does is in members that are not read.
-    is_unnamed: bool,
-    /// Programs may put what another call has before its arguments.
-    has_more: bool,
-    closed: bool,
-    /// It comes in pieces, of which none says that it is the last.
-    in_pieces: bool,
-    /// How far the arguments are a JSON value.
-    value: WholeValue,
-    /// Bytes of the arguments, but for blanks behind them, and of the name with which it was reported.
-    reported: Option<(usize, usize)>,
-    /// The event that repeats the whole call has come.
-    repeated: bool,
-}
 
 /// The calls of one answer.
 #[derive(Debug, Default)]
@@ -96,8 +58,10 @@ impl ToolCalls {
     }
 
     pub(super) fn kind(&mut self, kind: &str) {
-        keep(&mut self.fragment.kind, kind);
-        self.fragment.begun = true;
+        let fragment = &mut self.fragment;
+        fragment.kind_is_unclear |= !fragment.kind.is_empty() && fragment.kind != kind;
+        keep(&mut fragment.kind, kind);
+        fragment.begun = true;
     }
 
     pub(super) fn id(&mut self, id: &str) {
@@ -157,15 +121,7 @@ impl ToolCalls {
     /// Forgets what was said.
     pub(super) fn clear(&mut self) {
         if std::mem::take(&mut self.fragment.begun) {
-            let Fragment { index, kind, id, name, name_is_unclear, arguments, truncated, .. } =
-                &mut self.fragment;
-            *index = None;
-            *name_is_unclear = false;
-            *truncated = false;
-            kind.clear();
-            id.clear();
-            name.clear();
-            arguments.clear();
+            self.fragment.clear();
         }
     }
 
@@ -198,8 +154,11 @@ impl ToolCalls {
             known.call.joined_name.truncate(known.call.joined_name.floor_char_boundary(NAME_MAX));
             known.has_more |= has_arguments;
         }
-        if let Some(at) = at.filter(|at| !self.known[*at].closed) {
-            self.join(at, false);
+        if let Some(at) = at.filter(|at| self.known[*at].closed) {
+            // Programs that read on have other arguments than those that were judged.
+            self.known[at].goes_on(&self.fragment.arguments, on);
+        } else if let Some(at) = at {
+            self.join(at, false, on);
             // There is no event for the end of a call: programs make it as soon as its arguments can be parsed.
             let known = &mut self.known[at];
             known.in_pieces = true;
@@ -212,45 +171,67 @@ impl ToolCalls {
 
     /// A call was read that came in one piece. `suffix` is how kinds that are calls end.
     pub(super) fn whole(&mut self, suffix: &str, on: &mut dyn FnMut(Event<'_>)) {
-        if self.fragment.kind.ends_with(suffix)
+        if self.fragment.is_call(suffix)
             && let Some(at) = self.begin(on)
         {
-            self.join(at, true);
+            self.join(at, true, on);
             self.close(at, on);
             self.known.truncate(at);
         }
         self.clear();
     }
 
+    /// A call was read in the summary of an answer whose calls are known: it is told if it is none of them.
+    pub(super) fn again(&mut self, suffix: &str, on: &mut dyn FnMut(Event<'_>)) {
+        if self.fragment.is_call(suffix) && !self.known.iter().any(|known| known.was_told(&self.fragment)) {
+            on(Event::Call(&self.fragment.call()));
+        }
+        self.clear();
+    }
+
+    /// Tells the calls under way as they are: what the event says can be read in several ways, and may be their end.
+    pub(super) fn tell_open(&mut self, on: &mut dyn FnMut(Event<'_>)) {
+        self.known.iter_mut().filter(|known| !known.closed).for_each(|known| known.report(on));
+    }
+
     /// An event was read that speaks of a call.
     pub(super) fn step(&mut self, step: CallStep, suffix: &str, on: &mut dyn FnMut(Event<'_>)) {
         let Fragment { kind, id, name, .. } = &self.fragment;
         // Where kinds tell nothing, the beginning of something else has neither id nor name.
-        let is_call = kind.ends_with(suffix) && !(kind.is_empty() && id.is_empty() && name.is_empty());
+        let is_call = self.fragment.is_call(suffix) && !(kind.is_empty() && id.is_empty() && name.is_empty());
         // A server may leave out the beginning, and say at the end which call it was.
         let is_late = step == CallStep::SetAndClose && !name.is_empty();
         let begins = matches!(step, CallStep::Begin | CallStep::Whole) && is_call || is_late;
         let found = match step {
             // Another beginning is another call, unless it has the same id.
-            CallStep::Begin => {
-                self.find(|known| !known.call.id.is_empty() && known.call.id == self.fragment.id)
-            }
+            CallStep::Begin => self.find(|known| {
+                !known.closed && !known.call.id.is_empty() && known.call.id == self.fragment.id
+            }),
             CallStep::Whole => self.find(|known| !known.repeated),
             CallStep::Append | CallStep::Close => self.find(|known| !known.closed),
             CallStep::SetAndClose => self.find(|_| true),
         };
         let found = found.or_else(|| begins.then(|| self.begin(on)).flatten());
-        let Some(at) = found else { return };
+        let Some(at) = found else {
+            if let Some(at) = self.find(|known| known.closed).filter(|_| step == CallStep::Append) {
+                self.known[at].goes_on(&self.fragment.arguments, on);
+            }
+            return;
+        };
         self.known[at].repeated |= step == CallStep::Whole;
         if self.known[at].closed {
+            if !self.known[at].was_told(&self.fragment) {
+                on(Event::Call(&self.fragment.call_like(&self.known[at].call)));
+            }
             return;
         }
         let sets =
             matches!(step, CallStep::Whole | CallStep::SetAndClose) && !self.fragment.arguments.is_empty();
-        self.join(at, sets);
+        self.join(at, sets, on);
         self.known[at].is_preset |= step == CallStep::Begin;
         if matches!(step, CallStep::Close | CallStep::SetAndClose | CallStep::Whole) {
-            self.close(at, on);
+            let arguments = self.close(at, on);
+            self.known[at].remember(&arguments);
         }
     }
 
@@ -282,11 +263,9 @@ impl ToolCalls {
         if self.known.len() >= CALLS_MAX {
             self.known.retain(|known| !known.closed);
         }
-        let Fragment { index, id, name, kind, .. } = &self.fragment;
-        // ToolCalls that the provider serves itself have a kind and no name: `web_search_call`.
-        let of_kind = kind.strip_suffix("_call").filter(|_| name.is_empty());
-        let (name, is_unnamed) = (of_kind.unwrap_or(name), of_kind.is_some());
-        let mut call = ToolCall { id: id.clone(), name: name.to_owned(), ..ToolCall::default() };
+        let (name, is_unnamed) = self.fragment.tool();
+        let mut call =
+            ToolCall { id: self.fragment.id.clone(), name: name.to_owned(), ..ToolCall::default() };
         if self.known.len() >= CALLS_MAX {
             call.truncated = true;
             self.counts.add(&call.name, 1);
@@ -295,9 +274,10 @@ impl ToolCalls {
         }
         self.known.push(Known {
             choice: self.choice,
-            index: *index,
+            index: self.fragment.index,
             call,
             arguments: Vec::new(),
+            told: Vec::new(),
             is_preset: false,
             is_unnamed,
             has_more: false,
@@ -311,7 +291,7 @@ impl ToolCalls {
     }
 
     /// Adds the fragment to a call, its arguments behind those that are there or in their place.
-    fn join(&mut self, at: usize, sets: bool) {
+    fn join(&mut self, at: usize, sets: bool, on: &mut dyn FnMut(Event<'_>)) {
         let Fragment { id, name, name_is_unclear, arguments, truncated, .. } = &self.fragment;
         let known = &mut self.known[at];
         if known.call.id.is_empty() {
@@ -329,6 +309,7 @@ impl ToolCalls {
         }
         known.call.name_is_unclear |= *name_is_unclear;
         if sets || known.is_preset && !arguments.is_empty() {
+            known.tell_replaced(arguments, on);
             self.held -= known.arguments.len();
             known.arguments.clear();
             known.value = WholeValue::default();
@@ -342,29 +323,17 @@ impl ToolCalls {
         self.held += kept;
     }
 
-    /// A call is complete: counts and reports it.
-    fn close(&mut self, at: usize, on: &mut dyn FnMut(Event<'_>)) {
+    /// A call is complete: counts and reports it, and returns its arguments.
+    fn close(&mut self, at: usize, on: &mut dyn FnMut(Event<'_>)) -> Vec<u8> {
         let known = &mut self.known[at];
         if std::mem::replace(&mut known.closed, true) {
-            return;
+            return Vec::new();
         }
         self.counts.add(&known.call.name, 1);
         known.report(on);
-        self.held -= std::mem::take(&mut known.arguments).len();
-    }
-}
-
-impl Known {
-    /// Reports the call as it is now, unless that was done.
-    fn report(&mut self, on: &mut dyn FnMut(Event<'_>)) {
-        let now = (self.arguments.trim_ascii_end().len(), self.call.name.len());
-        if self.reported.replace(now) == Some(now) {
-            return;
-        }
-        self.call.truncated |= self.has_more || self.is_unnamed && self.arguments.is_empty();
-        self.call.arguments = String::from_utf8_lossy(&self.arguments).into_owned();
-        on(Event::Call(&self.call));
-        self.call.arguments = String::new();
+        let arguments = std::mem::take(&mut known.arguments);
+        self.held -= arguments.len();
+        arguments
     }
 }
 
@@ -373,3 +342,5 @@ fn keep(place: &mut String, text: &str) {
     place.clear();
     place.push_str(&text[..text.floor_char_boundary(NAME_MAX)]);
 }
+
+mod known;

@@ -6,7 +6,7 @@ use crate::protocol::facts::usage::{ReportedCounts, Usage};
 use crate::protocol::json::scan::{PathSet, Want};
 
 /// What an event does to the call it speaks of. Its arguments are appended unless they are set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::protocol) enum CallStep {
     /// Begins it; arguments that come with it count only when no others follow.
     Begin,
@@ -71,6 +71,11 @@ pub(in crate::protocol) enum Field {
     Thought,
     /// Definitions of tools.
     Definition,
+    /// What came of a call that the provider made itself, and other texts that are not written by the model. Once, and where
+    /// events repeat it: in any event, or in those of [`CallRules::again_kinds`].
+    Result,
+    ResultAgain,
+    ResultDone,
     /// More of what the event's kind says: text, reasoning, or arguments of a call.
     Delta,
     /// A text that may have come in deltas before: in any event, or in those of [`CallRules::again_kinds`]; and its end.
@@ -105,6 +110,9 @@ impl Field {
             Self::Text
             | Self::Thought
             | Self::Definition
+            | Self::Result
+            | Self::ResultAgain
+            | Self::ResultDone
             | Self::Delta
             | Self::CallArguments
             | Self::TextAgain
@@ -230,6 +238,8 @@ pub(super) fn paths_in_elements(fields: &[(&'static str, Field)]) -> Paths {
     Paths { facts: set(false), all: set(true) }
 }
 
+/// A listener hears of members in any case, as programs in Go read them, and of those that are there twice.
 fn set(fields: &[(&'static str, Field)], listening: bool) -> PathSet {
-    PathSet::wanting(fields.iter().map(|(path, field)| (*path, field.want(listening))))
+    let paths = fields.iter().map(|(path, field)| (*path, field.want(listening)));
+    if listening { PathSet::telling_doubled(paths) } else { PathSet::wanting(paths) }
 }

@@ -55,10 +55,22 @@ const FIELDS: &[(&str, Field)] = &[
     ("delta.partial_json", Field::CallArguments),
     ("content_block.text", Field::Text),
     ("content_block.thinking", Field::Thought),
-    ("message.content[].text", Field::Text),
-    ("message.content[].thinking", Field::Thought),
     ("delta.text", Field::Text),
     ("delta.thinking", Field::Thought),
+    // What the provider's own tools return, and what is cited.
+    ("content_block.content", Field::Result),
+    ("content_block.citations", Field::Result),
+    ("delta.citation", Field::Result),
+    // A message may begin with blocks that are whole …
+    ("message.content[]", Field::CallEnd),
+    ("message.content[].type", Field::CallKind),
+    ("message.content[].id", Field::CallId),
+    ("message.content[].name", Field::CallName),
+    ("message.content[].input", Field::CallArguments),
+    ("message.content[].text", Field::Text),
+    ("message.content[].thinking", Field::Thought),
+    ("message.content[].content", Field::Result),
+    ("message.content[].citations", Field::Result),
     // … and in the whole answer.
     ("content[]", Field::CallEnd),
     ("content[].type", Field::CallKind),
@@ -67,6 +79,10 @@ const FIELDS: &[(&str, Field)] = &[
     ("content[].input", Field::CallArguments),
     ("content[].text", Field::Text),
     ("content[].thinking", Field::Thought),
+    ("content[].content", Field::Result),
+    ("content[].citations", Field::Result),
+    // `/v1/complete`.
+    ("completion", Field::Text),
 ];
 
 static ANSWERS: AnswerRules = AnswerRules {

@@ -106,12 +106,18 @@ const FIELDS: &[(&str, Field)] = &[
     ("output.message.content[].toolUse.toolUseId", Field::CallId),
     ("output.message.content[].toolUse.name", Field::CallName),
     ("output.message.content[].toolUse.input", Field::CallArguments),
+    // What the provider's own tools return.
+    ("output.message.content[].toolResult", Field::Result),
+    ("output.message.content[].citationsContent", Field::Result),
     // Events of `converse-stream`.
     ("contentBlockIndex", Field::CallIndex),
     ("start.toolUse.toolUseId", Field::CallId),
     ("start.toolUse.name", Field::CallName),
     ("delta.toolUse.input", Field::CallArguments),
     ("delta.text", Field::Text),
+    ("start.toolResult", Field::Result),
+    ("delta.toolResult", Field::Result),
+    ("delta.citation", Field::Result),
     ("delta.reasoningContent.text", Field::Thought),
     // What vendors say in their own words, and what is added to the last event of each.
     ("stop_reason", Field::Stop),

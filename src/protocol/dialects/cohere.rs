@@ -48,7 +48,9 @@ const FIELDS: &[(&str, Field)] = &[
     ("delta.message.tool_calls.id", Field::CallId),
     ("delta.message.tool_calls.function.name", Field::CallName),
     ("delta.message.tool_calls.function.arguments", Field::CallArguments),
+    ("delta.message.citations", Field::Result),
     // The whole answer.
+    ("message.citations", Field::Result),
     ("message.content[].text", Field::Text),
     ("message.content[].thinking", Field::Thought),
     ("message.tool_plan", Field::Thought),

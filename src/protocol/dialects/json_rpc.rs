@@ -52,6 +52,10 @@ const FIELDS: &[(&str, Field)] = &[
     ("result.status.message.parts[].text", Field::Text),
     ("result.artifact.parts[].text", Field::Text),
     ("result.artifacts[].parts[].text", Field::Text),
+    // Files in Base64: the scanner decodes them.
+    ("result.content[].resource.blob", Field::Result),
+    ("result.contents[].blob", Field::Result),
+    ("result.messages[].content.resource.blob", Field::Result),
     // What a server asks and tells besides.
     ("params", Field::Thought),
     // The same in batches.
@@ -85,6 +89,9 @@ const FIELDS: &[(&str, Field)] = &[
     ("[].result.messages[].content.resource.text", Field::Text),
     ("[].result.messages[].content[].text", Field::Text),
     ("[].result.parts[].text", Field::Text),
+    ("[].result.content[].resource.blob", Field::Result),
+    ("[].result.contents[].blob", Field::Result),
+    ("[].result.messages[].content.resource.blob", Field::Result),
     ("[].params", Field::Thought),
 ];
 

@@ -75,7 +75,15 @@ pub(super) const FIELDS: &[(&str, Field)] = &[
     ("choices[].delta.content[].thinking[].text", Field::Thought),
     // What spoken answers say.
     ("choices[].delta.audio.transcript", Field::Text),
+    // What is cited; what Groq's own tools and Azure's own data return; what Perplexity has searched for.
+    ("choices[].delta.annotations", Field::Result),
+    ("choices[].delta.executed_tools", Field::Result),
+    ("choices[].delta.context", Field::Result),
+    ("search_results", Field::Result),
     // The whole answer.
+    ("choices[].message.annotations", Field::Result),
+    ("choices[].message.executed_tools", Field::Result),
+    ("choices[].message.context", Field::Result),
     ("choices[].message.tool_calls[]", Field::CallEnd),
     ("choices[].message.tool_calls[].id", Field::CallId),
     ("choices[].message.tool_calls[].function.name", Field::CallName),

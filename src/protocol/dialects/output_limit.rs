@@ -6,7 +6,7 @@ use super::spec::Dialect;
 use crate::protocol::facts::model_request::ModelRequest;
 
 /// Where bodies say it, in all dialects. The first [`PLAIN`] are members of the body itself.
-const LIMITS: [&str; 11] = [
+const LIMITS: [&str; 13] = [
     "max_tokens",
     "max_completion_tokens",
     "max_output_tokens",
@@ -18,10 +18,15 @@ const LIMITS: [&str; 11] = [
     "inferenceConfig.maxTokens",
     "options.num_predict",
     "parameters.maxOutputTokens",
+    // llama.cpp, in the paths of OpenAI's API too.
+    "n_predict",
+    "num_predict",
 ];
 
 /// How many of [`LIMITS`] are members of the body itself.
 const PLAIN: usize = 4;
+/// How many of them, the last ones, local servers have beside those of the API that they imitate.
+const LOCAL: usize = 2;
 
 /// Where bodies say how many answers they ask for.
 const CHOICES: [&str; 6] = [
@@ -73,32 +78,69 @@ pub fn tier(call: &ModelRequest, first: usize) -> Option<&str> {
 /// Returns the most tokens that the answer may have: the largest limit in the body that a backend of this dialect reads, times
 /// the number of answers. `first` is the position of the first of [`paths`] among the hints. `None` if the body sets no limit.
 pub fn of(call: &ModelRequest, first: usize, dialect: Dialect) -> Option<u64> {
-    let read = read_by(dialect);
-    let number = |index: usize| call.hint(first + index)?.parse::<f64>().ok().filter(|number| *number >= 1.0);
-    let largest = |from: usize, len: usize| (from..from + len).filter_map(number).reduce(f64::max);
-    let limit = largest(read.start, read.len())?;
-    let choices = largest(LIMITS.len(), CHOICES.len()).unwrap_or(1.0);
+    let limit = largest(call, first, read_by(dialect))?;
+    let choices = largest(call, first, LIMITS.len()..LIMITS.len() + CHOICES.len()).unwrap_or(1.0);
     // A float becomes the nearest integer in range.
     Some((limit * choices).ceil() as u64)
+}
+
+/// What a request says of how long its answer may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// Nothing.
+    Nothing,
+    /// At most so many tokens.
+    AtMost(u64),
+    /// Without a limit, by a negative number: `num_predict: -1` or `-2` in Ollama.
+    Unlimited,
+    /// Servers may read different limits: one is there twice, is no number, or differs from another.
+    Unclear,
+}
+
+/// Returns what a request says of the limit of its answer, in any of the words that a server may read at a backend of this
+/// dialect. `first` as in [`of`].
+pub fn asked(call: &ModelRequest, first: usize, dialect: Dialect) -> Asked {
+    if is_unclear(call, first, dialect) {
+        return Asked::Unclear;
+    }
+    let numbers = || may_read(dialect).filter_map(|index| call.hint(first + index)?.parse::<f64>().ok());
+    let choices = largest(call, first, LIMITS.len()..LIMITS.len() + CHOICES.len()).unwrap_or(1.0);
+    match numbers().reduce(f64::max) {
+        _ if numbers().any(|number| number < 0.0) => Asked::Unlimited,
+        // A float becomes the nearest integer in range.
+        Some(limit) if limit >= 1.0 => Asked::AtMost((limit * choices).ceil() as u64),
+        _ => Asked::Nothing,
+    }
+}
+
+/// The positions of limits that a server may read: those of its API, and words of local servers.
+fn may_read(dialect: Dialect) -> impl Iterator<Item = usize> {
+    let local = LIMITS.iter().position(|path| *path == "options.num_predict").into_iter();
+    let local = local.chain(LIMITS.len() - LOCAL..LIMITS.len());
+    let read = read_by(dialect);
+    read.clone().chain(local.filter(move |index| dialect.is_llm() && !read.contains(index)))
+}
+
+fn largest(call: &ModelRequest, first: usize, places: Range<usize>) -> Option<f64> {
+    let number = |index: usize| call.hint(first + index)?.parse::<f64>().ok().filter(|number| *number >= 1.0);
+    places.filter_map(number).reduce(f64::max)
 }
 
 /// A backend ignores the members of other dialects: what it does not read limits nothing.
 fn read_by(dialect: Dialect) -> Range<usize> {
     match dialect.name() {
-        "gemini" | "ollama" => PLAIN..LIMITS.len(),
-        "bedrock" => 0..LIMITS.len(),
+        "gemini" | "ollama" => PLAIN..LIMITS.len() - LOCAL,
+        "bedrock" => 0..LIMITS.len() - LOCAL,
         _ => 0..PLAIN,
     }
 }
 
-/// Returns whether [`of`] may be another limit than the one that a backend reads: one is there twice, is no number, or differs
-/// from another.
-pub fn is_unclear(call: &ModelRequest, first: usize, dialect: Dialect) -> bool {
+fn is_unclear(call: &ModelRequest, first: usize, dialect: Dialect) -> bool {
     let choices = LIMITS.len()..LIMITS.len() + CHOICES.len();
     let is_odd = |index: usize| call.odd_hints.has(first + index);
-    let mut limits = read_by(dialect).filter_map(|index| call.hint(first + index));
+    let mut limits = may_read(dialect).filter_map(|index| call.hint(first + index));
     let differ = limits.next().is_some_and(|one| limits.any(|other| other != one));
-    call.irregular || differ || read_by(dialect).chain(choices).any(is_odd)
+    call.irregular || differ || may_read(dialect).chain(choices).any(is_odd)
 }
 
 #[cfg(test)]
@@ -168,6 +210,30 @@ mod tests {
             let mut scan = RequestScan::speaking(dialect, &paths);
             scan.feed(body.as_bytes());
             assert_eq!(super::of(&scan.finish(), 1, dialect), expected, "{body}");
+        }
+    }
+
+    #[test]
+    fn what_is_asked_for_in_the_words_of_any_server_counts() {
+        use super::Asked;
+        let paths: Vec<String> = super::paths().map(str::to_owned).collect();
+        let paths = RequestPaths::new(&paths);
+        for (dialect, body, expected) in [
+            (Dialect::OPENAI_CHAT, r#"{"n_predict": 9}"#, Asked::AtMost(9)),
+            (Dialect::OPENAI_CHAT, r#"{"options": {"num_predict": 9}}"#, Asked::AtMost(9)),
+            (Dialect::OPENAI_CHAT, r#"{"options": {"num_predict": 9}, "max_tokens": 1}"#, Asked::Unclear),
+            (Dialect::OPENAI_CHAT, r#"{"n_predict": 9, "max_tokens": 9}"#, Asked::AtMost(9)),
+            (Dialect::OPENAI_CHAT, r#"{"max_tokens": -1}"#, Asked::Unlimited),
+            (Dialect::OPENAI_CHAT, r#"{"n_predict": "9"}"#, Asked::Unclear),
+            (Dialect::OLLAMA, r#"{"options": {"num_predict": -1}}"#, Asked::Unlimited),
+            (Dialect::OLLAMA, r#"{"options": {"num_predict": -2}}"#, Asked::Unlimited),
+            (Dialect::OLLAMA, r#"{"options": {"num_predict": 3}}"#, Asked::AtMost(3)),
+            (Dialect::OLLAMA, r#"{"options": {}}"#, Asked::Nothing),
+            (Dialect::OPENAI_CHAT, r#"{"max_tokens": 7, "n": 2}"#, Asked::AtMost(14)),
+        ] {
+            let mut scan = RequestScan::speaking(dialect, &paths);
+            scan.feed(body.as_bytes());
+            assert_eq!(super::asked(&scan.finish(), 0, dialect), expected, "{body}");
         }
     }
 }

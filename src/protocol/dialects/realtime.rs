@@ -51,6 +51,12 @@ const FIELDS: &[(&str, Field)] = &[
     ("response.output[].content[]", Field::TextAgainEnd),
     ("response.output[].content[].text", Field::TextAgain),
     ("response.output[].content[].transcript", Field::TextAgain),
+    ("item.output", Field::ResultDone),
+    ("item.error", Field::ResultDone),
+    ("item.tools", Field::ResultDone),
+    ("response.output[].output", Field::ResultAgain),
+    ("response.output[].error", Field::ResultAgain),
+    ("response.output[].tools", Field::ResultAgain),
     // Of a transcription.
     ("usage.input_tokens", Field::Input),
     ("usage.output_tokens", Field::Output),

@@ -90,6 +90,19 @@ const FIELDS: &[(&str, Field)] = &[
     ("response.output[].content[].refusal", Field::TextAgain),
     ("response.output[].summary[]", Field::TextAgainEnd),
     ("response.output[].summary[].text", Field::ThoughtAgain),
+    // What the provider's own calls return, and the tools that its MCP servers list.
+    ("item.output", Field::ResultAgain),
+    ("item.outputs", Field::ResultAgain),
+    ("item.results", Field::ResultAgain),
+    ("item.tools", Field::ResultAgain),
+    ("item.error", Field::ResultAgain),
+    ("item.revised_prompt", Field::ResultAgain),
+    ("response.output[].output", Field::ResultAgain),
+    ("response.output[].outputs", Field::ResultAgain),
+    ("response.output[].results", Field::ResultAgain),
+    ("response.output[].tools", Field::ResultAgain),
+    ("response.output[].error", Field::ResultAgain),
+    ("response.output[].revised_prompt", Field::ResultAgain),
     // The whole answer.
     ("output[]", Field::CallEnd),
     ("output[].type", Field::CallKind),
@@ -104,6 +117,12 @@ const FIELDS: &[(&str, Field)] = &[
     ("output[].content[].text", Field::Text),
     ("output[].content[].refusal", Field::Text),
     ("output[].summary[].text", Field::Thought),
+    ("output[].output", Field::Result),
+    ("output[].outputs", Field::Result),
+    ("output[].results", Field::Result),
+    ("output[].tools", Field::Result),
+    ("output[].error", Field::Result),
+    ("output[].revised_prompt", Field::Result),
 ];
 
 /// The API itself sends no `[DONE]`, but servers that imitate it do.

@@ -27,9 +27,9 @@ impl Messages {
     /// Takes the value at the path of this number.
     pub(in crate::protocol) fn take(&mut self, path: usize, value: &Value<'_>) {
         let (is_list, is_message) = match PATHS.get(path) {
-            Some((path, _)) if path.ends_with("[]") => (false, true),
+            Some((path, _)) if path.ends_with("[]") => (false, !matches!(value, Value::Raw(_))),
             Some((_, Want::Scalar)) => (matches!(value, Value::Str(_)), matches!(value, Value::Str(_))),
-            Some(_) => (true, false),
+            Some(_) => (*value == Value::End, false),
             None => (false, false),
         };
         self.lists = self.lists.saturating_add(is_list.into());

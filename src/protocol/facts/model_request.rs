@@ -15,6 +15,8 @@ pub struct ModelRequest {
     /// The model in the body, which the backend may ignore because the path names one. It must not be blocked either, and
     /// decides on the backend when no pattern matches the model in the path.
     pub also: Option<Box<str>>,
+    /// The body has something else than a text in its place: a number, a list, an object.
+    pub model_is_odd: bool,
     /// The models of the requests in a batch; `None` when there are none.
     pub batch: Option<Box<BatchModels>>,
     /// Further models that a body may make work, where they are looked for: fallbacks, models of tools.

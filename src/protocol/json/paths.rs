@@ -21,6 +21,8 @@ pub struct PathSet {
     nodes: Vec<Node>,
     /// Keys are compared without regard to ASCII case.
     fold: bool,
+    /// Members that are there twice are told.
+    tells_doubled: bool,
     /// How many paths there are.
     len: usize,
 }
@@ -29,6 +31,8 @@ pub struct PathSet {
 #[derive(Clone, Debug, Default)]
 struct Node {
     children: Vec<Child>,
+    /// Its place among the children of the node around it.
+    place: u32,
     /// The [`mark`]s of their keys.
     marks: u64,
     /// The node of the elements, when the value is an array.
@@ -111,8 +115,13 @@ impl PathSet {
         Self::build(paths, false)
     }
 
+    /// The same in any case; members that are there twice, in whatever case, are told ([`super::scan::Scanner::is_ambiguous`]).
+    pub fn telling_doubled(paths: impl IntoIterator<Item = (impl AsRef<str>, Option<Want>)>) -> Self {
+        Self { tells_doubled: true, ..Self::build(paths, true) }
+    }
+
     fn build(paths: impl IntoIterator<Item = (impl AsRef<str>, Option<Want>)>, fold: bool) -> Self {
-        let mut set = Self { nodes: vec![Node::default()], fold, len: 0 };
+        let mut set = Self { nodes: vec![Node::default()], fold, tells_doubled: false, len: 0 };
         for (path, want) in paths {
             let path = path.as_ref();
             let depth = path.split('.').count() + path.matches("[]").count();
@@ -131,6 +140,14 @@ impl PathSet {
             self.nodes[at as usize].scalars.push(self.len);
         }
         self.len += 1;
+        self
+    }
+
+    /// The same, which reports the end of an object or array in the place of the scalar at this path, too.
+    pub fn and_end(mut self, key: &str, path: usize) -> Self {
+        if let Some(node) = self.child(ROOT, key.as_bytes()) {
+            self.nodes[node as usize].end.get_or_insert(path);
+        }
         self
     }
 
@@ -174,7 +191,9 @@ impl PathSet {
             let parent = &mut self.nodes[at as usize];
             parent.marks |= mark(key);
             let tag = if self.fold { folded(tag(key)) } else { tag(key) };
+            let place = parent.children.len() as u32;
             parent.children.push(Child { tag, key: key.into(), node: next });
+            self.nodes[next as usize].place = place;
             next
         })
     }
@@ -204,6 +223,17 @@ impl PathSet {
         found.map(|child| child.node)
     }
 
+    /// Whether members that are there twice are told.
+    pub(super) fn tells_doubled(&self) -> bool {
+        self.tells_doubled
+    }
+
+    /// The bit of a member among those of its object; none for those behind the first 64.
+    #[inline]
+    pub(super) fn bit(&self, node: u32) -> u64 {
+        1_u64.checked_shl(self.nodes[node as usize].place).unwrap_or(0)
+    }
+
     /// The node of an array's elements.
     #[inline]
     pub(super) fn items(&self, node: u32) -> Option<u32> {
@@ -220,6 +250,12 @@ impl PathSet {
     pub(super) fn follows_array(&self, node: u32) -> bool {
         let node = &self.nodes[node as usize];
         node.items.is_some() || node.end.is_some()
+    }
+
+    /// The path that wants to know the end of a list at `node`.
+    pub(super) fn end_of_list(&self, node: u32) -> Option<usize> {
+        let node = &self.nodes[node as usize];
+        node.end.filter(|_| node.items.is_some())
     }
 
     /// Positions of the paths that want a scalar at `node`.

@@ -11,13 +11,15 @@ use std::sync::Arc;
 use super::paths::ROOT;
 pub use super::paths::{PathSet, Want};
 pub use super::text::Value;
-use super::text::quote_or_bracket;
 use repeat::Repeat;
 
 /// Bytes as written of a key or value that is kept; longer ones are dropped and match nothing.
 const KEPT_MAX: usize = 4096;
 
 const BOM: [u8; 3] = [0xEF, 0xBB, 0xBF];
+
+/// Bits of members, by the level of their object.
+type Seen = [u64; PathSet::MAX_DEPTH];
 
 /// The position of the scanner. "Followed" are the objects and arrays on the way to a wanted path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +91,10 @@ pub struct Scanner {
     has_more: bool,
     /// See [`Scanner::is_irregular`].
     is_irregular: bool,
+    /// The wanted members that each followed object has had, where the set tells doubled ones.
+    seen: Option<Box<Seen>>,
+    /// One was there twice.
+    is_doubled: bool,
     /// What is known of the texts before.
     repeat: Repeat,
 }
@@ -96,6 +102,7 @@ pub struct Scanner {
 impl Scanner {
     /// A scanner at the beginning of a text.
     pub fn new(paths: Arc<PathSet>) -> Self {
+        let seen = paths.tells_doubled().then(Box::default);
         Self {
             paths,
             state: State::Root(0),
@@ -113,6 +120,8 @@ impl Scanner {
             one_by_one: false,
             has_more: false,
             is_irregular: false,
+            seen,
+            is_doubled: false,
             repeat: Repeat::default(),
         }
     }
@@ -126,6 +135,7 @@ impl Scanner {
         self.raw = None;
         self.has_more = false;
         self.is_irregular = false;
+        self.is_doubled = false;
         self.begin_text();
         self.expect_repetition();
     }
@@ -153,6 +163,12 @@ impl Scanner {
     /// True when something follows the root value.
     pub fn has_more(&self) -> bool {
         self.has_more
+    }
+
+    /// True when programs may read something else than what was reported: a wanted member is there twice, in whatever case, or
+    /// another text follows. Known of sets that tell it only ([`PathSet::telling_doubled`]).
+    pub fn is_ambiguous(&self) -> bool {
+        self.is_doubled || self.has_more && self.seen.is_some()
     }
 
     /// True when a wanted scalar is an object or array , no word of JSON or, in the root or an object in it, too long to be kept,
@@ -258,7 +274,7 @@ impl Scanner {
                     return self.members(after, on);
                 }
             }
-            (State::BeforeValue | State::BeforeItem, _) => return self.value(byte, rest),
+            (State::BeforeValue | State::BeforeItem, _) => return self.value(byte, rest, on),
             _ => self.state = State::Broken,
         }
         after
@@ -283,6 +299,9 @@ impl Scanner {
 
     fn open(&mut self, node: u32, is_array: bool) {
         self.followed[self.level] = node;
+        if let Some(seen) = &mut self.seen {
+            seen[self.level] = 0;
+        }
         let bit = 1 << self.level;
         self.level += 1;
         if is_array {
@@ -295,11 +314,29 @@ impl Scanner {
         }
     }
 
+    /// Opens an object. One in the place of a list whose end is wanted is told as it begins, by its bracket.
+    fn open_object(&mut self, node: u32, on: &mut dyn FnMut(usize, Value<'_>)) {
+        if let Some(id) = self.paths.end_of_list(node) {
+            on(id, Value::Raw(b"{"));
+        }
+        self.open(node, false);
+    }
+
     fn close(&mut self, on: &mut dyn FnMut(usize, Value<'_>)) {
         self.level -= 1;
         self.state = self.outside();
         if let Some(id) = self.paths.end(self.followed[self.level]) {
             on(id, Value::End);
+        }
+    }
+
+    /// A member of the innermost object leads to this node.
+    #[inline]
+    fn note_member(&mut self, node: Option<u32>) {
+        if let (Some(seen), Some(node)) = (&mut self.seen, node) {
+            let (seen, bit) = (&mut seen[self.level - 1], self.paths.bit(node));
+            self.is_doubled |= *seen & bit != 0;
+            *seen |= bit;
         }
     }
 
@@ -313,7 +350,7 @@ impl Scanner {
         if self.level == 0 { State::Done } else { State::AfterValue }
     }
 
-    fn value<'b>(&mut self, byte: u8, rest: &'b [u8]) -> &'b [u8] {
+    fn value<'b>(&mut self, byte: u8, rest: &'b [u8], on: &mut dyn FnMut(usize, Value<'_>)) -> &'b [u8] {
         self.begin_text();
         let is_wanted = |node: u32| !self.paths.scalars(node).is_empty();
         let parts = self.target.and_then(|node| self.paths.parts(node));
@@ -321,7 +358,7 @@ impl Scanner {
             (b'"', _) if parts.is_some() => self.state = State::Parts,
             (b'"', Some(node)) if is_wanted(node) => self.state = State::Text,
             (b'"', _) => self.state = State::SkippedText,
-            (b'{', Some(node)) if self.paths.follows_object(node) => self.open(node, false),
+            (b'{', Some(node)) if self.paths.follows_object(node) => self.open_object(node, on),
             (b'[', Some(node)) if self.paths.follows_array(node) => self.open(node, true),
             (b'{' | b'[', target) => {
                 let is_element = self.level == 1 && self.in_array();
@@ -341,48 +378,6 @@ impl Scanner {
             }
         }
         &rest[1..]
-    }
-
-    /// Goes on in a container that is not followed.
-    fn nested<'b>(&mut self, bytes: &'b [u8], on: &mut dyn FnMut(usize, Value<'_>)) -> &'b [u8] {
-        let rest = if self.state == State::NestedText {
-            self.skip_text(bytes, State::Nested)
-        } else {
-            self.skip_nested(bytes)
-        };
-        if let Some(id) = self.raw {
-            on(id, Value::Raw(&bytes[..bytes.len() - rest.len()]));
-        }
-        rest
-    }
-
-    /// Skips to the end of the outermost container that is not followed.
-    fn skip_nested<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
-        let mut at = 0;
-        while let Some(&byte) = bytes.get(at) {
-            at += 1;
-            match byte {
-                b',' | b':' => {}
-                b'"' => match self.closing_quote(&bytes[at..]) {
-                    Some(end) => at += end + 1,
-                    None => {
-                        self.state = State::NestedText;
-                        return &[];
-                    }
-                },
-                b'{' | b'[' => self.nested += 1,
-                b'}' | b']' => {
-                    self.nested -= 1;
-                    if self.nested == 0 {
-                        self.state = self.outside();
-                        return &bytes[at..];
-                    }
-                }
-                // Of numbers, words and whitespace there may be many, in embeddings for example.
-                _ => at += quote_or_bracket(&bytes[at..]),
-            }
-        }
-        &[]
     }
 }
 

@@ -69,6 +69,7 @@ impl RequestPaths {
             let beside = beside.iter().map(|(path, beside)| (*path, beside.want()));
             scalars.chain(beside).chain(messages.iter().copied())
         };
+        let telling = |set: PathSet, model| set.and_end(model, MODEL);
         let with_rpc = PathSet::ignoring_case(shared(MODEL_KEY).chain(json_rpc::PATHS));
         let is_other =
             |dialect: &Dialect| dialect.body_model() != MODEL_KEY || !dialect.batch_models().is_empty();
@@ -76,10 +77,11 @@ impl RequestPaths {
         let set = |dialect: Dialect| {
             let batch = dialect.batch_models().iter().copied();
             let batch = batch.map(|path| (path, Want::Scalar));
-            Arc::new(PathSet::ignoring_case_wanting(paths(dialect.body_model()).chain(batch)))
+            let set = PathSet::ignoring_case_wanting(paths(dialect.body_model()).chain(batch));
+            Arc::new(telling(set, dialect.body_model()))
         };
         Self {
-            set: Arc::new(PathSet::ignoring_case_wanting(paths(MODEL_KEY))),
+            set: Arc::new(telling(PathSet::ignoring_case_wanting(paths(MODEL_KEY)), MODEL_KEY)),
             by_dialect: special.map(|dialect| (dialect, set(dialect))).collect(),
             with_rpc: Arc::new(with_rpc.and_keys(&json_rpc::VERSION_KEYS).in_elements()),
             hints: extra.into(),
@@ -186,9 +188,10 @@ impl Found {
                 self.request.model = Some(name.into_owned());
             }
             (STREAM, value) => self.take_stream(&value),
-            (MODEL, _) => {
+            (MODEL, value) => {
                 self.request.model_doubled |= self.request.model.is_some();
                 self.model_is_no_text = true;
+                self.request.model_is_odd |= value != Value::Null;
             }
             (PURPOSE, Value::Str(purpose)) => self.request.is_for_batch |= is_batch(&purpose),
             (PURPOSE, _) => {}

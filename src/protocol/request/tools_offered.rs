@@ -126,6 +126,8 @@ impl ToolsOffered {
             Beside::Element => self.end_element(),
             Beside::Inner => self.count_inner(1),
             Beside::InnerMark => self.count_inner(-1),
+            // A server may read an object as a list, or as one element of it.
+            Beside::List(_) if matches!(value, Value::Raw(_)) => self.come_from_elsewhere(),
             Beside::List(number) => self.end_list(number),
             Beside::Inside => self.come_from_elsewhere(),
             Beside::Elsewhere if matches!(value, Value::Str(_)) => self.come_from_elsewhere(),

@@ -41,14 +41,14 @@ impl Toy {
 impl Judge for Toy {
     fn hear(&mut self, event: Event<'_>) {
         match event {
-            Event::Text(text) | Event::Reasoning(text) | Event::Definition(text) => {
+            Event::Text(text) | Event::Reasoning(text) | Event::Result(text) | Event::Definition(text) => {
                 self.said.extend_from_slice(text)
             }
             Event::Choice(choice) => drop(self.flush(choice, None)),
             Event::Piece(index) => drop(self.flush(0, index)),
             Event::End { .. } => {}
             Event::Call(call) => self.refuses |= call.name == TOOL,
-            Event::Stop(_) | Event::Usage(_) => {}
+            Event::Stop(_) | Event::Usage(_) | Event::Ambiguous => {}
         }
     }
 

@@ -35,6 +35,10 @@ impl HeadReader {
             while input.starts_with(b"\r\n") || input.starts_with(b"\n") {
                 input.advance(if input[0] == b'\r' { 2 } else { 1 });
             }
+            if **input == *b"\r" {
+                // The rest of such a line, or none, comes next.
+                return Ok(None);
+            }
         }
         // Parsing waits for the end, so that a head in many pieces costs no more than one.
         let Some(length) = head_end::find(input, self.searched.saturating_sub(2)) else {

@@ -13,11 +13,11 @@ const RULES: &str = r#"policy:
 "#;
 
 /// What the client of a backend with this answer gets: its status and body, and whether the framing is complete.
-async fn answered(call: Call, media: &str, body: &[u8]) -> (u16, String, bool) {
+pub async fn answered(call: Call, media: &str, body: &[u8]) -> (u16, String, bool) {
     through(false, call, media, body).await
 }
 
-async fn through(is_mcp: bool, call: Call, media: &str, body: &[u8]) -> (u16, String, bool) {
+pub async fn through(is_mcp: bool, call: Call, media: &str, body: &[u8]) -> (u16, String, bool) {
     let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {media}\r\nContent-Length: {}\r\n\r\n", body.len());
     let backend = RawBackend::answering([head.as_bytes(), body].concat()).await;
     let url = Backend::url(&backend);
@@ -30,7 +30,7 @@ async fn through(is_mcp: bool, call: Call, media: &str, body: &[u8]) -> (u16, St
     (answer.status(), answer.text(), answer.is_whole)
 }
 
-fn sse(events: &[serde_json::Value]) -> Vec<u8> {
+pub fn sse(events: &[serde_json::Value]) -> Vec<u8> {
     events.iter().map(|event| format!("data: {event}\n\n")).collect::<String>().into_bytes()
 }
 

@@ -49,6 +49,10 @@ pub(super) struct Found {
     pub(super) is_thought: bool,
     /// What it does to a call.
     pub(super) step: Option<CallStep>,
+    /// It has said of which kind it is.
+    has_kind: bool,
+    /// It was told that the text under way may be read in several ways.
+    pub(super) is_ambiguous: bool,
 }
 
 /// What most answers do not have.
@@ -72,6 +76,8 @@ pub(super) struct Seldom {
     /// What it repeats is reasoning.
     pub(super) repeats_thought: bool,
     pub(super) repeats: Repeats,
+    /// The same of what came of the provider's own calls.
+    pub(super) results: Repeats,
     /// The JSON under way ends with a backslash.
     pub(super) is_escaped: bool,
 }
@@ -95,17 +101,13 @@ impl Found {
             Field::Reasoning => self.count(&value, |counts| &mut counts.reasoning),
             Field::Total => self.count(&value, |counts| &mut counts.total),
             Field::WebSearches => self.count(&value, |counts| &mut counts.web_searches),
-            Field::SearchAction => text(&value, |action| {
-                if action == SEARCH {
-                    self.searches();
-                }
-            }),
-            Field::SearchQuery => text(&value, |_| self.searches()),
+            Field::SearchAction => text(&value, |action| self.searches(action == SEARCH)),
+            Field::SearchQuery => text(&value, |_| self.searches(true)),
             Field::ServiceTier => text(&value, |tier| self.is_served(tier, |seldom| &mut seldom.tier)),
             Field::Speed => text(&value, |speed| self.is_served(speed, |seldom| &mut seldom.speed)),
             Field::Model => text(&value, |model| set(&mut self.model, model)),
             Field::Id => text(&value, |id| set(&mut self.seldom.get_or_insert_default().id, id)),
-            Field::Kind => text(&value, |kind| self.is_of(kind, rules)),
+            Field::Kind => text(&value, |kind| self.says_kind(kind, rules)),
             Field::Done => self.is_last = if let Value::Bool(done) = value { done } else { self.is_last },
             Field::Reply => self.is_last = true,
             Field::NotLast => self.is_not_last |= value != Value::Null,
@@ -118,8 +120,14 @@ impl Found {
             Field::CallKind => text(&value, |kind| self.calls.kind(kind)),
             Field::CallId => text(&value, |id| self.calls.id(id)),
             Field::CallName => text(&value, |name| self.calls.name(name)),
-            Field::CallAgainEnd if self.calls.has_known() => end(&value, || self.calls.clear()),
-            Field::CallAgainEnd | Field::CallEnd => end(&value, || self.calls.whole(rules.calls.suffix, on)),
+            Field::CallAgainEnd if self.calls.has_known() => end(&value, || {
+                self.calls.again(rules.calls.suffix, on);
+                self.end_result(on);
+            }),
+            Field::CallAgainEnd | Field::CallEnd => end(&value, || {
+                self.calls.whole(rules.calls.suffix, on);
+                self.end_result(on);
+            }),
             Field::CallPieceEnd => end(&value, || self.calls.piece(on)),
             Field::ChoiceIndex => {
                 number(&value, |index| self.calls.choice(index.parse().unwrap_or_default()));
@@ -149,8 +157,10 @@ impl Found {
         }
     }
 
-    fn searches(&mut self) {
-        self.seldom.get_or_insert_default().searches += 1;
+    fn searches(&mut self, is_search: bool) {
+        if is_search {
+            self.seldom.get_or_insert_default().searches += 1;
+        }
     }
 
     /// The provider reports an error, in this word.
@@ -170,6 +180,18 @@ impl Found {
             (seldom.is_again, seldom.repeats_thought) = (true, kind.contains("reasoning"));
         }
         self.step = rules.calls.steps.iter().find(|(known, _)| *known == kind).map(|(_, step)| *step);
+    }
+
+    /// The event under way says its kind. One that says several is read as all of them.
+    fn says_kind(&mut self, kind: &str, rules: &AnswerRules) {
+        let (is_last, is_text, is_thought, step) = (self.is_last, self.is_text, self.is_thought, self.step);
+        self.is_of(kind, rules);
+        if std::mem::replace(&mut self.has_kind, true) {
+            self.is_last |= is_last;
+            self.is_text |= is_text;
+            self.is_thought |= is_thought;
+            self.step = self.step.max(step);
+        }
     }
 
     /// Counts are cumulative: a later one that is smaller says nothing new.
@@ -218,6 +240,7 @@ impl Found {
 
     /// An event, a line or the whole answer was read: what its parts mean together.
     pub(super) fn end_text(&mut self, rules: &AnswerRules, on: &mut dyn FnMut(Event<'_>)) {
+        self.has_kind = false;
         let (is_text, is_thought) = (std::mem::take(&mut self.is_text), std::mem::take(&mut self.is_thought));
         if (is_text || is_thought) && !self.calls.pending().is_empty() {
             // Its delta came before its kind.

@@ -4,7 +4,7 @@ use super::found::{Found, end, number, part};
 use crate::protocol::answer::events::Event;
 use crate::protocol::answer::raw_json::without_escapes;
 use crate::protocol::dialects::answer_rules::{AnswerRules, Field};
-use crate::protocol::json::scan::Value;
+use crate::protocol::json::scan::{Scanner, Value};
 
 impl Found {
     pub(super) fn take_text(
@@ -18,6 +18,9 @@ impl Found {
             Field::Text => self.text(value, &mut |text| on(Event::Text(text))),
             Field::Thought => self.text(value, &mut |text| on(Event::Reasoning(text))),
             Field::Definition => self.text(value, &mut |text| on(Event::Definition(text))),
+            Field::Result => self.text(value, &mut |text| on(Event::Result(text))),
+            Field::ResultAgain => self.says_result(value, true, on),
+            Field::ResultDone => self.says_result(value, false, on),
             Field::Delta if self.is_thought => part(value, |text| {
                 self.speaks(text, rules);
                 on(Event::Reasoning(text));
@@ -57,6 +60,20 @@ impl Found {
         }
     }
 
+    /// What an event has of a result, which others may repeat.
+    fn says_result(&mut self, value: &Value<'_>, is_sure: bool, on: &mut dyn FnMut(Event<'_>)) {
+        let mut results = std::mem::take(&mut self.seldom.get_or_insert_default().results);
+        self.text(value, &mut |text| results.again(text, is_sure, |text| on(Event::Result(text))));
+        self.seldom.get_or_insert_default().results = results;
+    }
+
+    /// The item under way, which may have a result, is complete.
+    pub(super) fn end_result(&mut self, on: &mut dyn FnMut(Event<'_>)) {
+        if let Some(seldom) = &mut self.seldom {
+            seldom.results.end_text(|text| on(Event::Result(text)));
+        }
+    }
+
     /// Notes a delta, which later events may repeat.
     fn speaks(&mut self, text: &[u8], rules: &AnswerRules) {
         if !rules.calls.again_kinds.is_empty() {
@@ -84,8 +101,24 @@ impl Found {
         let is_again = std::mem::take(&mut seldom.is_again);
         seldom.repeats_thought = false;
         seldom.repeats.end_event(index, is_again, |text| on(again(text, is_thought)));
+        seldom.results.end_event(index, is_again, |text| on(Event::Result(text)));
         if self.is_last {
             seldom.repeats.clear();
+            seldom.results.clear();
+        }
+    }
+
+    /// Tells once of each text that programs may read it in several ways.
+    pub(super) fn tell_ambiguous(&mut self, scanner: &Scanner, on: &mut dyn FnMut(Event<'_>)) {
+        if scanner.is_ambiguous() && !std::mem::replace(&mut self.is_ambiguous, true) {
+            on(Event::Ambiguous);
+        }
+    }
+
+    /// The text is complete. One that may be read in several ways may be the end of a call.
+    pub(super) fn end_ambiguous(&mut self, on: &mut dyn FnMut(Event<'_>)) {
+        if std::mem::take(&mut self.is_ambiguous) {
+            self.calls.tell_open(on);
         }
     }
 

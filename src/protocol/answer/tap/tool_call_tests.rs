@@ -42,7 +42,7 @@ fn listen(dialect: Dialect, framing: Framing, chunks: &[&[u8]]) -> Heard {
             Event::Call(call) => heard.calls.push(call.clone()),
             Event::Stop(why) => heard.stops.push(why.to_owned()),
             Event::Usage(usage) => heard.usage = Some(usage),
-            Event::Choice(_) | Event::Piece(_) | Event::End { .. } => {}
+            Event::Result(_) | Event::Ambiguous | Event::Choice(_) | Event::Piece(_) | Event::End { .. } => {}
         });
         facts.feed(chunk);
     }

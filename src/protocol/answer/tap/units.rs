@@ -115,6 +115,7 @@ impl Pieces {
             Self::Whole if reading.scanner.is_at_root() || reading.scanner.is_in_elements() => {
                 let Reading { rules, scanner, found, .. } = reading;
                 let rest = scanner.feed_element(bytes, &mut |path, value| found.take(rules, path, value, on));
+                reading.found.tell_ambiguous(&reading.scanner, on);
                 if reading.scanner.is_after_element() {
                     reading.found.end_element(on);
                 }

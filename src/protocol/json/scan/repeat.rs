@@ -1,7 +1,7 @@
 //! Texts that begin like the one before them, as most events of a stream do: what their common beginning reports is reported
 //! again, without reading it.
 
-use super::{PathSet, Scanner, State, Value};
+use super::{PathSet, Scanner, Seen, State, Value};
 
 /// Bytes of a text that are compared.
 const SAMPLE: usize = 512;
@@ -23,16 +23,18 @@ pub(super) struct Repeat {
     /// What that reports.
     reports: Vec<(usize, Kept)>,
     /// Where it ends: before a value.
-    end: Option<Position>,
+    end: Option<Box<Position>>,
 }
 
 /// Everything that a scanner knows before a value.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Position {
     followed: [u32; PathSet::MAX_DEPTH],
     arrays: u8,
     level: usize,
     target: Option<u32>,
+    seen: Option<Box<Seen>>,
+    is_doubled: bool,
 }
 
 /// A [`Value`] of its own.
@@ -88,7 +90,7 @@ impl Scanner {
         if !self.repeat.is_on || bytes.is_empty() {
             return bytes;
         }
-        if let Some(end) = self.repeat.end
+        if let Some(end) = &self.repeat.end
             && let Some(rest) = bytes.strip_prefix(&*self.repeat.beginning)
         {
             self.repeat.misses = 0;
@@ -98,6 +100,10 @@ impl Scanner {
             self.state = State::BeforeValue;
             (self.followed, self.arrays) = (end.followed, end.arrays);
             (self.level, self.target) = (end.level, end.target);
+            self.is_doubled = end.is_doubled;
+            if let (Some(seen), Some(before)) = (&mut self.seen, &end.seen) {
+                seen.clone_from(before);
+            }
             return rest;
         }
         self.repeat.misses += 1;
@@ -115,8 +121,10 @@ impl Scanner {
                 break;
             }
             if self.state == State::BeforeValue && at >= SHORTEST {
-                let &mut Self { followed, arrays, level, target, .. } = self;
-                last = Some((at, reports.len(), Position { followed, arrays, level, target }));
+                let &mut Self { followed, arrays, level, target, is_doubled, ref seen, .. } = self;
+                let seen = seen.clone();
+                last =
+                    Some((at, reports.len(), Position { followed, arrays, level, target, seen, is_doubled }));
             }
             rest = self.step(first, rest, &mut |path, value| {
                 reports.push((path, Kept::of(&value)));
@@ -131,7 +139,7 @@ impl Scanner {
             beginning.clear();
             beginning.extend_from_slice(&bytes[..at]);
             reports.truncate(reported);
-            *end = Some(position);
+            *end = Some(Box::new(position));
             self.repeat.reports = reports;
         }
         rest

@@ -6,7 +6,8 @@ use memchr::memchr;
 
 use super::{KEPT_MAX, Scanner, State, Value};
 use crate::protocol::json::text::{
-    closing_quote, is_bare, lossy, quote_or_backslash, settled, unescape, unescape_into, word,
+    closing_quote, is_bare, lossy, quote_or_backslash, quote_or_bracket, settled, unescape, unescape_into,
+    word,
 };
 
 impl Scanner {
@@ -83,11 +84,12 @@ impl Scanner {
             && let Some(&first) = value.first()
         {
             self.target = self.paths.child(object, &bytes[..end]);
+            self.note_member(self.target);
             if let Some(node) = self.target
                 && let Some(inside) = value.strip_prefix(b"{\"")
                 && self.paths.follows_object(node)
             {
-                self.open(node, false);
+                self.open_object(node, on);
                 (object, bytes) = (node, inside);
                 continue;
             }
@@ -159,6 +161,7 @@ impl Scanner {
             } else {
                 self.paths.child(node, key)
             };
+            self.note_member(self.target);
         }
         match rest.strip_prefix(b":") {
             Some(after) => {
@@ -263,5 +266,47 @@ impl Scanner {
             };
             on(*id, value);
         }
+    }
+
+    /// Goes on in a container that is not followed.
+    pub(super) fn nested<'b>(&mut self, bytes: &'b [u8], on: &mut dyn FnMut(usize, Value<'_>)) -> &'b [u8] {
+        let rest = if self.state == State::NestedText {
+            self.skip_text(bytes, State::Nested)
+        } else {
+            self.skip_nested(bytes)
+        };
+        if let Some(id) = self.raw {
+            on(id, Value::Raw(&bytes[..bytes.len() - rest.len()]));
+        }
+        rest
+    }
+
+    /// Skips to the end of the outermost container that is not followed.
+    fn skip_nested<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
+        let mut at = 0;
+        while let Some(&byte) = bytes.get(at) {
+            at += 1;
+            match byte {
+                b',' | b':' => {}
+                b'"' => match self.closing_quote(&bytes[at..]) {
+                    Some(end) => at += end + 1,
+                    None => {
+                        self.state = State::NestedText;
+                        return &[];
+                    }
+                },
+                b'{' | b'[' => self.nested += 1,
+                b'}' | b']' => {
+                    self.nested -= 1;
+                    if self.nested == 0 {
+                        self.state = self.outside();
+                        return &bytes[at..];
+                    }
+                }
+                // Of numbers, words and whitespace there may be many, in embeddings for example.
+                _ => at += quote_or_bracket(&bytes[at..]),
+            }
+        }
+        &[]
     }
 }

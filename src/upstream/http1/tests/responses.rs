@@ -39,6 +39,21 @@ pub(super) fn read(bytes: &[u8], size: usize, to_head: bool) -> Result<Read> {
     Ok(read)
 }
 
+#[test]
+fn empty_lines_before_a_response_are_passed_over_in_any_division() {
+    for before in ["\r\n", "\n\r\n", "\r\n\n\r\n\r\n", "\n\n"] {
+        let response = format!("{before}HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        for size in 1..=response.len() {
+            let read = read(response.as_bytes(), size, false).unwrap();
+            assert_eq!(
+                (&read.statuses[..], &read.content[..]),
+                (&[200][..], &b"ok"[..]),
+                "{response:?} {size}"
+            );
+        }
+    }
+}
+
 /// Responses, their content, and whether the connection can be used again.
 pub(super) const RESPONSES: &[(&str, &str, bool)] = &[
     ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", "hello", true),
