@@ -213,7 +213,7 @@ impl Hearing<'_> {
     }
 
     /// Notes that something was not read.
-    fn limit(&mut self) {
+    pub(super) fn limit(&mut self) {
         limit(self.rules, &mut self.heard.was_limited, &mut self.heard.verdict);
     }
 
