@@ -8,17 +8,24 @@ use std::sync::Arc;
 
 use brotli::CompressorWriter;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use elida::policy::facts::{Fact, Facts, Phase, Step, ToolFacts, Value};
+use elida::policy::ruleset::RuleSet;
 use elida::policy::scan::{Judged, Lane, Pattern, PatternKind, Patterns, Work};
 use elida::policy::secrets::DETECTORS;
+use elida::policy::settings::PolicyConfig;
+use elida::policy::verdict::Verdict;
 use elida::protocol::Dialect;
+use elida::protocol::answer::events::Event;
 use elida::protocol::answer::tap::ResponseTap;
 use elida::protocol::facts::error_body::{ErrorBody, ErrorClass};
 use elida::protocol::request::segments::{Element, Reader, Segment, read};
 use elida::protocol::request::{RequestPaths, RequestScan};
 use elida::protocol::wire::coding::Coding;
 use elida::protocol::wire::framing::Framing;
+use elida::settings::fault::Faults;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use serde_json::json;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -267,5 +274,133 @@ fn texts(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, scanner, tap, listener, decoding, refusals, patterns, texts);
+/// The patterns of the presets, as the gateway compiles them.
+fn presets(rules: serde_json::Value) -> Arc<RuleSet> {
+    let written: PolicyConfig = serde_json::from_value(rules).expect("rules");
+    let mut faults = Faults::default();
+    written.compile(&mut faults).unwrap_or_else(|| panic!("{faults}"))
+}
+
+/// The way of a body and of a stream from their bytes to what is found: JSON, texts, normaliser, patterns.
+fn pipeline(criterion: &mut Criterion) {
+    let set = presets(json!({"presets": ["strict", "coding-agent", "mcp"]}));
+    let in_request = set.patterns(Phase::Request).expect("patterns");
+    let in_answer = set.patterns(Phase::Response).expect("patterns");
+    let body = conversation(195);
+    let table = Judged::new(0);
+    let mut group = criterion.benchmark_group("whole pipeline");
+    group.throughput(Throughput::Bytes(body.len() as u64));
+    group.bench_function("a body of 200 KB, never seen", |bencher| {
+        bencher.iter(|| {
+            let work = Work::new(body.len());
+            let mut judging = Judging { patterns: in_request, table: &table, work, key: 0, hits: 0 };
+            read(black_box(body.as_bytes()), Dialect::ANTHROPIC, &mut judging);
+            judging.hits
+        });
+    });
+    let text = "Look at src/main.rs and tell me what it does; then run the tests, and say which of them fail, with the reason for each, please. ";
+    let event = |at: usize| {
+        let text = &text[at % 2..];
+        format!(
+            "event: content_block_delta\ndata: {{\"type\":\"content_block_delta\",\"index\":0,\"delta\":{{\"type\":\"text_delta\",\"text\":\"{text}\"}}}}\n\n"
+        )
+    };
+    let events: Vec<String> = (0..1000).map(event).collect();
+    for (name, judged) in
+        [("an event of 130 bytes of text, plain", false), ("an event of 130 bytes of text, judged", true)]
+    {
+        group.throughput(Throughput::Elements(events.len() as u64));
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                let mut tap = match judged {
+                    true => ResponseTap::listening(Dialect::ANTHROPIC, Framing::Sse, Coding::Identity),
+                    false => ResponseTap::new(Dialect::ANTHROPIC, Framing::Sse),
+                };
+                let (mut lane, mut found) = (Lane::new(), 0);
+                for event in &events {
+                    tap.listen(black_box(event.as_bytes()), &mut |event| {
+                        if let (true, Event::Text(text)) = (judged, event) {
+                            in_answer.feed(&mut lane, text, &mut |_| found += 1);
+                        }
+                    });
+                }
+                found
+            });
+        });
+    }
+    group.throughput(Throughput::Bytes((events.len() * text.len()) as u64));
+    group.bench_function("deltas of 130 bytes, per byte of text", |bencher| {
+        bencher.iter(|| {
+            let mut tap = ResponseTap::listening(Dialect::ANTHROPIC, Framing::Sse, Coding::Identity);
+            let (mut lane, mut found) = (Lane::new(), 0);
+            for event in &events {
+                tap.listen(black_box(event.as_bytes()), &mut |event| {
+                    if let Event::Text(text) = event {
+                        in_answer.feed(&mut lane, text, &mut |_| found += 1);
+                    }
+                });
+            }
+            found
+        });
+    });
+    group.finish();
+}
+
+/// What a call looks like to rules.
+struct Called<'a>(ToolFacts<'a>);
+
+impl Facts for Called<'_> {
+    fn get(&self, fact: Fact) -> Value<'_> {
+        match fact {
+            Fact::SessionRisk => Value::Float(3.0),
+            Fact::SessionRequests => Value::Int(12),
+            _ => self.0.get(fact),
+        }
+    }
+
+    fn entry(&self, _: Fact, _: &str) -> Value<'_> {
+        Value::Bool(false)
+    }
+
+    fn has(&self, _: Fact, text: &str) -> bool {
+        text == "dev"
+    }
+
+    fn count(&self, _: Fact) -> usize {
+        1
+    }
+
+    fn at(&self, _: Fact, path: &[Step]) -> Value<'_> {
+        self.0.at(path)
+    }
+}
+
+/// Fifty rules over facts of a call: most are about a tool, some about all.
+fn rules(criterion: &mut Criterion) {
+    let of_tool = |at: usize| {
+        json!({"id": format!("tool-{at}"), "on": "tool_call", "action": "block",
+        "when": format!("tool.name == \"tool_{at}\" && tool.args.path.startsWith(\"/etc\")")})
+    };
+    let of_all = |at: usize| {
+        json!({"id": format!("all-{at}"), "on": "tool_call", "action": "block",
+        "when": format!("session.risk > {at}0.0 && !(\"ops\" in principal.groups) && session.requests > {at}")})
+    };
+    let written: Vec<_> = (0..40).map(of_tool).chain((1..11).map(of_all)).collect();
+    let set = presets(json!({"rules": written}));
+    criterion.bench_function("50 rules over facts of a call", |bencher| {
+        bencher.iter(|| {
+            let call = ToolFacts {
+                name: Some(black_box("tool_7")),
+                args: br#"{"path": "/home/ada/notes.txt", "text": "hello"}"#,
+                source: "model",
+                ..ToolFacts::default()
+            };
+            let mut verdict = Verdict::default();
+            set.finish(Phase::ToolCall, &Called(call), &mut verdict);
+            verdict.is_empty()
+        });
+    });
+}
+
+criterion_group!(benches, scanner, tap, listener, decoding, refusals, patterns, texts, pipeline, rules);
 criterion_main!(benches);

@@ -2,6 +2,7 @@
 
 pub mod documents;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -87,13 +88,19 @@ pub struct Membership {
     /// The groups, in the order of the configuration.
     #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
     pub groups: Box<[Arc<str>]>,
+    /// What else is said of it, by name.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
 }
 
+/// What is said of a principal, by name.
+pub type Labels = BTreeMap<Arc<str>, Arc<str>>;
+
 impl Membership {
-    /// Returns the membership of a principal; `None` if it has neither a tenant nor groups.
-    pub fn of(tenant: Option<Arc<str>>, groups: Box<[Arc<str>]>) -> Option<Arc<Self>> {
-        let is_member = tenant.is_some() || !groups.is_empty();
-        is_member.then(|| Arc::new(Self { tenant, groups }))
+    /// Returns the membership of a principal; `None` if it has no tenant, no groups and no labels.
+    pub fn of(tenant: Option<Arc<str>>, groups: Box<[Arc<str>]>, labels: Labels) -> Option<Arc<Self>> {
+        let is_member = tenant.is_some() || !groups.is_empty() || !labels.is_empty();
+        is_member.then(|| Arc::new(Self { tenant, groups, labels }))
     }
 }
 

@@ -70,6 +70,12 @@ struct Budget {
     /// What a caller's key, two limits and a budget of two levels add to a request.
     #[serde(default)]
     governed: Cost,
+    /// What the presets `standard` and `coding-agent` add to a request.
+    #[serde(default)]
+    judged: Cost,
+    /// And to an event of a stream.
+    #[serde(default)]
+    judged_event: Cost,
     /// For comparison, and to tell what another machine adds to both.
     bare_pingora: Costs,
 }
@@ -93,10 +99,15 @@ pub(crate) async fn run(arguments: &Arguments) -> io::Result<()> {
     let governed = |launcher: &Launcher| {
         children::elida_under(launcher, &arguments.elida, backends, 500_000, Equipment::Governed)
     };
-    let (elida, plain) = measure(elida).await?;
+    let (elida, [plain, plain_event]) = measure(elida).await?;
     let governed = cost(&measure_governed(governed).await?.minus(&plain));
+    let judged = |launcher: &Launcher| {
+        children::elida_under(launcher, &arguments.elida, backends, 500_000, Equipment::Judged)
+    };
+    let (judged, judged_event) = measure_judged(judged).await?;
+    let (judged, judged_event) = (cost(&judged.minus(&plain)), cost(&judged_event.minus(&plain_event)));
     let (bare_pingora, _) = measure(bare).await?;
-    let new = Budget { tolerance: old.tolerance, elida, governed, bare_pingora };
+    let new = Budget { tolerance: old.tolerance, elida, governed, judged, judged_event, bare_pingora };
     let (text, exceeded) = compare(&old, &new);
     println!("{text}");
     if arguments.write_budget {
@@ -154,8 +165,33 @@ async fn measure_governed(start: impl Fn(&Launcher) -> Proxy) -> io::Result<Coun
     count_request(&callgrind, proxy.pid(), &mut connection, &request("budget", children::KEY)).await
 }
 
-/// Counts one program: under callgrind, then under strace. Returns what a request costs beside all costs.
-async fn measure(start: impl Fn(&Launcher) -> Proxy) -> io::Result<(Costs, Counts)> {
+/// Counts a request and an event that rules judge.
+async fn measure_judged(start: impl Fn(&Launcher) -> Proxy) -> io::Result<(Counts, Counts)> {
+    let callgrind = Callgrind::new()?;
+    let proxy = start(&callgrind.launcher());
+    eprintln!("{} …", proxy.name);
+    let mut connection = Connection::open(proxy.address).await?;
+    let same = request("budget", "sk-budget");
+    let per_request = count_request(&callgrind, proxy.pid(), &mut connection, &same).await?;
+    Ok((per_request, count_event(&callgrind, &proxy).await?))
+}
+
+/// Counts an event of a stream.
+async fn count_event(callgrind: &Callgrind, proxy: &Proxy) -> io::Result<Counts> {
+    let mut of_streams = Vec::new();
+    for events in [FEW, FEW, FEW + EVENTS] {
+        let pace = Pace { every: PACE, events };
+        let stream = streams::open_all(proxy.address, 1, 1, pace).await?;
+        streams::finish_all(stream, pace).await?;
+        of_streams.push(callgrind.take(proxy.pid())?);
+    }
+    // The first stream has warmed the way.
+    let [_, short, long] = <[Counts; 3]>::try_from(of_streams).expect("three streams");
+    Ok(long.minus(&short).per(EVENTS))
+}
+
+/// Counts one program: under callgrind, then under strace. Returns what a request and an event cost beside all costs.
+async fn measure(start: impl Fn(&Launcher) -> Proxy) -> io::Result<(Costs, [Counts; 2])> {
     let callgrind = Callgrind::new()?;
     let proxy = start(&callgrind.launcher());
     eprintln!("{} …", proxy.name);
@@ -167,26 +203,18 @@ async fn measure(start: impl Fn(&Launcher) -> Proxy) -> io::Result<(Costs, Count
         connection.exchange(&request(&format!("budget-{number}"), "sk-budget")).await?;
     }
     let per_session = callgrind.take(pid)?.per(SESSIONS).minus(&per_request);
-    let mut of_streams = Vec::new();
-    for events in [FEW, FEW, FEW + EVENTS] {
-        let pace = Pace { every: PACE, events };
-        let stream = streams::open_all(proxy.address, 1, 1, pace).await?;
-        streams::finish_all(stream, pace).await?;
-        of_streams.push(callgrind.take(pid)?);
-    }
-    // The first stream has warmed the way.
-    let [_, short, long] = <[Counts; 3]>::try_from(of_streams).expect("three streams");
+    let per_event = count_event(&callgrind, &proxy).await?;
     drop(proxy);
     let single = Launcher { threads: Some(1), ..Launcher::default() };
     let costs = Costs {
         modules: largest(&per_request),
         request: cost(&per_request),
         new_session: cost(&per_session),
-        event: cost(&long.minus(&short).per(EVENTS)),
+        event: cost(&per_event),
         stream_bytes: stream_bytes(&start(&single)).await?,
         syscalls: syscalls(&start(&single), &same).await?,
     };
-    Ok((costs, per_request))
+    Ok((costs, [per_request, per_event]))
 }
 
 /// The memory of an open stream beside others, since the first ones also fill pages of the allocator that others share.
@@ -282,11 +310,21 @@ fn compare(old: &Budget, new: &Budget) -> (String, Vec<String>) {
             line(format!("{work}: {name}"), [counted, budget, bare], room);
         }
     }
-    for (name, count, chance) in COUNTS {
-        let [counted, budget] = [&new.governed, &old.governed].map(|cost| count(cost) as f64);
-        // A difference, and what is spent is written each second: a slower machine does that more often per request.
-        let chance = chance + budget * 2.0 * old.tolerance;
-        line(format!("governed: {name}"), [counted, budget, 0.0], chance + budget * old.tolerance);
+    let added = [
+        ("governed", &new.governed, &old.governed),
+        ("judged", &new.judged, &old.judged),
+        ("judged event", &new.judged_event, &old.judged_event),
+    ];
+    for (work, new, of_budget) in added {
+        for (name, count, chance) in COUNTS {
+            let [counted, budget] = [new, of_budget].map(|cost| count(cost) as f64);
+            // A difference, and what is spent is written each second: a slower machine does that more often per request.
+            let chance = chance + budget * 2.0 * old.tolerance;
+            // What the file has no number for yet is only shown.
+            let is_new = of_budget.instructions == 0;
+            let room = if is_new { f64::INFINITY } else { chance + budget * old.tolerance };
+            line(format!("{work}: {name}"), [counted, budget, 0.0], room);
+        }
     }
     let bytes = [&new.elida, &old.elida, &new.bare_pingora].map(|costs| costs.stream_bytes as f64);
     line("stream: resident bytes".to_owned(), bytes, MEMORY_CHANCE + bytes[1] * old.tolerance);

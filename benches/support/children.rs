@@ -50,6 +50,8 @@ pub(crate) enum Equipment {
     },
     /// The defaults, and callers with keys, two limits and a budget of two levels.
     Governed,
+    /// The defaults, and the presets `standard` and `coding-agent`.
+    Judged,
     /// A history, and sessions that end a second after their request.
     Brief,
 }
@@ -61,6 +63,7 @@ impl Equipment {
             Self::Nothing => "ELIDA without",
             Self::Full { .. } => "ELIDA with",
             Self::Governed => "ELIDA with keys, limits and budgets",
+            Self::Judged => "ELIDA with the presets standard and coding-agent",
         }
     }
 
@@ -68,6 +71,7 @@ impl Equipment {
     fn sections(self, collector: SocketAddr, folder: &Path) -> String {
         match self {
             Self::Default => "session:\n".to_owned(),
+            Self::Judged => "policy: { presets: [standard, coding-agent] }\nsession:\n".to_owned(),
             Self::Nothing => "history: { enabled: false }\nsession:\n".to_owned(),
             Self::Full { redis } => format!(
                 "telemetry: {{ enabled: true, protocol: http, endpoint: 'http://{collector}', metrics: true }}\n\

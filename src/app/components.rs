@@ -108,17 +108,17 @@ impl Components {
         let approvals = super::approvals::open(&state);
         let suppressions = super::suppressions::open(&state);
         let made = made(&keys, &people);
-        let settings = runtime_settings(config, &metrics, None, &made, overrides.additions())?;
-        let live: SharedSettings = Arc::new(ArcSwap::from_pointee(settings));
         let clock = Clock::system();
+        let names = super::principal_key::load(config);
+        let shared = Sharing::of(config, names.shared, Arc::clone(&state), &clock)?;
+        let Sharing { replicator, ledger, spending, fleet_budgets, fleet_rates } = shared;
+        let settings = runtime_settings(config, &metrics, None, &made, (overrides.additions(), &ledger))?;
+        let live: SharedSettings = Arc::new(ArcSwap::from_pointee(settings));
         let readiness = Arc::<Readiness>::default();
         let history = history(config, &metrics, &readiness);
         let exporter = Exporter::start(&config.telemetry, metrics.otlp_dropped(), &log);
         let notifier = Notifier::new(&config.receivers, Arc::clone(&metrics));
         let listener = EventSink::new(&log, &metrics, history.as_ref(), exporter.as_ref(), &notifier);
-        let names = super::principal_key::load(config);
-        let shared = Sharing::of(config, names.shared, Arc::clone(&state), &clock)?;
-        let Sharing { replicator, ledger, spending, fleet_budgets, fleet_rates } = shared;
         let sessions = sessions(config, replicator.as_ref(), &clock, listener);
         SharedKeys::follow(&sessions, (&keys, &people), (&overrides, &approvals, &suppressions), &live);
         sessions.set_principals_key(names.key.id());
@@ -221,7 +221,7 @@ fn sessions(
 
 /// Builds the settings of requests from a compiled configuration. A backend of `before` whose settings are unchanged is
 /// kept with its health, its load and its connections, and so are the levels of limits that count the same.
-/// `made` are the keys that the API makes, and the people who log in.
+/// `made` are the keys that the API makes, and the people who log in; `additions` what operators add to budgets.
 ///
 /// # Errors
 /// A backend's CA file holds no usable certificate.
@@ -230,7 +230,7 @@ pub(crate) fn runtime_settings(
     metrics: &Metrics,
     before: Option<&RuntimeSettings>,
     made: &Made,
-    additions: &Arc<ArcSwap<Additions>>,
+    (additions, ledger): (&Arc<ArcSwap<Additions>>, &Arc<Ledger>),
 ) -> Result<RuntimeSettings, Faults> {
     let backends = backends(config, metrics, before)?;
     let mut body_paths = config.identity.body_paths();
@@ -239,7 +239,7 @@ pub(crate) fn runtime_settings(
         body_paths.extend(output_limit::paths().map(str::to_owned));
     }
     let more = config.rules.asks_for_others() || config.routing.restricts_models() || !config.auth.is_off();
-    let call_paths = RequestPaths::looking_for(&body_paths, more, config.rules.asks_for_messages());
+    let call_paths = RequestPaths::looking_for(&body_paths, more, config.counts_messages());
     Ok(RuntimeSettings {
         routes: config.routing.clone(),
         backends,
@@ -252,7 +252,7 @@ pub(crate) fn runtime_settings(
         auth: config.auth.with_made(made, before.map(|before| &*before.auth)),
         identity: config.identity.clone(),
         admission: config.admission.clone(),
-        budgets: config.budgets.with_additions(additions),
+        budgets: config.budgets.with_additions(additions, ledger),
         approvals: config.approvals,
         rules: rules(config, before),
         services: Services::new(&config.services),

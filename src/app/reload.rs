@@ -90,9 +90,9 @@ impl Reload {
     fn swap(&self) -> Result<ReloadReport, Faults> {
         let config = self.sources.load()?;
         let before = self.shared.live.load_full();
-        let Components { metrics, overrides, .. } = &self.shared;
-        let made = self.shared.made();
-        let settings = runtime_settings(&config, metrics, Some(&before), &made, overrides.additions())?;
+        let Components { metrics, overrides, ledger, .. } = &self.shared;
+        let (made, budgets) = (self.shared.made(), (overrides.additions(), ledger));
+        let settings = runtime_settings(&config, metrics, Some(&before), &made, budgets)?;
         self.check_control(&config)?;
         log_warnings(&config);
         Plan::after_reload(&config).log();

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::Uid;
 use crate::policy::expr::{Expression, Truth};
-use crate::policy::facts::Phase;
+use crate::policy::facts::{Fact, Phase};
 use crate::settings::fault::Faults;
 use crate::settings::units::ByteSize;
 use crate::telemetry::otlp::settings::Ratio;
@@ -80,6 +80,11 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Whether `capture.when` asks for a fact.
+    pub fn asks_for(&self, fact: Fact) -> bool {
+        self.when.as_ref().is_some_and(|when| when.asks_for(fact))
+    }
+
     /// Returns true unless `capture.mode` is `off`.
     pub fn is_on(&self) -> bool {
         self.mode != Mode::Off
@@ -128,7 +133,7 @@ impl CaptureConfig {
             faults.warn("capture.redact", "bodies are stored with the secrets in them", hint);
         }
         let when = self.when.map(|source| {
-            let compiled = Expression::condition(&source, Phase::Request);
+            let compiled = Expression::condition(&source, Phase::Request).and_then(Expression::outside_rules);
             compiled.map_err(|fault| {
                 faults.add_within("capture.when", &source, fault.at, fault.message, fault.hint);
             })

@@ -1,5 +1,6 @@
 //! `elida key`: makes, lists, rotates and revokes keys of a running gateway, and makes keys for a configuration file.
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Read};
 
 use anyhow::{Context, bail, ensure};
@@ -52,6 +53,9 @@ pub(super) struct CreateArgs {
     /// A group; may be repeated
     #[arg(long = "group", value_name = "GROUP")]
     groups: Vec<String>,
+    /// A label, such as team=web; may be repeated
+    #[arg(long = "label", value_name = "NAME=TEXT", value_parser = read_label)]
+    labels: Vec<(String, String)>,
     /// Patterns of the models that it may use, with commas; all without it
     #[arg(long, value_name = "PATTERNS", value_delimiter = ',')]
     models: Vec<String>,
@@ -66,6 +70,11 @@ pub(super) struct CreateArgs {
     expires: Option<String>,
     #[command(flatten)]
     plain: PlainArgs,
+}
+
+fn read_label(text: &str) -> Result<(String, String), String> {
+    let (name, text) = text.split_once('=').ok_or("write NAME=TEXT, such as team=web")?;
+    Ok((name.to_owned(), text.to_owned()))
 }
 
 /// Arguments of `elida key rotate`.
@@ -129,10 +138,19 @@ pub(super) fn key(command: KeyCommand) -> anyhow::Result<()> {
 }
 
 fn create(arguments: CreateArgs, key: Option<String>) -> anyhow::Result<()> {
-    let CreateArgs { id, tenant, groups, models, backends, tools, expires, plain } = arguments;
+    let CreateArgs { id, tenant, groups, labels, models, backends, tools, expires, plain } = arguments;
     let is_import = key.is_some();
-    let mut body =
-        serde_json::to_value(NewKey { id, tenant, groups, models, backends, tools, expires, key: None })?;
+    let mut body = serde_json::to_value(NewKey {
+        id,
+        tenant,
+        groups,
+        labels: BTreeMap::from_iter(labels),
+        models,
+        backends,
+        tools,
+        expires,
+        key: None,
+    })?;
     if let Some(key) = key {
         // A secret serializes as a mask.
         body["key"] = key.into();

@@ -184,9 +184,12 @@ fn shown(rules: &RuleSet) -> String {
         }));
     }
     match rows.len() {
-        1 => text.push_str("no rules; the presets are:\n\n"),
-        _ => {
-            text.push_str(&table(&rows, &[]));
+        1 if rules.externals().is_empty() => text.push_str("no rules; the presets are:\n\n"),
+        lines => {
+            if lines > 1 {
+                text.push_str(&table(&rows, &[]));
+            }
+            text.push_str(&services(rules));
             text.push_str("\nThe presets are (elida policy show NAME prints one):\n\n");
         }
     }
@@ -196,6 +199,21 @@ fn shown(rules: &RuleSet) -> String {
     });
     text.push_str(&table(&presets.collect::<Vec<_>>(), &[]));
     text
+}
+
+/// Formats the services that are asked besides.
+fn services(rules: &RuleSet) -> String {
+    if rules.externals().is_empty() {
+        return String::new();
+    }
+    let mut rows = vec![["SERVICE", "ON", "MODE", "ON ERROR"].map(str::to_owned).to_vec()];
+    rows.extend(rules.externals().iter().map(|service| {
+        let phases = Phase::ALL.into_iter().filter(|phase| service.knows(*phase)).map(Phase::name);
+        let phases = phases.collect::<Vec<_>>().join(", ");
+        let on_error = if service.fails_closed { "closed" } else { "open" };
+        vec![plain(&service.name), phases, service.mode.name().to_owned(), on_error.to_owned()]
+    }));
+    format!("\nServices are asked besides:\n\n{}", table(&rows, &[]))
 }
 
 fn test(TestArgs { cases, file }: TestArgs) -> anyhow::Result<ExitCode> {

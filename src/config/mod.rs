@@ -6,6 +6,7 @@
 //! Invariants: a [`Config`] is always valid; all faults are reported at once, each with its key, its line or
 //! variable, and a fix; every key is used, and unknown keys are refused.
 
+mod asked;
 mod compiled;
 mod config_file;
 mod diff;

@@ -1,7 +1,7 @@
 //! The section `auth:`: whether callers need a key of this gateway, and the keys that the file declares.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -95,6 +95,9 @@ pub struct PrincipalConfig {
     /// The groups; records show them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<String>,
+    /// Labels, which expressions read as `principal.labels.NAME`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// Patterns of the models that it may use; all if the list is empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub models: Vec<String>,
@@ -198,7 +201,7 @@ impl PrincipalConfig {
     ) -> Option<(KeyDigest, KeyHolder)> {
         let id = name(&self.id, &format!("{path}.id"), faults);
         let digest = digest(&self.key_sha256, &format!("{path}.key_sha256"), prefix, faults);
-        let membership = membership(self.tenant.as_deref(), &self.groups, path, faults);
+        let membership = membership(self.tenant.as_deref(), &self.groups, &self.labels, path, faults);
         let expires = match &self.expires {
             None => Some(None),
             Some(text) => expiry(text, &format!("{path}.expires"), faults).map(Some),

@@ -1,6 +1,7 @@
 //! Callers that show no credential in a request: by the client certificate of their connection (`auth.mtls`), or by its
 //! address (`auth.networks`); and whose connections are accepted at all (`auth.acl`).
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -27,6 +28,9 @@ pub struct CertificateConfig {
     /// Their groups; records show them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<String>,
+    /// Labels, which expressions read as `principal.labels.NAME`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// Callers of a network.
@@ -43,6 +47,9 @@ pub struct NetworkConfig {
     /// Their groups; records show them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<String>,
+    /// Labels, which expressions read as `principal.labels.NAME`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// Whose connections are accepted; nothing of others is read.
@@ -115,7 +122,7 @@ impl Connections {
 impl CertificateConfig {
     fn compile(self, at: usize, faults: &mut Faults) -> Option<(Box<str>, Option<Arc<Membership>>)> {
         let path = format!("auth.mtls[{at}]");
-        let membership = membership(self.tenant.as_deref(), &self.groups, &path, faults);
+        let membership = membership(self.tenant.as_deref(), &self.groups, &self.labels, &path, faults);
         let is_good =
             self.san.bytes().any(|byte| byte != b'*') && self.san.bytes().all(|b| b.is_ascii_graphic());
         if !is_good {
@@ -132,7 +139,7 @@ impl NetworkConfig {
     fn compile(self, at: usize, faults: &mut Faults) -> Option<(IpNet, Arc<KeyHolder>)> {
         let path = format!("auth.networks[{at}]");
         let id = name(&self.id, &format!("{path}.id"), faults);
-        let membership = membership(self.tenant.as_deref(), &self.groups, &path, faults);
+        let membership = membership(self.tenant.as_deref(), &self.groups, &self.labels, &path, faults);
         let network = network(&self.cidr, &format!("{path}.cidr"), faults);
         let (id, network) = (PrincipalId::new(format!("network:{}", id?)), network?);
         if network.prefix_len() == 0 {

@@ -1,8 +1,9 @@
 //! What the configuration and the API say of a principal: names, tenant and groups, and the lists of what it may use.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::ids::Membership;
+use crate::ids::{Labels, Membership};
 use crate::model_patterns::{Matcher, Pattern, is_wild};
 use crate::settings::fault::Faults;
 
@@ -10,6 +11,8 @@ use crate::settings::fault::Faults;
 pub(super) const OWN_NAME: &str = "elida";
 /// Longest id, tenant or group, in bytes.
 const MAX_NAME: usize = 64;
+/// Longest text of a label, in bytes.
+pub(super) const MAX_LABEL: usize = 256;
 
 /// The lists of what a principal may use, as written; an empty list permits all.
 #[derive(Clone, Copy, Debug)]
@@ -58,10 +61,11 @@ impl Permitted {
     }
 }
 
-/// Returns tenant and groups; `Some(None)` without either.
+/// Returns tenant, groups and labels; `Some(None)` without any.
 pub(super) fn membership(
     tenant: Option<&str>,
     groups: &[String],
+    labels: &BTreeMap<String, String>,
     path: &str,
     faults: &mut Faults,
 ) -> Option<Option<Arc<Membership>>> {
@@ -72,8 +76,21 @@ pub(super) fn membership(
     let groups = groups.iter().enumerate();
     let groups: Vec<Option<Arc<str>>> =
         groups.map(|(at, group)| name(group, &format!("{path}.groups[{at}]"), faults)).collect();
+    let labels: Vec<Option<(Arc<str>, Arc<str>)>> =
+        labels.iter().map(|(key, value)| label(key, value, path, faults)).collect();
     let (tenant, groups) = (tenant?, groups.into_iter().collect::<Option<Box<[_]>>>()?);
-    Some(Membership::of(tenant, groups))
+    Some(Membership::of(tenant, groups, labels.into_iter().collect::<Option<Labels>>()?))
+}
+
+fn label(key: &str, value: &str, path: &str, faults: &mut Faults) -> Option<(Arc<str>, Arc<str>)> {
+    let path = format!("{path}.labels.{key}");
+    let key = name(key, &path, faults)?;
+    let is_valid = value.len() <= MAX_LABEL && !value.contains(char::is_control);
+    if !is_valid {
+        let message = format!("a label has at most {MAX_LABEL} bytes, and no control characters");
+        faults.add(path, message, "write a word, such as team: web");
+    }
+    is_valid.then(|| (key, value.into()))
 }
 
 /// Returns the name of a principal, tenant or group.

@@ -292,7 +292,12 @@ mod tests {
     }
 
     fn member(tenant: &str, groups: &[&str]) -> Arc<Membership> {
-        Membership::of(Some(tenant.into()), groups.iter().map(|group| (*group).into()).collect()).unwrap()
+        Membership::of(
+            Some(tenant.into()),
+            groups.iter().map(|group| (*group).into()).collect(),
+            Default::default(),
+        )
+        .unwrap()
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::ledger::{AccountKey, Claim, Lasts, Ledger, Short, Shortage};
 pub use super::over_budget::OverBudget;
 use super::overrides::Additions;
 use crate::policy::expr::{Expression, Truth};
-use crate::policy::facts::Facts;
+use crate::policy::facts::{Fact, Facts};
 
 /// How long a budget lasts. All periods but `session` and `total` begin at their natural time in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -120,6 +120,8 @@ pub struct Budgets {
     all: Arc<[Arc<Budget>]>,
     /// What operators add to their limits.
     additions: Arc<ArcSwap<Additions>>,
+    /// What was spent and is held of them.
+    pub(super) ledger: Arc<Ledger>,
 }
 
 /// What a request may need at most.
@@ -176,13 +178,13 @@ pub struct BudgetAccount {
 
 impl Budgets {
     pub(super) fn new(budgets: Vec<Arc<Budget>>) -> Self {
-        Self { all: budgets.into(), additions: Arc::default() }
+        Self { all: budgets.into(), ..Self::default() }
     }
 
-    /// Adds these overrides to the limits.
+    /// Adds these overrides to the limits, and knows from this ledger what is left.
     #[must_use]
-    pub fn with_additions(&self, additions: &Arc<ArcSwap<Additions>>) -> Self {
-        Self { all: Arc::clone(&self.all), additions: Arc::clone(additions) }
+    pub fn with_additions(&self, additions: &Arc<ArcSwap<Additions>>, ledger: &Arc<Ledger>) -> Self {
+        Self { all: Arc::clone(&self.all), additions: Arc::clone(additions), ledger: Arc::clone(ledger) }
     }
 
     /// Whether a request that passes the budget has its session killed.
@@ -198,6 +200,12 @@ impl Budgets {
     /// Returns what a budget counts; `None` if there is no such budget.
     pub fn unit_of(&self, budget: &str) -> Option<CostUnit> {
         self.all.iter().find(|known| *known.name == *budget).map(|known| known.limit.unit)
+    }
+
+    /// Whether an expression asks for a fact.
+    pub fn ask_for(&self, fact: Fact) -> bool {
+        let asks = |found: &Expression| found.asks_for(fact);
+        self.all.iter().any(|budget| asks(&budget.by) || budget.when.as_ref().is_some_and(asks))
     }
 
     /// Whether there are none.
@@ -282,7 +290,7 @@ impl Budgets {
                 let added = additions.to(&budget.name, budget.limit.unit, &key.name, now);
                 let limit = budget.limit.amount.saturating_add(added).min(MAX);
                 let show = |amount: u64| budget.limit.unit.shown(amount);
-                let held = account.held.saturating_sub(account.asking).saturating_add(account.held_by_others);
+                let held = account.all_held();
                 let left = limit.saturating_sub(account.spent()).saturating_sub(held);
                 Some(BudgetAccount {
                     budget: budget.name.to_string(),

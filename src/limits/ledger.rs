@@ -93,6 +93,11 @@ impl Account {
         self.own.saturating_add(self.others)
     }
 
+    /// What open requests may still cost, with those of other instances.
+    pub fn all_held(&self) -> u64 {
+        self.held.saturating_sub(self.asking).saturating_add(self.held_by_others)
+    }
+
     /// What this process spent that is not stored yet.
     pub fn unsaved(&self) -> u64 {
         self.own.saturating_sub(self.saved)

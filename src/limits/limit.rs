@@ -6,7 +6,7 @@ use super::bucket::Rate;
 use super::counters::Counters;
 use super::fields::Item;
 use crate::policy::expr::{Expression, Truth};
-use crate::policy::facts::{Facts, Phase};
+use crate::policy::facts::{Fact, Facts, Phase};
 use crate::settings::rate::RateText;
 
 /// What a limit counts.
@@ -79,6 +79,10 @@ pub struct Limit {
 }
 
 impl Limit {
+    pub(super) fn asks_for(&self, fact: Fact) -> bool {
+        self.by.asks_for(fact) || self.when.as_ref().is_some_and(|when| when.asks_for(fact))
+    }
+
     pub(super) fn new(name: &str, by: Expression, when: Option<Expression>, amounts: Amounts) -> Self {
         let items = Item::of(name, &amounts);
         let limit = Self { name: name.into(), by, when, amounts, items, counters: Arc::default() };

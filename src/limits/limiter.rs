@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::admission::{Admission, Held, UsedUp};
 use super::limit::{Limit, Refused};
 use super::sessions::SessionLimits;
-use crate::policy::facts::{Facts, Phase};
+use crate::policy::facts::{Fact, Facts, Phase};
 
 /// All limits.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +19,11 @@ impl Limits {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Whether an expression asks for a fact.
+    pub fn ask_for(&self, fact: Fact) -> bool {
+        self.0.iter().any(|limit| limit.asks_for(fact))
     }
 
     /// Whether tokens are counted, so that a request's own limit of its output has to be known.

@@ -26,6 +26,7 @@ mod fields;
 pub mod fleet;
 pub mod fleet_rates;
 pub mod ledger;
+mod left;
 pub mod limit;
 pub mod limiter;
 mod line;

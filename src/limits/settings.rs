@@ -14,7 +14,7 @@ use super::classes::{AdmissionConfig, AdmissionRules};
 use super::limit::{Amounts, Limit};
 use super::limiter::Limits;
 use crate::policy::expr::{Expression, SourceFault};
-use crate::policy::facts::Phase;
+use crate::policy::facts::{Fact, Phase};
 use crate::settings::fault::Faults;
 use crate::settings::rate::RateText;
 
@@ -216,6 +216,8 @@ fn compile_budgets(written: Vec<BudgetConfig>, faults: &mut Faults) -> Option<Bu
         let when = when.map(|when| {
             expression(&format!("{path}.when"), when, Expression::condition, Phase::Request, faults)
         });
+        check_left(&format!("{path}.by"), by.as_ref(), faults);
+        check_left(&format!("{path}.when"), when.as_ref().and_then(Option::as_ref), faults);
         let compiled = by.zip(when.map_or(Some(None), |when| when.map(Some)));
         budgets.push(compiled.map(|(by, when)| {
             let share = one.soft.unwrap_or(f64::INFINITY);
@@ -241,6 +243,15 @@ fn is_plain(name: &str) -> bool {
     !name.is_empty() && name.len() <= 128 && name.bytes().all(|byte| (b' '..=b'~').contains(&byte))
 }
 
+/// Refuses expressions of budgets that ask what budgets have left.
+fn check_left(path: &str, compiled: Option<&Expression>, faults: &mut Faults) {
+    let asked = [Fact::BudgetLeftUsd, Fact::BudgetLeftRatio];
+    if let Some(fact) = asked.into_iter().find(|fact| compiled.is_some_and(|found| found.asks_for(*fact))) {
+        let message = format!("{} is what budgets have left, and this decides on it", fact.name());
+        faults.add(path, message, "ask for it in a rule or a limit");
+    }
+}
+
 fn expression(
     path: &str,
     text: &str,
@@ -248,6 +259,6 @@ fn expression(
     known: Phase,
     faults: &mut Faults,
 ) -> Option<Expression> {
-    let compiled = compile(text, known);
+    let compiled = compile(text, known).and_then(Expression::outside_rules);
     compiled.map_err(|fault| faults.add_within(path, text, fault.at, fault.message, fault.hint)).ok()
 }

@@ -1,7 +1,5 @@
 //! What the `when` of a webhook may ask of an event: the facts of the session that it is about, as far as the event has them.
 
-use std::borrow::Cow;
-
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::Value as Json;
@@ -29,6 +27,10 @@ impl EventFacts<'_> {
 
     fn number(&self, paths: &[&str]) -> Value<'_> {
         self.member(paths).and_then(Json::as_u64).map_or(Value::Unknown, Value::count)
+    }
+
+    fn member_of_map(&self, paths: &[&str], key: &str) -> Option<&str> {
+        paths.iter().find_map(|path| self.data.pointer(path)?.get(key)?.as_str())
     }
 
     fn principal(&self) -> Option<&str> {
@@ -85,8 +87,12 @@ impl Facts for EventFacts<'_> {
         }
     }
 
-    fn entry(&self, _: Fact, _: &str) -> Value<'_> {
-        Value::Text(Cow::Borrowed(""))
+    fn entry(&self, fact: Fact, key: &str) -> Value<'_> {
+        match (fact, self.member_of_map(&["/principal/labels", "/labels"], key)) {
+            (Fact::PrincipalLabels, Some(text)) => Value::text(Some(text)),
+            (Fact::PrincipalLabels, None) if self.principal().is_some() => Value::Absent,
+            _ => Value::Unknown,
+        }
     }
 
     fn has(&self, _: Fact, text: &str) -> bool {

@@ -74,7 +74,7 @@ fn finding(data: &Value, now_ms: i64, id: &str) -> Value {
     let acts =
         text(data, "/mode") == Some("enforce") && !matches!(text(data, "/action"), None | Some("flag"));
     let time = time(data, "/at", now_ms);
-    let mut event = base(2004, 1, severity_id(severity), time, id, &["ai_operation", "security_control"]);
+    let mut event = base(2004, 1, severity_id(severity), time, id, &["security_control"]);
     let mut extend = |name: &str, value: Value| drop(event.insert(name.to_owned(), value));
     extend("finding_info", info(id, format!("Rule {rule} holds"), rule, "rule", time, text(data, "/owasp")));
     // Denied and blocked, or observed and detected.
@@ -91,7 +91,7 @@ fn finding(data: &Value, now_ms: i64, id: &str) -> Value {
 fn kill(data: &Value, now_ms: i64, id: &str) -> Value {
     let by = text(data, "/by").unwrap_or_default();
     let time = time(data, "/at", now_ms);
-    let mut event = base(2004, 1, 4, time, id, &["ai_operation", "security_control"]);
+    let mut event = base(2004, 1, 4, time, id, &["security_control"]);
     let mut extend = |name: &str, value: Value| drop(event.insert(name.to_owned(), value));
     extend("finding_info", info(id, "A session is killed".to_owned(), by, "kill", time, None));
     extend("message", json!(text(data, "/reason")));
@@ -192,34 +192,68 @@ fn activity(action: &str) -> u64 {
 mod tests {
     use super::*;
 
-    /// Attributes that the published schema requires of each class, and of which at least one must be there.
-    const REQUIRED: [&str; 7] =
-        ["activity_id", "category_uid", "class_uid", "metadata", "severity_id", "time", "type_uid"];
+    /// What version 1.8.0 of the schema says of the classes and objects that are used here, and of their attributes: those that
+    /// are required, and those that are written. From github.com/ocsf/ocsf-schema, commit 3dcb905d ("v1.8.0 prep").
+    const PUBLISHED: &str = include_str!("ocsf_schema.json");
+
+    /// Checks an object against the published schema.
+    fn check(object: &Value, name: &str, published: &Value, profiles: &[&str]) {
+        let known = &published[name]["attributes"];
+        let members = object.as_object().unwrap_or_else(|| panic!("{name} is no object: {object}"));
+        for (attribute, value) in members {
+            let rule = &known[attribute];
+            assert!(rule.is_object(), "{name} has no attribute {attribute}");
+            if let Some(profile) = rule["profile"].as_str() {
+                assert!(profiles.contains(&profile), "{name}.{attribute} is of the profile {profile}");
+            }
+            let one = std::slice::from_ref(value);
+            let values = if rule["array"] == true { value.as_array().expect("an array") } else { one };
+            for value in values {
+                let is_right = match rule["type"].as_str().expect("a type") {
+                    "json_t" => true,
+                    "boolean_t" => value.is_boolean(),
+                    "integer_t" | "long_t" | "timestamp_t" => value.is_i64(),
+                    kind if kind.ends_with("_t") => value.is_string(),
+                    object => {
+                        check(value, object, published, profiles);
+                        true
+                    }
+                };
+                assert!(is_right, "{name}.{attribute}: {value}");
+                if let Some(all) = rule["enum"].as_array() {
+                    assert!(all.contains(value), "{name}.{attribute}: {value} is not of {all:?}");
+                }
+            }
+        }
+        for (attribute, rule) in known.as_object().expect("attributes") {
+            assert!(rule["required"] != true || members.contains_key(attribute), "{name} lacks {attribute}");
+        }
+        if let Some(one) = published[name]["constraints"]["at_least_one"].as_array() {
+            let has = |attribute: &Value| members.contains_key(attribute.as_str().expect("a name"));
+            assert!(one.iter().any(has), "{name} has none of {one:?}");
+        }
+    }
 
     fn checked(kind: &str, data: &Value) -> Value {
         let event = event(kind, data, 1_763_632_845_000, "id-1").expect("an event");
-        for name in REQUIRED {
-            assert!(!event[name].is_null(), "{name}: {event}");
+        let published: Value = serde_json::from_str(PUBLISHED).expect("the schema");
+        let class = event["class_uid"].as_u64().expect("a class");
+        let name = match class {
+            2004 => "detection_finding",
+            3002 => "authentication",
+            3004 => "entity_management",
+            other => panic!("{other}"),
+        };
+        let profiles = event["metadata"]["profiles"].as_array().expect("profiles");
+        let profiles: Vec<&str> = profiles.iter().filter_map(Value::as_str).collect();
+        for profile in &profiles {
+            let known = published[name]["profiles"].as_array().expect("profiles");
+            assert!(known.contains(&json!(profile)), "{name} has no profile {profile}");
         }
-        assert_eq!(event["metadata"]["version"], "1.8.0");
-        assert!(event["metadata"]["product"]["name"].is_string());
-        assert_eq!(
-            event["type_uid"].as_u64(),
-            Some(event["class_uid"].as_u64().unwrap() * 100 + event["activity_id"].as_u64().unwrap())
-        );
-        assert_eq!(event["category_uid"].as_u64(), event["class_uid"].as_u64().map(|class| class / 1000));
-        match event["class_uid"].as_u64() {
-            Some(2004) => {
-                let info = &event["finding_info"];
-                assert!(info["uid"].is_string() && info["title"].is_string(), "{event}");
-                assert!(info["analytic"]["type_id"].is_u64(), "{event}");
-            }
-            Some(3002) => {
-                assert!(event["user"]["uid"].is_string() && event["service"]["name"].is_string(), "{event}");
-            }
-            Some(3004) => assert!(event["entity"]["uid"].is_string(), "{event}"),
-            other => panic!("{other:?}"),
-        }
+        check(&event, name, &published, &profiles);
+        assert_eq!(event["metadata"]["version"], VERSION);
+        assert_eq!(event["type_uid"].as_u64(), Some(class * 100 + event["activity_id"].as_u64().unwrap()));
+        assert_eq!(event["category_uid"].as_u64(), Some(class / 1000));
         event
     }
 
@@ -233,7 +267,7 @@ mod tests {
             (&found["class_uid"], &found["severity_id"], &found["disposition_id"]),
             (&json!(2004), &json!(4), &json!(2))
         );
-        assert_eq!(found["metadata"]["profiles"], json!(["ai_operation", "security_control"]));
+        assert_eq!(found["metadata"]["profiles"], json!(["security_control"]));
         assert_eq!(found["evidences"][0]["actor"]["user"]["org"]["uid"], "acme");
         assert_eq!(found["time"], 1_795_168_845_000_i64);
         let mut audited = data;

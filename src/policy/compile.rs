@@ -57,12 +57,19 @@ impl PolicyConfig {
         if !rules.is_empty() {
             rules.scan_limit = Some(Arc::new(scan_limit(on_limit, self.mode)));
         }
+        if !rules.is_empty() || self.mcp.redefined.is_some() {
+            rules.redefined = Some(Arc::new(redefined(self.mcp.redefined, self.mode)));
+        }
         let all = || rules.phases.iter().flat_map(|phase| &phase.rules);
         let asks = |fact| all().any(|rule| rule.asks_for().contains(&fact));
-        let (tools, messages) = (asks(Fact::RequestTools), asks(Fact::MessagesCount));
+        // Services are told all facts.
+        let reads = |fact| asks(fact) || !rules.externals.is_empty();
+        let (tools, messages) = (asks(Fact::RequestTools), reads(Fact::MessagesCount));
         let model = asks(Fact::RequestModel);
+        let instructions = reads(Fact::RequestSystemDigest);
         rules.asks_for_backend = all().any(|rule| rule.depends_on_backend());
         (rules.asks_for_tools, rules.asks_for_messages) = (tools, messages);
+        rules.asks_for_instructions = instructions;
         rules.asks_for_model = model;
         rules.generation = GENERATION.fetch_add(1, Ordering::Relaxed);
         rules.written = self;
@@ -155,6 +162,17 @@ fn scan_limit(on_limit: Option<OnLimit>, mode: Mode) -> Rule {
         severity: Severity::Low,
         message: Some(message.into()),
         ..built_in("scan-limit", action, mode, RuleKind::ScanLimit)
+    }
+}
+
+fn redefined(on_change: Option<OnLimit>, mode: Mode) -> Rule {
+    let action = if on_change == Some(OnLimit::Block) { Action::Block } else { Action::Flag };
+    Rule {
+        phase: Phase::ToolResult,
+        severity: Severity::High,
+        owasp: Some("LLM03".into()),
+        message: Some("The server has changed the definition of a tool within the session".into()),
+        ..built_in("tool-redefined", action, mode, RuleKind::Redefined)
     }
 }
 

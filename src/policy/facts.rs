@@ -100,6 +100,7 @@ facts! {
     PrincipalKind = "principal.kind" Text EVERYWHERE "How the caller is known: the part of its id before the colon.";
     PrincipalTenant = "principal.tenant" Text EVERYWHERE "The tenant of the caller's key; absent when it has none.";
     PrincipalGroups = "principal.groups" List EVERYWHERE "The groups of the caller's key.";
+    PrincipalLabels = "principal.labels" Map EVERYWHERE "The labels of the caller's key or token, as in `principal.labels.team`; absent when it has no such label.";
     ClientName = "client.name" Text EVERYWHERE "The client program; absent when it is not known.";
     ClientVersion = "client.version" Text EVERYWHERE "Its version; absent when it is not known.";
     ClientAddr = "client.addr" Text EVERYWHERE "The client's address, also behind `server.trusted_proxies`.";
@@ -114,6 +115,7 @@ facts! {
     RequestBytes = "request.bytes" Int BODIES "Bytes of the body that were received before the request is forwarded.";
     RequestMaxTokens = "request.max_tokens" Int BODIES "The most tokens that the response may have; absent when the request sets no limit, the largest number when it asks for none by a negative one, unknown when the body cannot be read, or has it twice or not as a number.";
     RequestTools = "request.tools" List BODIES "The names of the tools that the request offers the model; of the provider's own also their types. What is not among them is unknown when there are more than 128, one has no name, or others come from elsewhere (`mcp` tools, cached contents).";
+    RequestSystemDigest = "request.system_digest" Text LATER "The SHA-256, in hexadecimal, of the instructions of the request (system prompts), one a line; absent when it has none, unknown when the body cannot be read.";
     MessagesCount = "messages.count" Int LATER "How many messages the request has: the elements of `messages`, `input` or `contents`; absent when it has no such list, unknown when the body cannot be read, or has two of them or an empty one.";
     SessionId = "session.id" Text SESSIONS "The session.";
     SessionAge = "session.age_s" Int SESSIONS "Seconds since the session began.";
@@ -128,6 +130,8 @@ facts! {
     UsageInputTokens = "usage.input_tokens" Int SESSIONS "Tokens of prompts in the session so far, by the answers that have ended.";
     UsageOutputTokens = "usage.output_tokens" Int SESSIONS "Tokens of answers in the session so far.";
     UsageCost = "usage.cost_usd" Float SESSIONS "What the session has cost so far, in US dollars.";
+    BudgetLeftUsd = "budget.left_usd" Float LATER "US dollars that are left of the budget that concerns the request and has the least; absent when none is in money.";
+    BudgetLeftRatio = "budget.left_ratio" Float LATER "The part that is left of the budget that concerns the request and has the smallest one, from 0 to 1; absent when none concerns it.";
     TextRole = "text.role" Text TEXTS "Who wrote the text that a pattern was found in: `user`, `assistant`, `tool` or `system`. For rules with `match`.";
     Findings = "findings" List TEXTS "The ids of the rules that this request, answer or result has met so far, in the order of the file.";
     ToolName = "tool.name" Text TOOLS "The name of the tool.";

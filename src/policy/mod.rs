@@ -20,6 +20,7 @@
 pub mod approval;
 pub mod approvals;
 pub mod arguments;
+mod asked;
 mod check;
 pub mod command_lines;
 mod compile;
@@ -31,6 +32,7 @@ pub mod external;
 pub mod facts;
 pub mod json;
 pub mod loops;
+mod mcp;
 mod pattern_faults;
 mod phase;
 pub mod presets;

@@ -287,6 +287,8 @@ pub enum RuleKind {
     Tools,
     /// A bound of scanning was reached.
     ScanLimit,
+    /// An MCP server has changed the definition of a tool (`policy.mcp.redefined`).
+    Redefined,
     /// The score of the session.
     Score,
     /// `policy.loops`.

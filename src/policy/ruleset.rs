@@ -208,6 +208,7 @@ impl Facts for Judging<'_> {
 pub struct RuleSet {
     pub(super) phases: [PhaseRules; Phase::ALL.len()],
     pub(super) scan_limit: Option<Arc<Rule>>,
+    pub(super) redefined: Option<Arc<Rule>>,
     pub(super) score: [Option<(f64, Arc<Rule>)>; 3],
     pub(super) loops: Option<LoopSet>,
     pub(super) externals: Vec<Arc<External>>,
@@ -221,6 +222,8 @@ pub struct RuleSet {
     pub(super) asks_for_messages: bool,
     /// A rule asks for the model.
     pub(super) asks_for_model: bool,
+    /// A rule asks for the instructions of a request.
+    pub(super) asks_for_instructions: bool,
 }
 
 impl RuleSet {
@@ -248,26 +251,6 @@ impl RuleSet {
     pub fn read_bodies(&self) -> bool {
         use Phase::{Request, Response, ToolCall, ToolResult, Turn};
         [Request, Response, ToolCall, ToolResult, Turn].into_iter().any(|phase| self.has(phase))
-    }
-
-    /// Whether a rule about requests asks which backend or server is called, so that another backend may be another answer.
-    pub fn asks_for_backend(&self) -> bool {
-        self.asks_for_backend
-    }
-
-    /// Whether a rule asks which tools a request offers, or which models it names.
-    pub fn asks_for_others(&self) -> bool {
-        self.asks_for_tools || self.asks_for_model
-    }
-
-    /// Whether a rule asks how many messages a request has.
-    pub fn asks_for_messages(&self) -> bool {
-        self.asks_for_messages
-    }
-
-    /// Whether a rule asks for the model.
-    pub fn asks_for_model(&self) -> bool {
-        self.asks_for_model
     }
 
     /// Whether rules ask for what a model says or calls, and for the results of its tools.

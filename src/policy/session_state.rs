@@ -1,12 +1,13 @@
 //! What rules know of a session: its score, its marks, what was counted before, and what may not be repeated.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::loops::{LoopWatch, Observation, TurnCall};
-use super::rule::{Action, Role, Rule};
+use super::rule::{Action, Role, Rule, Severity};
 use super::verdict::Finding;
 use crate::error::ErrorKind;
 
@@ -22,6 +23,10 @@ const MAX_MARKS: usize = 64;
 const MAX_ORDERS: usize = 32;
 /// The most agents whose turns are remembered.
 const MAX_AGENTS: usize = 128;
+/// The most tools of MCP servers whose definitions are remembered.
+const MAX_TOOLS: usize = 1024;
+/// The most rules whose findings are counted by rule.
+const MAX_RULES: usize = 256;
 /// The most rules that slow a session down.
 const MAX_PACES: usize = 16;
 
@@ -31,6 +36,8 @@ pub struct SessionState {
     inner: Mutex<Inner>,
     /// The turns of each agent; absent unless loops are looked for.
     turns: Mutex<Vec<TurnsOfAgent>>,
+    /// Digests of the definitions of tools as the session first saw them, by server and name; absent unless MCP is spoken.
+    tools: Mutex<HashMap<(Box<str>, Box<str>), Box<str>>>,
 }
 
 /// An agent, `None` for the main one, with its turns.
@@ -47,8 +54,20 @@ struct Inner {
     paces: Vec<(Arc<str>, u64)>,
     /// Why the session is being killed.
     killed: Option<Refused>,
-    findings: u64,
-    strongest: Option<Action>,
+    rules: Vec<RuleCount>,
+}
+
+/// How often a rule has held in the session.
+#[derive(Clone, Debug)]
+pub struct RuleCount {
+    /// Its id.
+    pub rule: Arc<str>,
+    /// What it asks for.
+    pub action: Action,
+    /// How bad it is.
+    pub severity: Severity,
+    /// How often, each text counted once.
+    pub count: u64,
 }
 
 /// What may not be repeated.
@@ -88,6 +107,21 @@ impl SessionState {
         turns[at].1.observe(body, calls, Duration::from_millis(now))
     }
 
+    /// Notes how an MCP server defines a tool. Returns whether it has defined it in another way before in this session; `None` if
+    /// there are too many tools to tell.
+    pub fn redefines(&self, server: &str, tool: &str, digest: &str) -> Option<bool> {
+        let mut tools = self.tools.lock();
+        let key = (server.into(), tool.into());
+        if let Some(known) = tools.get(&key) {
+            return Some(**known != *digest);
+        }
+        if tools.len() >= MAX_TOOLS {
+            return None;
+        }
+        tools.insert(key, digest.into());
+        Some(false)
+    }
+
     /// Forgets the turns of an agent: an operator has let it go on.
     pub fn forget_turns(&self, agent: Option<&str>) {
         self.turns.lock().retain(|(known, _)| known.as_deref() != agent);
@@ -110,8 +144,7 @@ impl SessionState {
         let weight = finding.rule.severity.weight() * finding.role.map_or(1.0, Role::weight);
         inner.score = inner.score_at(now) + weight;
         inner.at = now;
-        inner.findings += 1;
-        inner.strongest = inner.strongest.max(Some(finding.rule.action));
+        inner.note(&finding.rule);
         if let Some(mark) = &finding.rule.mark
             && inner.marks.len() < MAX_MARKS
             && !inner.marks.contains(mark)
@@ -143,9 +176,9 @@ impl SessionState {
         self.inner.lock().marks.clone()
     }
 
-    /// How many findings were counted.
-    pub fn findings(&self) -> u64 {
-        self.inner.lock().findings
+    /// How often each rule has held, in the order of the first finding.
+    pub fn flags(&self) -> Vec<RuleCount> {
+        self.inner.lock().rules.clone()
     }
 
     /// Orders that a request with these elements is refused for a minute. The order of the digests does not matter.
@@ -210,6 +243,16 @@ impl SessionState {
 }
 
 impl Inner {
+    fn note(&mut self, rule: &Rule) {
+        if let Some(known) = self.rules.iter_mut().find(|known| known.rule == rule.id) {
+            known.count += 1;
+        } else if self.rules.len() < MAX_RULES {
+            let Rule { id, action, severity, .. } = rule;
+            let rule = Arc::clone(id);
+            self.rules.push(RuleCount { rule, action: *action, severity: *severity, count: 1 });
+        }
+    }
+
     fn score_at(&self, now: u64) -> f64 {
         self.score * (-(now.saturating_sub(self.at) as f64) / HALF_LIFE).exp2()
     }

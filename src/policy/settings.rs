@@ -28,6 +28,9 @@ pub struct PolicyConfig {
     pub rules: Vec<RuleConfig>,
     /// Tools that may and may not be called.
     pub tools: ToolsConfig,
+    /// What MCP servers list.
+    #[serde(skip_serializing_if = "McpConfig::is_default")]
+    pub mcp: McpConfig,
     /// Services that decide besides the rules, such as OPA. They can only make the outcome stricter.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub external: Vec<ExternalConfig>,
@@ -53,6 +56,7 @@ impl Default for PolicyConfig {
             disable: Vec::new(),
             rules: Vec::new(),
             tools: ToolsConfig::default(),
+            mcp: McpConfig::default(),
             external: Vec::new(),
             score: ScoreConfig::default(),
             loops: None,
@@ -82,6 +86,24 @@ pub struct ToolsConfig {
     pub allow: Vec<String>,
     /// Those that may not be called.
     pub deny: Vec<String>,
+}
+
+/// What is done about the tools that MCP servers list.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "PolicyMcp")]
+pub struct McpConfig {
+    /// Takes tools out of lists that `policy.tools` or the caller's key does not permit.
+    pub hide_denied: bool,
+    /// What happens when a server changes the definition of a tool within a session: `flag` or `block`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redefined: Option<OnLimit>,
+}
+
+impl McpConfig {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// The scores of a session from which on something happens.

@@ -330,7 +330,11 @@ rules:
         (None, Some("score-throttle".into()), Some("score-block".into()))
     );
     assert_eq!(of(100.0), Some("score-kill".into()));
-    assert!(state.saw("seen") && !state.saw("other") && state.findings() == 3);
+    assert!(
+        state.saw("seen")
+            && !state.saw("other")
+            && state.flags().iter().map(|found| found.count).sum::<u64>() == 3
+    );
 }
 
 #[test]

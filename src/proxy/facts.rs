@@ -11,9 +11,10 @@ use super::request_ctx::Identified;
 use super::unknown_api;
 use crate::clock::{Clock, Moment};
 use crate::identity::FoundSession;
-use crate::ids::Membership;
+use crate::ids::{AgentId, Membership};
 use crate::policy::facts::{Fact, Facts, Step, ToolFacts, TurnFacts, Value};
 use crate::protocol::dialects::output_limit::{self, Asked};
+use crate::protocol::request::Instructions;
 use crate::session::{Leg, Session};
 
 /// The facts of one request.
@@ -63,8 +64,16 @@ impl<'a> RequestFacts<'a> {
 }
 
 impl RequestFacts<'_> {
-    fn agent(&self) -> Option<FoundSession> {
+    fn found(&self) -> Option<FoundSession> {
         identify::by_head(&self.who.received, self.headers).ok().flatten()
+    }
+
+    fn agent(&self) -> Option<AgentId> {
+        self.found()?.agent_id
+    }
+
+    fn parent_agent(&self) -> Option<AgentId> {
+        self.found()?.parent_agent_id
     }
 
     fn membership(&self) -> Option<&Membership> {
@@ -156,6 +165,26 @@ impl RequestFacts<'_> {
         }
     }
 
+    fn instructions(&self) -> Value<'_> {
+        let call = &self.who.call;
+        match &call.instructions {
+            _ if self.is_unreadable() => Value::Unknown,
+            Instructions::Digest(digest) => Value::text(Some(digest)),
+            Instructions::None => Value::Absent,
+            Instructions::Unread if call.tools_offered.has_body() => Value::Unknown,
+            Instructions::Unread => Value::Absent,
+        }
+    }
+
+    /// What is left of the budgets that concern the request.
+    fn left(&self, fact: Fact) -> Value<'_> {
+        let session = self.session().map_or(0, |session| session.uid().as_u128());
+        let budgets = &self.who.received.handle.settings.budgets;
+        let left = budgets.left(self, session, self.clock.wall(self.now));
+        let left = if fact == Fact::BudgetLeftUsd { left.usd } else { left.ratio };
+        left.map_or(Value::Absent, Value::Float)
+    }
+
     /// The limit of the answer, as the backend reads it.
     fn max_tokens(&self) -> Value<'_> {
         let Identified { received, call, .. } = self.who;
@@ -203,10 +232,10 @@ impl Facts for RequestFacts<'_> {
             Fact::RequestBytes => Value::count(received.handle.upload.bytes()),
             Fact::RequestMaxTokens => self.max_tokens(),
             Fact::MessagesCount => self.messages(),
-            Fact::AgentId => self.agent().and_then(|found| found.agent_id).map_or(Value::Absent, owned),
-            Fact::AgentParent => {
-                self.agent().and_then(|found| found.parent_agent_id).map_or(Value::Absent, owned)
-            }
+            Fact::RequestSystemDigest => self.instructions(),
+            Fact::BudgetLeftUsd | Fact::BudgetLeftRatio => self.left(fact),
+            Fact::AgentId => self.agent().map_or(Value::Absent, owned),
+            Fact::AgentParent => self.parent_agent().map_or(Value::Absent, owned),
             Fact::TimeHour => Value::Int(utc().hour().into()),
             Fact::TimeWeekday => Value::Int(utc().weekday().to_sunday_zero_offset().into()),
             Fact::PrincipalTenant => Value::text(self.membership().and_then(|found| found.tenant.as_deref())),
@@ -234,6 +263,7 @@ impl Facts for RequestFacts<'_> {
             // Maps and lists are asked for what is in them; the rules know their own findings.
             Fact::RequestHeaders
             | Fact::PrincipalGroups
+            | Fact::PrincipalLabels
             | Fact::RequestTools
             | Fact::SessionLabels
             | Fact::SessionSaw
@@ -249,6 +279,9 @@ impl Facts for RequestFacts<'_> {
                 None => Value::Absent,
                 Some(value) => value.to_str().map_or(Value::Unknown, |value| Value::text(Some(value))),
             },
+            Fact::PrincipalLabels => {
+                Value::text(self.membership().and_then(|found| found.labels.get(key)).map(|text| &**text))
+            }
             Fact::SessionSaw => {
                 let state = self.session().and_then(|session| session.policy());
                 Value::Bool(state.is_some_and(|state| state.saw(key)))

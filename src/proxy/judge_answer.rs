@@ -154,6 +154,13 @@ impl Judge for Hearing<'_> {
         }
     }
 
+    fn unit(&mut self, bytes: Bytes) -> Bytes {
+        match self.heard.lists_in {
+            None => bytes,
+            Some(framing) => self.listed(bytes, framing),
+        }
+    }
+
     fn rule(&mut self, of: Part) -> Ruling {
         match of {
             Part::Unit => {}
@@ -206,7 +213,7 @@ impl Hearing<'_> {
     }
 
     /// Notes that something was not read.
-    fn limit(&mut self) {
+    pub(super) fn limit(&mut self) {
         limit(self.rules, &mut self.heard.was_limited, &mut self.heard.verdict);
     }
 
@@ -270,7 +277,13 @@ impl Hearing<'_> {
         }
     }
 
-    fn follow(&mut self, phase: Phase, verdict: &Verdict, tool: Option<&ToolFacts<'_>>, asks: bool) {
+    pub(super) fn follow(
+        &mut self,
+        phase: Phase,
+        verdict: &Verdict,
+        tool: Option<&ToolFacts<'_>>,
+        asks: bool,
+    ) {
         let (With { app, ends, .. }, result) = (&self.with, result_facts(self.with.ends, self.heard.bytes));
         let unit = Unit { digests: ends.digests, tool: tool.or(result.as_ref()) };
         let decision = decide(app, ends.who, Some(ends.leg), phase, verdict, &unit);

@@ -28,7 +28,7 @@ use crate::policy::scan::Judged;
 use crate::policy::verdict::Verdict;
 use crate::protocol::dialects::credentials;
 use crate::protocol::request::rpc_calls::{RpcCall, tool_calls};
-use crate::protocol::request::{decoded, segments};
+use crate::protocol::request::{decoded, instructions, segments};
 use crate::protocol::wire::coding::Coding;
 use crate::protocol::wire::multipart::FormScan;
 use crate::protocol::wire::quoted_printable::QuotedPrintable;
@@ -123,6 +123,7 @@ pub(super) fn judge(
     body: &Body<'_>,
 ) -> Result<Vec<Decision>, Reject> {
     let rules = Arc::clone(&routed.who.received.handle.settings.rules);
+    read_instructions(&rules, routed, body);
     let (who, leg) = (&*routed.who, &routed.leg);
     let forward = Some((leg, Some(&routed.route)));
     let facts = RequestFacts { forward, ..RequestFacts::new(who, headers, &app.clock) };
@@ -194,6 +195,15 @@ fn judge_other_models(
         rules.finish(Phase::Request, &facts, &mut found.request);
         request.merge(found.request);
         results.merge(found.results);
+    }
+}
+
+/// Reads the instructions, if a rule asks for them.
+fn read_instructions(rules: &RuleSet, routed: &mut Routed, body: &Body<'_>) {
+    if rules.asks_for_instructions()
+        && let Body::Json(plain) = body
+    {
+        routed.who.call.instructions = instructions(plain, routed.route.dialect);
     }
 }
 
@@ -327,7 +337,8 @@ pub(super) fn read_texts(
     match body {
         Body::Json(plain) => {
             segments::read(plain, routed.route.dialect, &mut texts);
-            if is_pairs(facts.headers) {
+            // Without a plus it would be the same text once more.
+            if is_pairs(facts.headers) && plain.contains(&b'+') {
                 texts.raw(&spaced(plain));
             }
         }

@@ -74,6 +74,8 @@ pub(super) struct Heard {
     pub(super) said: Option<Vec<u8>>,
     /// Its texts, where rules look for something in them.
     pub(super) lanes: AnswerLanes,
+    /// The framing of an answer that may list the tools of an MCP server.
+    pub(super) lists_in: Option<Framing>,
     /// Bytes of text since the last ruling, and in all.
     pub(super) fresh: u64,
     pub(super) bytes: u64,
@@ -132,6 +134,7 @@ impl Judging {
         tap: Option<&ResponseTap>,
         framing: Framing,
         has_room: bool,
+        lists_in: Option<Framing>,
     ) -> Option<Box<Self>> {
         let is_llm = dialect.is_llm();
         match tap {
@@ -140,15 +143,15 @@ impl Judging {
             _ => {}
         }
         let phase = phase_of_texts(dialect);
-        let acts = rules.acts(phase) || is_llm && rules.acts(Phase::ToolCall) || rules.limit_acts();
+        let acts = rules.acts(phase)
+            || is_llm && rules.acts(Phase::ToolCall)
+            || rules.limit_acts()
+            || lists_in.is_some();
         if acts {
             let is_unread = tap.is_some_and(|tap| tap.unread().is_some());
             gate.begin(tap.is_some() && (framing == Framing::Json || is_unread));
         }
-        let keep_alive = match framing {
-            Framing::Sse if has_room => Some(dialect.keep_alive()),
-            _ => None,
-        };
+        let keep_alive = (framing == Framing::Sse && has_room).then(|| dialect.keep_alive());
         let patience = match keep_alive {
             _ if dialect == Dialect::MCP => Patience::Mcp,
             Some([b':', ..]) => Patience::Comments,
@@ -165,6 +168,7 @@ impl Judging {
                 patience: tap.map(|_| patience),
                 said: (rules.may_hold(phase) || rules.asks_services(phase)).then(Vec::new),
                 lanes: AnswerLanes::new(phase),
+                lists_in,
                 fresh: 0,
                 bytes: 0,
                 verdict: Verdict::default(),

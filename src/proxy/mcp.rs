@@ -56,6 +56,13 @@ pub(crate) fn is_server_stream(received: &Received, route: &Route, call: &ModelR
     route.dialect == Dialect::MCP && listens()
 }
 
+/// Returns whether the response may list tools: that to `tools/list`, to a batch, and a stream of the HTTP+SSE transport.
+pub(crate) fn may_list_tools(received: &Received, route: &Route, call: &ModelRequest) -> bool {
+    let method = || call.rpc.as_ref().filter(|rpc| !rpc.is_mixed).and_then(|rpc| rpc.method.as_deref());
+    route.dialect == Dialect::MCP
+        && (received.method == Method::GET || method().is_none_or(|method| method == "tools/list"))
+}
+
 /// Returns whether the response may begin with the endpoint of the HTTP+SSE transport ([`super::endpoints`]).
 pub(crate) fn may_announce(received: &Received, route: &Route) -> bool {
     // Streamable HTTP, which has these header fields, announces none.

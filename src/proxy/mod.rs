@@ -73,6 +73,7 @@ pub(crate) mod state;
 pub(crate) mod steps;
 mod text_border;
 pub mod tls;
+mod tool_lists;
 pub(crate) mod trace;
 pub(crate) mod trace_context;
 pub mod trial;

@@ -36,15 +36,15 @@ pub(crate) fn begin(routed: &Routed, head: &mut ResponseHeader) -> Answer {
     let inside = if encoding.is_some() { Framing::of(text(CONTENT_TYPE), None) } else { framing };
     // A stream for messages that the server starts may be silent as long as its session lasts.
     let limit = handle.settings.timeouts.stream_idle;
-    handle.activity.limit_idle(if mcp::is_server_stream(received, route, call) {
-        Duration::MAX
-    } else {
-        limit
-    });
+    let is_endless = mcp::is_server_stream(received, route, call);
+    handle.activity.limit_idle(if is_endless { Duration::MAX } else { limit });
     handle.gate.open();
+    let rules = &handle.settings.rules;
     let is_read = route.dialect.is_read() && head.status.is_success();
-    let is_judged = (is_read || head.status == 101 && routed.socket.is_some())
-        && is_asked(&handle.settings.rules, route.dialect);
+    let lists_tools = is_read && rules.watches_tools() && mcp::may_list_tools(received, route, call);
+    let lists_in = lists_tools.then_some(framing);
+    let is_heard = is_read || head.status == 101 && routed.socket.is_some();
+    let is_judged = is_heard && is_asked(rules, route.dialect) || lists_tools;
     let tap = is_read.then(|| {
         let coding = Coding::of(encoding);
         // What a cut response has cost is estimated from its text.
@@ -56,11 +56,10 @@ pub(crate) fn begin(routed: &Routed, head: &mut ResponseHeader) -> Answer {
     });
     let judging = is_judged
         .then(|| {
-            let rules = &handle.settings.rules;
             let has_room = framing == inside && !head.headers.contains_key(CONTENT_LENGTH);
             // What turns out to be text waits with its head.
             let framing = if inside == Framing::Opaque { Framing::Json } else { inside };
-            Judging::begin(rules, route.dialect, &handle.gate, tap.as_ref(), framing, has_room)
+            Judging::begin(rules, route.dialect, &handle.gate, tap.as_ref(), framing, has_room, lists_in)
         })
         .flatten();
     let tail = bears_comments(received, framing, head).then(EventTail::default);

@@ -48,6 +48,11 @@ pub(super) trait Judge {
     /// Something was read.
     fn hear(&mut self, event: Event<'_>);
 
+    /// A whole unit, as it is about to be judged. Returns what leaves in its place.
+    fn unit(&mut self, bytes: Bytes) -> Bytes {
+        bytes
+    }
+
     /// Says what becomes of what was read since the last time.
     fn rule(&mut self, of: Part) -> Ruling;
 }
@@ -216,7 +221,7 @@ impl Withheld {
                 continue;
             }
             if source.is_between() {
-                let unit = self.whole(piece);
+                let unit = judge.unit(self.whole(piece));
                 self.stays = source.has_open_call() && self.behind_bytes < MAX_KEPT;
                 self.settle(unit, judge.rule(Part::Unit), &mut exit)?;
                 continue;

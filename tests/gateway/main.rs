@@ -41,6 +41,8 @@ mod policy {
     pub mod answers;
     /// What rules may ask of the body of a request, in each dialect.
     pub mod body_facts;
+    /// What rules may ask of the caller.
+    pub mod caller_facts;
     /// Rules on the control API: shown, tried, suppressed, and what they found.
     pub mod control;
     /// Answers that say things where, or as what, nobody expects them.
@@ -49,6 +51,8 @@ mod policy {
     pub mod evasions;
     /// Services that decide besides the rules.
     pub mod external;
+    /// The same over TLS, about WebSockets, and where a request fails over.
+    pub mod external_ways;
     /// Calls in answers that wait for an approval.
     pub mod held_calls;
     /// What presets find in ordinary sessions of real agent programs.
@@ -59,6 +63,8 @@ mod policy {
     pub mod replay;
     /// Rules about facts: what they do to requests, and how they are told.
     pub mod rules;
+    /// The tools that MCP servers list.
+    pub mod tool_lists;
     /// The examples and tables of `docs/policies.md`.
     pub mod tour;
 }

@@ -1,5 +1,7 @@
 //! Keys for callers.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -21,6 +23,9 @@ pub struct NewKey {
     /// The groups; records show them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<String>,
+    /// Labels, which expressions read as `principal.labels.NAME`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// Patterns of the models that it may use; all if the list is empty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub models: Vec<String>,
@@ -71,6 +76,9 @@ pub struct KeyView {
     pub tenant: Option<String>,
     /// The groups.
     pub groups: Vec<String>,
+    /// The labels; absent without any.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// Patterns of the models that it may use; all if the list is empty.
     pub models: Vec<String>,
     /// Patterns of the backends that it may use; all if the list is empty.
@@ -135,6 +143,7 @@ impl From<ListedKey> for KeyView {
             shown,
             tenant: principal.tenant,
             groups: principal.groups,
+            labels: principal.labels,
             models: principal.models,
             backends: principal.backends,
             tools: principal.tools,

@@ -28,12 +28,21 @@ pub(super) async fn create(
     Extension(reach): Extension<Reach>,
     ApiBody(body): ApiBody<NewKey>,
 ) -> Result<impl IntoResponse, Problem> {
-    let NewKey { id, tenant, groups, models, backends, tools, expires, key } = body;
+    let NewKey { id, tenant, groups, labels, models, backends, tools, expires, key } = body;
     let tenant = tenant.or_else(|| own_tenant(&reach));
     check_maker(&state, &reach, &principal_of(&id), tenant.as_deref(), &groups)?;
     let expires = expires.map(|text| expiry(&text)).transpose()?;
-    let principal =
-        PrincipalConfig { id, tenant, groups, models, backends, tools, expires, key_sha256: String::new() };
+    let principal = PrincipalConfig {
+        id,
+        tenant,
+        groups,
+        labels,
+        models,
+        backends,
+        tools,
+        expires,
+        key_sha256: String::new(),
+    };
     let (listed, key) = on_disk(&state, move |keys| keys.create(principal, key)).await?;
     share(&state, &listed.principal.id).await;
     tracing::info!(id = listed.principal.id, "a key is made");
@@ -119,7 +128,7 @@ pub(super) fn check_maker(
         return refuse(format!("your role covers {covered}; write one of them as tenant"));
     }
     let groups = groups.iter().map(|group| group.as_str().into()).collect();
-    let membership = Membership::of(tenant.map(Into::into), groups);
+    let membership = Membership::of(tenant.map(Into::into), groups, Default::default());
     let grants = state.parts.runtime.auth().roles().of(principal, membership.as_deref());
     match grants.iter().find(|(_, tenant)| !reach.covers(tenant.map(|tenant| &**tenant))) {
         Some((role, _)) => {

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::tokens::TokenFault;
 use crate::identity::principal::shown;
-use crate::ids::{Membership, PrincipalId};
+use crate::ids::{Labels, Membership, PrincipalId};
 
 /// Longest tenant or group, in bytes.
 const MAX_NAME: usize = 256;
@@ -19,6 +19,8 @@ pub(super) struct ClaimNames {
     pub(super) tenant: Option<String>,
     /// `None` for callers without groups.
     pub(super) groups: Option<String>,
+    /// Claims that become labels, which are called as the claims are.
+    pub(super) labels: Vec<Arc<str>>,
 }
 
 impl ClaimNames {
@@ -46,7 +48,9 @@ impl ClaimNames {
             None => Box::default(),
             Some(claim) => groups(at(claims, claim)).ok_or_else(|| TokenFault::Claim(claim.clone()))?,
         };
-        Ok((id, Membership::of(tenant, groups)))
+        let labels = self.labels.iter().filter_map(|claim| label(claim, at(claims, claim)));
+        let labels = labels.collect::<Result<Labels, _>>()?;
+        Ok((id, Membership::of(tenant, groups, labels)))
     }
 }
 
@@ -74,6 +78,18 @@ fn groups(claim: Option<&Value>) -> Option<Box<[Arc<str>]>> {
     }
 }
 
+/// Returns a label; `None` if the token has no such claim.
+fn label(claim: &Arc<str>, value: Option<&Value>) -> Option<Result<(Arc<str>, Arc<str>), TokenFault>> {
+    let text = match value {
+        None | Some(Value::Null) => return None,
+        Some(Value::String(text)) => name(text),
+        Some(Value::Bool(_) | Value::Number(_)) => value.map(|value| value.to_string().into()),
+        Some(Value::Array(_) | Value::Object(_)) => None,
+    };
+    let label = text.map(|text| (Arc::clone(claim), text));
+    Some(label.ok_or_else(|| TokenFault::Claim(claim.to_string())))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -85,6 +101,7 @@ mod tests {
             id: "sub".into(),
             tenant: Some("https://a.example/org".into()),
             groups: Some("realm.roles".into()),
+            labels: vec!["team".into(), "realm.level".into()],
         };
         let (id, membership) = names.caller(claims.as_object().unwrap(), "idp")?;
         Ok((id.to_string(), membership.map(|membership| (*membership).clone())))
@@ -104,6 +121,20 @@ mod tests {
         assert_eq!(caller(&spaced).unwrap().1.unwrap().groups.len(), 2);
         let none = json!({"sub": "1", "https://a.example/org": "acme"});
         assert!(caller(&none).unwrap().1.unwrap().groups.is_empty());
+    }
+
+    #[test]
+    fn claims_become_labels() {
+        let labels = |claims: Value| caller(&claims).map(|(_, found)| found.unwrap_or_default().labels);
+        let org = "https://a.example/org";
+        let found = labels(json!({"sub": "1", org: "acme", "team": "web", "realm": {"level": 3}})).unwrap();
+        let found: Vec<(&str, &str)> = found.iter().map(|(name, text)| (&**name, &**text)).collect();
+        assert_eq!(found, [("realm.level", "3"), ("team", "web")]);
+        assert!(labels(json!({"sub": "1", org: "acme"})).unwrap().is_empty());
+        for team in [json!(["a"]), json!({}), json!("a\nb"), json!("")] {
+            let refused = labels(json!({"sub": "1", org: "acme", "team": team}));
+            assert_eq!(refused, Err(TokenFault::Claim("team".into())));
+        }
     }
 
     #[test]

@@ -77,7 +77,12 @@ impl LocalConfig {
             keys: Keys::Shared(secret),
             audience: vec![OWN.to_owned()],
             skew: default_skew().0,
-            claims: ClaimNames { id: "sub".into(), tenant: None, groups: Some("groups".into()) },
+            claims: ClaimNames {
+                id: "sub".into(),
+                tenant: None,
+                groups: Some("groups".into()),
+                labels: Vec::new(),
+            },
             longest: Some(self.ttl.0),
         })
     }

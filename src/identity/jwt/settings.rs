@@ -105,11 +105,13 @@ pub struct ClaimsConfig {
     pub tenant: String,
     /// The groups: a list, or a text with spaces.
     pub groups: String,
+    /// Claims that become labels of the caller, which expressions read as `principal.labels.NAME`.
+    pub labels: Vec<String>,
 }
 
 impl Default for ClaimsConfig {
     fn default() -> Self {
-        Self { id: "sub".into(), tenant: String::new(), groups: "groups".into() }
+        Self { id: "sub".into(), tenant: String::new(), groups: "groups".into(), labels: Vec::new() }
     }
 }
 
@@ -250,6 +252,7 @@ impl IssuerConfig {
                 id: self.claims.id,
                 tenant: Some(self.claims.tenant).filter(|claim| !claim.is_empty()),
                 groups: Some(self.claims.groups).filter(|claim| !claim.is_empty()),
+                labels: self.claims.labels.iter().map(|claim| claim.as_str().into()).collect(),
             },
             longest: None,
         })

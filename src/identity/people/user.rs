@@ -1,5 +1,6 @@
 //! The account of a person, as it is stored and shared.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -61,7 +62,7 @@ impl UserConfig {
     ) -> Result<KeyHolder, String> {
         let mut faults = Faults::default();
         let is_named = name(&self.name, ".name", &mut faults).is_some();
-        let membership = membership(self.tenant.as_deref(), &self.groups, "", &mut faults);
+        let membership = membership(self.tenant.as_deref(), &self.groups, &BTreeMap::new(), "", &mut faults);
         let lists = WrittenLists { models: &self.models, backends: &self.backends, tools: &self.tools };
         let permitted = lists.compile("", known.unwrap_or(&self.backends), &mut faults);
         match (membership, permitted) {

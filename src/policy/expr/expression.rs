@@ -115,11 +115,24 @@ impl Expression {
     }
 
     /// Whether it asks for a fact.
-    pub(in crate::policy) fn asks_for(&self, fact: Fact) -> bool {
+    pub fn asks_for(&self, fact: Fact) -> bool {
         self.node.any(&|node| {
             matches!(node, Node::Fact(found) | Node::Entry(found, _) | Node::IsIn(_, found) | Node::HasKey(_, found)
                 | Node::Count(found) | Node::At(Root::Fact(found), _) if *found == fact)
         })
+    }
+
+    /// Returns the expression if it asks for nothing that only rules have read.
+    ///
+    /// # Errors
+    /// It does.
+    pub fn outside_rules(self) -> Result<Self, SourceFault> {
+        let fact = Fact::RequestSystemDigest;
+        if self.asks_for(fact) {
+            let message = format!("{} is known to rules only", fact.name());
+            return Err(SourceFault::new(0, message, "ask for it in a rule of policy"));
+        }
+        Ok(self)
     }
 
     /// Evaluates a condition.

@@ -162,7 +162,7 @@ fn faults_say_where_what_and_what_else() {
         ),
         (
             "user == 'a'",
-            "0: user is not known (facts begin with principal, client, request, messages, session, agent, usage, text, findings, tool, turn, time; a text has quotes: \"user\")",
+            "0: user is not known (facts begin with principal, client, request, messages, session, agent, usage, budget, text, findings, tool, turn, time; a text has quotes: \"user\")",
         ),
         ("principal.id", "0: a condition is true or false, and this is a string (compare it with something)"),
         ("principal.id == 1", "13: a string is never equal to an int ()"),

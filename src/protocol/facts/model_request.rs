@@ -37,6 +37,8 @@ pub struct ModelRequest {
     pub unread: Option<Unread>,
     /// Its messages, where they are looked for.
     pub messages: Messages,
+    /// Its instructions, where they are looked for.
+    pub instructions: Instructions,
     /// The tools it offers, and its length.
     pub tools_offered: ToolsOffered,
     /// What a JSON-RPC request asks for.
@@ -75,6 +77,18 @@ impl OddHints {
     fn bit(index: usize) -> u128 {
         1 << index.min(127)
     }
+}
+
+/// What a request has of instructions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Instructions {
+    /// They were not read.
+    #[default]
+    Unread,
+    /// It has none.
+    None,
+    /// The SHA-256 of their texts, one a line, in hexadecimal.
+    Digest(Box<str>),
 }
 
 /// Where a request names its model.

@@ -17,10 +17,12 @@ pub mod segments;
 pub mod turn_calls;
 
 mod form;
+mod instructions;
 mod tools_offered;
 
 pub use body::{RequestPaths, RequestScan};
+pub use instructions::instructions;
 pub use reader::{BodyReader, decoded};
 pub use rewrite_model::{rewrite_field, rewrite_model};
 
-pub use crate::protocol::facts::model_request::{BatchModels, ModelPlace, ModelRequest};
+pub use crate::protocol::facts::model_request::{BatchModels, Instructions, ModelPlace, ModelRequest};

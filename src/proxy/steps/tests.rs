@@ -50,7 +50,8 @@ impl Proxy {
         let (clock, store) = (Clock::system(), Arc::<MemoryStore>::default());
         let sessions = Manager::new(config.session.clone(), clock.clone(), store, Arc::new(|_: &Event| {}));
         let settings =
-            Arc::new(runtime_settings(&config, &metrics, None, &Arc::default(), &Arc::default()).unwrap());
+            runtime_settings(&config, &metrics, None, &Arc::default(), (&Arc::default(), &Arc::default()));
+        let settings = Arc::new(settings.unwrap());
         let app = Arc::new(ProxyState {
             judged: std::sync::OnceLock::new(),
             sessions,

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use super::session::{Inner, OpenLeg, Session};
 use crate::clock::{Clock, Moment, millis};
 use crate::ids::BackendName;
+use crate::policy::session_state::RuleCount;
 use crate::session::store::Filter;
+use crate::session::views::finding::Flag;
 use crate::session::views::record::{Record, RecordDetail};
 use crate::session::views::session_view::{LegView, PrincipalView, SessionView};
 use crate::session::views::state::Identity;
@@ -62,7 +64,13 @@ impl Session {
             models: models.iter().map(|used| (used.model.clone(), used.requests)).collect(),
             usage: inner.totals.usage(),
             tools: inner.totals.tools(),
-            flags: Vec::new(),
+            flags: self
+                .policy()
+                .map(|state| state.flags())
+                .unwrap_or_default()
+                .into_iter()
+                .map(flag)
+                .collect(),
             client_addr: self.client_addr(),
             agents: None,
             legs: None,
@@ -100,6 +108,11 @@ impl Session {
                     && filter.backend.as_deref().is_none_or(|name| inner.totals.used(name))
             })
     }
+}
+
+fn flag(found: RuleCount) -> Flag {
+    let RuleCount { rule, action, severity, count } = found;
+    Flag { rule, action, severity, count }
 }
 
 impl Inner {

@@ -1,5 +1,7 @@
 //! A rule that holds, as the event feed shows it.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -49,4 +51,17 @@ pub struct FindingEvent {
     pub count: u32,
     /// The condition could not be decided, which counts as yes.
     pub unknown: bool,
+}
+
+/// How often a rule has held in a session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Flag {
+    /// The rule.
+    pub rule: Arc<str>,
+    /// What the rule asks for.
+    pub action: Action,
+    /// How bad it is.
+    pub severity: Severity,
+    /// How often, each text counted once.
+    pub count: u64,
 }

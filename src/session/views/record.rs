@@ -9,12 +9,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::finding::Flag;
 use super::kill_order::KillOrder;
 use super::latency::{Latencies, Quantiles};
 use super::request_line::{BackendUse, ModelUse, RequestLine};
 use super::session_view::SessionView;
 use super::state::{EndReason, SessionKind, SessionState};
-use crate::ids::{AgentId, BackendName, PrincipalId, SessionId, Uid};
+use crate::ids::{AgentId, BackendName, Labels, PrincipalId, SessionId, Uid};
 use crate::protocol::facts::tools::ToolCounts;
 use crate::protocol::facts::usage::Usage;
 use crate::telemetry::otlp::facts::{Kill, SessionRecord};
@@ -85,8 +86,8 @@ pub struct Record {
     pub errors: BTreeMap<String, u64>,
     /// Time to first byte of the responses; `None` if there was none.
     pub ttfb_ms: Option<Quantiles>,
-    /// Findings of policies; always empty in this version.
-    pub flags: Vec<String>,
+    /// What rules have found on the instance that wrote the record, in the order of the first finding.
+    pub flags: Vec<Flag>,
     /// The order that killed the session.
     pub kill: Option<Arc<KillOrder>>,
     /// The last order against each agent that was killed, including lifted ones.
@@ -97,6 +98,9 @@ pub struct Record {
     /// The groups of the principal; absent without any.
     #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
     pub groups: Box<[Arc<str>]>,
+    /// The labels of the principal; absent without any.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
     /// Its last requests, newest first; beside the record, not in it.
     #[serde(skip)]
     pub requests: Vec<RequestLine>,
@@ -175,6 +179,7 @@ impl Record {
             agent_kills: detail.agent_kills,
             tenant: session.principal.tenant,
             groups: session.principal.groups,
+            labels: session.principal.labels,
             requests: session.requests.unwrap_or_default(),
         })
     }

@@ -43,8 +43,11 @@ impl Facts for SessionFacts<'_> {
         }
     }
 
-    fn entry(&self, _: Fact, _: &str) -> Value<'_> {
-        Value::Unknown
+    fn entry(&self, fact: Fact, key: &str) -> Value<'_> {
+        match fact {
+            Fact::PrincipalLabels => Value::text(self.session.principal.labels.get(key).map(|text| &**text)),
+            _ => Value::Unknown,
+        }
     }
 
     fn has(&self, _: Fact, text: &str) -> bool {

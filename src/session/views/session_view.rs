@@ -9,11 +9,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::agent_view::AgentView;
+use super::finding::Flag;
 use super::kill_order::KillOrder;
 use super::request_line::{LegKind, RequestLine};
 use super::state::{EndReason, Identity, SessionKind, SessionState};
 use crate::ids::{
-    AgentId, BackendName, LegId, Membership, PrincipalId, RequestId, Scope, SessionId, SessionKey, Uid,
+    AgentId, BackendName, Labels, LegId, Membership, PrincipalId, RequestId, Scope, SessionId, SessionKey,
+    Uid,
 };
 use crate::protocol::facts::tools::ToolCounts;
 use crate::protocol::facts::usage::Usage;
@@ -32,17 +34,20 @@ pub struct PrincipalView {
     /// Its groups; absent without any.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub groups: Box<[Arc<str>]>,
+    /// Its labels; absent without any.
+    #[serde(skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
 }
 
 impl PrincipalView {
     pub(in crate::session) fn new(id: PrincipalId, membership: Option<&Membership>) -> Self {
-        let Membership { tenant, groups } = membership.cloned().unwrap_or_default();
-        Self { via: via(&id), id, tenant, groups }
+        let Membership { tenant, groups, labels } = membership.cloned().unwrap_or_default();
+        Self { via: via(&id), id, tenant, groups, labels }
     }
 
-    /// Returns tenant and groups; `None` if it has neither.
+    /// Returns tenant, groups and labels; `None` if it has none of them.
     pub(in crate::session) fn membership(&self) -> Option<Arc<Membership>> {
-        Membership::of(self.tenant.clone(), self.groups.clone())
+        Membership::of(self.tenant.clone(), self.groups.clone(), self.labels.clone())
     }
 }
 
@@ -145,8 +150,8 @@ pub struct SessionView {
     /// Calls by tool.
     #[schemars(with = "std::collections::BTreeMap<String, u64>")]
     pub tools: ToolCounts,
-    /// Findings of policies; always empty in this version.
-    pub flags: Vec<String>,
+    /// What rules have found on this instance, in the order of the first finding.
+    pub flags: Vec<Flag>,
     /// The address that it was opened from.
     pub client_addr: IpAddr,
     /// The agents in depth-first order; only in the detail view.

@@ -233,3 +233,37 @@ async fn messages_are_counted() {
     let listed = Call::get("/v1/models").send(gateway.proxy()).await;
     assert_eq!(listed.status(), 200, "{}", listed.text());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instructions_are_known_by_their_digest() {
+    let demo = Demo::start().await;
+    // printf 'be kind' | sha256sum
+    let known = crate::support::sha256(b"be kind");
+    let rule = format!(
+        "  rules: [{{ id: own, on: request, when: 'request.system_digest != \"{known}\"', action: block }}]"
+    );
+    let gateway = ruled(&demo, &rule).await;
+    let user = r#"{"role": "user", "content": "a"}"#;
+    let mut number = 0;
+    for (path, members, is_refused) in [
+        (MESSAGES, format!(r#""max_tokens": 9, "system": "be kind", "messages": [{user}]"#), false),
+        (MESSAGES, format!(r#""max_tokens": 9, "system": [{{"type": "text", "text": "be kind"}}], "messages": [{user}]"#), false),
+        (MESSAGES, format!(r#""max_tokens": 9, "system": "be evil", "messages": [{user}]"#), true),
+        (MESSAGES, format!(r#""max_tokens": 9, "system": "be kind", "system": "be evil", "messages": [{user}]"#), true),
+        (MESSAGES, format!(r#""max_tokens": 9, "messages": [{user}]"#), true),
+        (CHAT, format!(r#""messages": [{{"role": "system", "content": "be kind"}}, {user}]"#), false),
+        (CHAT, format!(r#""messages": [{{"role": "system", "content": "be kind"}}, {{"role": "developer", "content": "and evil"}}, {user}]"#), true),
+        (RESPONSES, r#""instructions": "be kind", "input": "a""#.to_owned(), false),
+        (RESPONSES, r#""instructions": "be evil", "input": "a""#.to_owned(), true),
+        (GEMINI, r#""systemInstruction": {"parts": [{"text": "be kind"}]}, "contents": [{"parts": [{"text": "a"}]}]"#.to_owned(), false),
+    ] {
+        let body = format!("{{{}{members}}}", model(path));
+        number += 1;
+        let call = Call::post(path)
+            .header("content-type", "application/json")
+            .session(&format!("s{number}"))
+            .body(body);
+        let answer = call.send(gateway.proxy()).await;
+        assert_eq!(answer.status() == 403, is_refused, "{path} {members}: {}", answer.text());
+    }
+}

@@ -166,3 +166,41 @@ fn cases_that_are_not_as_expected_end_with_exit_code_1() {
         .expect("it runs");
     assert!(String::from_utf8_lossy(&shown.stderr).contains("did you mean strict?"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn views_and_records_name_what_rules_found() {
+    let demo = Demo::start().await;
+    let gateway = ruled(
+        &demo,
+        "  rules:\n    - { id: plums, on: request, match: { any: [purple plums] }, action: flag, severity: low }\n    \
+         - { id: post, on: request, when: 'request.method == \"POST\"', action: flag }",
+    )
+    .await;
+    for text in ["two purple plums", "one pear", "two purple plums"] {
+        assert_eq!(Call::chat(text).session("s").send(gateway.proxy()).await.status(), 200);
+    }
+    let flags = json!([
+        {"rule": "plums", "action": "flag", "severity": "low", "count": 1},
+        {"rule": "post", "action": "flag", "severity": "medium", "count": 3},
+    ]);
+    let view = gateway.operator().await.get("/control/sessions/s").await.json();
+    assert_eq!(view["flags"], flags, "the same text counts once: {view}");
+    assert_eq!(gateway.kill("s").await.status, 200);
+    let detail = gateway.answer_until("/control/records/s", |detail| detail["record"].is_object()).await;
+    assert_eq!(detail["record"]["flags"], flags, "{detail}");
+}
+
+#[test]
+fn services_are_shown_beside_the_rules() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("elida.yaml");
+    let text = "backend: http://localhost:9100\npolicy:\n  external:\n    - { name: opa, url: 'http://127.0.0.1:8181/v1', on: [request, tool_call], on_error: closed }\n";
+    std::fs::write(&file, text).expect("the configuration");
+    let show = Command::new(env!("CARGO_BIN_EXE_elida")).args(["policy", "show", "-c"]).arg(&file).output();
+    let text = String::from_utf8_lossy(&show.expect("it runs").stdout).into_owned();
+    let row = text.lines().find(|line| line.starts_with("opa ")).unwrap_or_else(|| panic!("{text}"));
+    assert_eq!(
+        row.split_whitespace().collect::<Vec<_>>(),
+        ["opa", "request,", "tool_call", "enforce", "closed"]
+    );
+}

@@ -119,6 +119,7 @@ pub(super) fn is_common(raw: &[u8]) -> bool {
             | b"user"
             | b"assistant"
             | b"system"
+            | b"developer"
             | b"tool"
             | b"model"
             | b"message"
