@@ -77,6 +77,18 @@ pub enum ErrorKind {
     LoopDetected,
     /// The backend needs the client's own credential, and the request has none beside the key of this gateway.
     NoUpstreamCredential,
+    /// `forward_proxy` does not connect to this port.
+    PortNotAllowed,
+    /// `security.filtering.domains` does not permit the host.
+    DomainBlocked,
+    /// The host has an address that is not of the public Internet.
+    AddressBlocked,
+    /// The host has no address.
+    DnsError,
+    /// `forward_proxy.max_tunnels` is reached.
+    TunnelsFull,
+    /// A tunnel was silent for longer than `forward_proxy.idle_timeout`.
+    TunnelIdle,
     /// `session.missing: reject` and the request names no session.
     SessionRequired,
     /// The session was killed and is blocked.
@@ -148,6 +160,12 @@ impl ErrorKind {
             Self::ApprovalTimeout => "approval_timeout",
             Self::LoopDetected => "loop_detected",
             Self::NoUpstreamCredential => "no_upstream_credential",
+            Self::PortNotAllowed => "port_not_allowed",
+            Self::DomainBlocked => "domain_blocked",
+            Self::AddressBlocked => "address_blocked",
+            Self::DnsError => "dns_error",
+            Self::TunnelsFull => "tunnels_full",
+            Self::TunnelIdle => "tunnel_idle",
             Self::SessionRequired => "session_required",
             Self::SessionKilled => "session_killed",
             Self::AgentKilled => "agent_killed",

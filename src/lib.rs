@@ -27,6 +27,7 @@ pub mod config;
 pub mod control;
 pub mod demo;
 pub mod error;
+pub mod forward;
 pub mod history;
 pub mod identity;
 pub mod ids;

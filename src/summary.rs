@@ -45,6 +45,8 @@ pub struct RequestSummary {
     pub method: Method,
     /// The request's target as it came, with its query.
     pub uri: Uri,
+    /// It is one to the forward proxy, so that its host is shown, too.
+    pub is_forward: bool,
     /// The backend that served the request, or failed last; `None` when none was chosen.
     pub backend: Option<BackendName>,
     /// The backend that failed first, when another one took its place.
@@ -97,6 +99,7 @@ impl Default for RequestSummary {
             client_addr: Ipv4Addr::UNSPECIFIED.into(),
             method: Method::GET,
             uri: Uri::default(),
+            is_forward: false,
             backend: None,
             failover_from: None,
             attempts: 0,
@@ -136,8 +139,13 @@ impl RequestSummary {
         redact_text(self.uri.path())
     }
 
-    /// The target with its query; secrets in its path are masked.
+    /// The target with its query, and with the host if that is another one; secrets in its path are masked.
     fn url(&self) -> Cow<'_, str> {
+        if let Some(host) = self.uri.authority().filter(|_| self.is_forward) {
+            let scheme = self.uri.scheme_str().map(|scheme| format!("{scheme}://")).unwrap_or_default();
+            let query = self.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+            return Cow::Owned(format!("{scheme}{host}{}{query}", self.path()));
+        }
         match (self.path(), self.uri.query()) {
             (Cow::Borrowed(_), _) => self.uri.path_and_query().map_or("", |target| target.as_str()).into(),
             (path, None) => path,

@@ -16,7 +16,7 @@ use source::Modules;
 const ROWS: &[(u8, &[&str])] = &[
     (6, &["main", "cli", "app", "config"]),
     (5, &["proxy", "control", "demo"]),
-    (4, &["session", "identity", "pricing", "upstream", "history"]),
+    (4, &["session", "identity", "pricing", "upstream", "history", "forward"]),
     (3, &["routing", "capture", "summary", "limits"]),
     (2, &["protocol", "redis", "notify"]),
     (1, &["telemetry", "model_patterns", "policy"]),

@@ -11,16 +11,23 @@ const ROWS: &[(char, u32, u32)] = &[
     ('E', 126, 152),
     ('K', 1, 16),
     ('C', 76, 76),
+    ('P', 1, 1),
+    ('P', 8, 8),
     ('P', 10, 10),
     ('P', 12, 12),
     ('P', 14, 14),
     ('P', 18, 22),
     ('P', 25, 33),
+    ('P', 35, 35),
+    ('P', 37, 37),
     ('P', 47, 49),
     ('P', 52, 53),
+    ('P', 57, 58),
     ('P', 60, 81),
+    ('P', 82, 83),
     ('P', 85, 87),
     ('P', 89, 92),
+    ('P', 94, 95),
     ('P', 104, 109),
     ('P', 116, 120),
     ('P', 132, 134),
@@ -176,8 +183,8 @@ fn every_file_of_gateway_tests_is_in_the_table_of_contents() {
         subjects += 1;
     }
     assert_eq!(
-        subjects, 10,
-        "sessions, kills, policy, protocols, governance, callers, routing, fleet, dashboard, operations"
+        subjects, 11,
+        "sessions, kills, policy, protocols, governance, callers, routing, fleet, dashboard, operations, forward"
     );
 }
 

@@ -40,6 +40,7 @@ fn every_example_is_valid_and_tested_here() {
         [
             "custom-ca.yaml",
             "failover.yaml",
+            "forward.yaml",
             "ollama.yaml",
             "providers.yaml",
             "redis.yaml",
@@ -49,6 +50,13 @@ fn every_example_is_valid_and_tested_here() {
             "tls.yaml"
         ]
     );
+}
+
+#[test]
+fn forward() {
+    let config = load(&conf("examples/forward.yaml"), &[]);
+    assert!(config.forward.is_on() && !config.forward.requires_auth());
+    assert!(config.warnings().is_empty(), "{:?}", config.warnings());
 }
 
 #[test]

@@ -11,9 +11,11 @@ use uuid::Uuid;
 use super::event_sink::EventSink;
 use super::kill_recovery::KillRecovery;
 use super::made_keys::{SharedKeys, made};
+use super::sources::{watch, watch_fleet};
 use super::spending::SpendingFile;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::forward;
 use crate::history::Archive;
 use crate::history::state::State;
 use crate::identity::{ClientKeys, Key, Made, People};
@@ -32,17 +34,15 @@ use crate::proxy::awaited::AwaitedAnswers;
 use crate::proxy::endpoints::Endpoints;
 use crate::proxy::load::Load;
 use crate::proxy::runtime_settings::{RuntimeSettings, SharedSettings};
-use crate::proxy::state::ProxyState;
+use crate::proxy::state::{ForwardState, ProxyState};
 use crate::redis::budgets::BudgetStore;
 use crate::redis::rates::RateStore;
 use crate::redis::{Keys, Link};
+use crate::session::Manager;
 use crate::session::replication::{OwnKey, Replicator};
 use crate::session::store::{MemoryStore, RedisStore};
-use crate::session::{Capacity, Limit, Manager};
 use crate::settings::fault::Faults;
 use crate::telemetry::log::{Log, LogGuard};
-use crate::telemetry::metrics::CapacityNumbers;
-use crate::telemetry::metrics::FleetNumbers;
 use crate::telemetry::metrics::{Gauge, Metrics};
 use crate::telemetry::otlp::export::Exporter;
 use crate::telemetry::readiness::Readiness;
@@ -89,6 +89,8 @@ pub(super) struct Components {
     pub(super) fleet_budgets: Option<Arc<FleetBudgets>>,
     /// Shares the rates of limits with other instances; `None` without a fleet.
     pub(super) fleet_rates: Option<Arc<FleetRates>>,
+    /// What the forward proxy shares.
+    pub(super) forward: forward::Shared,
 }
 
 impl Components {
@@ -152,6 +154,7 @@ impl Components {
                 spending,
                 fleet_budgets,
                 fleet_rates,
+                forward: forward::Shared::default(),
             },
             guard,
         ))
@@ -190,6 +193,7 @@ impl Components {
             live: Arc::clone(&self.live),
             load: Load::new(self.metrics.admission_waiting()),
             awaited: AwaitedAnswers::default(),
+            forward: ForwardState::new(&self.metrics, self.forward.clone()),
             connector: Connector::new(None),
         })
     }
@@ -266,6 +270,7 @@ pub(crate) fn runtime_settings(
         discovery: config.models.discovery,
         forwarding: config.server.forwarding().clone(),
         allow_origins: Arc::clone(config.server.allow_origins()),
+        forward: Arc::new(config.forward.clone()),
     })
 }
 
@@ -330,49 +335,6 @@ impl Sharing {
         let replicator = Some(Arc::new(Replicator::new(Arc::new(store), key)));
         Ok(Self { replicator, ledger, spending: None, fleet_budgets, fleet_rates })
     }
-}
-
-fn watch_fleet(
-    metrics: &Metrics,
-    readiness: &Readiness,
-    sessions: &Arc<Manager>,
-    replicator: &Arc<Replicator>,
-) {
-    let warned = Arc::clone(replicator);
-    readiness.watch(move || warned.warnings());
-    let (sessions, replicator) = (Arc::clone(sessions), Arc::clone(replicator));
-    metrics.watch_fleet(move || FleetNumbers {
-        active: sessions.active(),
-        store_up: replicator.is_up(),
-        fallbacks: replicator.fallbacks(),
-        lost_orders: replicator.lost_orders(),
-        lost_keys: replicator.lost_keys(),
-        other_key: replicator.is_other_key(),
-        events_dropped: replicator.events_dropped(),
-    });
-}
-
-/// Lets the metrics read how full limits and budgets are.
-fn watch(metrics: &Metrics, live: &SharedSettings, ledger: &Arc<Ledger>, sessions: &Arc<Manager>) {
-    watch_capacity(metrics, sessions);
-    watch_budgets(metrics, live, ledger);
-}
-
-fn watch_budgets(metrics: &Metrics, live: &SharedSettings, ledger: &Arc<Ledger>) {
-    let (live, ledger) = (Arc::clone(live), Arc::clone(ledger));
-    metrics.watch_budgets(move || live.load().budgets.spent_shares(&ledger));
-}
-
-fn watch_capacity(metrics: &Metrics, sessions: &Arc<Manager>) {
-    let sessions = Arc::clone(sessions);
-    metrics.watch_capacity(move || {
-        let Capacity { all, largest_principal, refused, evicted } = sessions.capacity();
-        CapacityNumbers {
-            used: vec![(Limit::Active.key(), all), (Limit::ActivePerPrincipal.key(), largest_principal)],
-            refused: refused.to_vec(),
-            evicted: evicted.to_vec(),
-        }
-    });
 }
 
 /// Tells the sessions the URL of each backend, by which records name it.

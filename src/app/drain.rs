@@ -15,6 +15,7 @@ use super::reload::Reload;
 use super::sd_notify;
 use super::signals::{Signal, Signals};
 use super::upgrade::Upgrade;
+use crate::telemetry::metrics::Gauge;
 
 /// How long legs have to write their closing frames after they are cut, and then the control API to finish its
 /// responses.
@@ -84,7 +85,9 @@ impl Drain {
         let grace = self.shared.live.load().timeouts.shutdown_grace;
         self.shared.readiness.not_ready("draining");
         self.draining.send_replace(true);
-        let legs = self.shared.open_legs().get() + self.shared.open_sockets().get();
+        let kinds =
+            [self.shared.open_legs(), self.shared.open_sockets(), self.shared.metrics.open_legs("tunnel")];
+        let legs: i64 = kinds.iter().map(Gauge::get).sum();
         let connections = self.shared.metrics.connections().get();
         info!(open_legs = legs, connections, grace_ms = grace.as_millis(), "draining");
         tokio::select! {

@@ -9,6 +9,7 @@ use anyhow::Context;
 use rustix::net::sockopt;
 use tracing::info;
 
+use super::components::Components;
 use super::fd_passing::{InheritedSockets, ReadySignal, SocketName};
 use crate::config::Config;
 use crate::settings::fault::Faults;
@@ -43,11 +44,11 @@ pub(super) struct Listeners {
 }
 
 impl Listeners {
-    /// Takes the ports, so that a failure is reported before anything runs.
+    /// Takes the ports, so that a failure is reported before anything runs, and notes them for the forward proxy.
     ///
     /// # Errors
     /// A port cannot be bound, or the predecessor sent something unexpected.
-    pub(super) fn take(config: &Config) -> anyhow::Result<Self> {
+    pub(super) fn take(config: &Config, shared: &Components) -> anyhow::Result<Self> {
         let mut inherited = InheritedSockets::take().context("cannot take over from the old process")?;
         let user_timeout = UNACKNOWLEDGED.max(config.server.timeouts().write);
         let mut copies = Vec::with_capacity(2);
@@ -70,6 +71,7 @@ impl Listeners {
         };
         let proxy = take("proxy", "listen", config.listen)?;
         let control = take("control", "control.listen", config.control.listen())?;
+        shared.forward.own.set([proxy.local_addr()?, control.local_addr()?]);
         let predecessor = inherited.sessions();
         Ok(Self { proxy, control, ready: inherited.into_ready_signal(), predecessor, copies })
     }

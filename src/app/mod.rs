@@ -33,6 +33,7 @@ mod sd_notify;
 mod services;
 mod shared_documents;
 mod signals;
+mod sources;
 mod spending;
 mod suppressions;
 mod upgrade;

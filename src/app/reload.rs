@@ -87,6 +87,15 @@ impl Reload {
         Err(faults)
     }
 
+    /// Cuts the tunnels to hosts that the new settings block.
+    fn cut_blocked_tunnels(&self) {
+        let forward = Arc::clone(&self.shared.live.load().forward);
+        let tunnels = self.shared.forward.tunnels.cut_unless(|host| forward.is_on() && forward.permits(host));
+        if tunnels > 0 {
+            info!(tunnels, "tunnels are cut, because their hosts are blocked now");
+        }
+    }
+
     fn swap(&self) -> Result<ReloadReport, Faults> {
         let config = self.sources.load()?;
         let before = self.shared.live.load_full();
@@ -108,6 +117,7 @@ impl Reload {
         settings.caller_limits.take_over(&before.caller_limits);
         let revoked = settings.auth.revoke_others(&before.auth);
         self.shared.live.store(Arc::new(settings));
+        self.cut_blocked_tunnels();
         made_keys::declare((&self.shared.keys, &self.shared.people), &config);
         let legs_cut = self.shared.sessions.cut_invalid_legs();
         if !revoked.is_empty() || legs_cut > 0 {

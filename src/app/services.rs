@@ -74,7 +74,7 @@ pub(super) fn serve(
     let (shared, log_guard) = Components::build(&config)?;
     log_warnings(&config);
     plan.log();
-    let Listeners { proxy, control, ready, predecessor, copies } = Listeners::take(&config)?;
+    let Listeners { proxy, control, ready, predecessor, copies } = Listeners::take(&config, &shared)?;
     let upgrade = Upgrade::new(copies, signals.sender(), Arc::clone(&shared.sessions));
     let (met, is_met) = watch::channel(predecessor.is_none());
     let (draining, drained) = watch::channel(false);

@@ -85,6 +85,7 @@ fn examine(config: &Config) -> Vec<Finding> {
     findings.extend(backends(config));
     findings.extend(redis(config));
     findings.extend(ports::examine(config));
+    findings.extend(forward_proxy(config));
     findings.extend(machine::certificate(config));
     findings.push(machine::folder(&config.data_dir));
     findings.push(machine::open_files(config));
@@ -134,6 +135,15 @@ fn redis(config: &Config) -> Option<Finding> {
             format!("{message}; when its memory is full it evicts keys ({policy}), kill orders among them"),
             "set maxmemory-policy noeviction",
         ),
+    })
+}
+
+/// Says who may use the forward proxy, and where it leads.
+fn forward_proxy(config: &Config) -> Option<Finding> {
+    let forward = &config.forward;
+    forward.is_on().then(|| {
+        let message = format!("on at {}: {}", config.listen, forward.described());
+        Finding::ok("forward_proxy", message)
     })
 }
 

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::config_file::{Backends, ConfigFile, Guard, VERSION};
+use super::config_file::{Backends, ConfigFile, VERSION};
+use super::forward_proxy;
+use super::guard::check_backends;
 use super::key_sources::Notes;
 use super::places::{check_folders, check_ports};
 use super::printable::printable;
@@ -22,7 +24,8 @@ use crate::settings::fault::{Fault, Faults};
 use crate::settings::secret::Secret;
 use crate::upstream::egress::ProxyVariables;
 use crate::{
-    capture, control, history, identity, limits, notify, policy, pricing, proxy, session, telemetry, upstream,
+    capture, control, forward, history, identity, limits, notify, policy, pricing, proxy, session, telemetry,
+    upstream,
 };
 
 /// Name of the backend that `backend:` defines.
@@ -47,6 +50,8 @@ pub struct Config {
     pub identity: identity::Settings,
     /// At least one backend; [`crate::routing::Decision::backend`] is a position here.
     pub backends: Vec<upstream::settings::Settings>,
+    /// Where clients of the forward proxy may be connected to.
+    pub forward: forward::Settings,
     /// Source of `GET /v1/models`.
     pub models: proxy::settings::ModelsConfig,
     /// Which backend a request goes to.
@@ -130,13 +135,15 @@ pub(super) fn compile(
 ) -> Option<Config> {
     check_form(&written, tree, faults);
     let (printable, shorthand) = (printable(&written, token.is_some(), tree), fill_in_backend(&mut written));
-    let receivers = compile_receivers(&written, faults);
-    let listen = listen_address("listen", &written.listen, faults);
+    let (receivers, listen) =
+        (compile_receivers(&written, faults), listen_address("listen", &written.listen, faults));
     let control = compile_control(written.control, token, &written.auth, faults);
     let (server, session) = (written.server.compile(faults), written.session.session.compile(faults));
     let identity = written.session.identity.compile(faults);
     let rules: Vec<BackendRule> = written.backends.0.iter().map(rule).collect();
     let auth = compile_auth(written.auth, &rules, server.as_ref(), session.as_ref(), faults);
+    let callers = (written.startup_guard, listen, auth.as_deref(), &*rules);
+    let forward = forward_proxy::compile(written.forward_proxy, &written.security, callers, faults);
     let backends = compile_backends(written.backends, proxies, shorthand, faults);
     let routing = compile_routing(written.routing, &rules, shorthand, faults);
     let (caller_limits, admission, budgets) =
@@ -145,11 +152,8 @@ pub(super) fn compile(
     let (history, telemetry) = (written.history.compile(faults), written.telemetry.compile(faults));
     let capture = compile_capture(written.capture, history.as_ref(), faults);
     let (prices, logging) = (written.usage.compile(faults), written.logging.compile(faults));
-    if let Some(backends) = &backends {
-        let open = listen.filter(|_| !knows_clients(server.as_ref(), auth.as_deref()));
-        guard(written.startup_guard, open, backends, faults);
-        warnings::of_backends((auth.as_deref(), routing.as_ref()), &rules, backends, shorthand, faults);
-    }
+    let known = (server.as_ref(), auth.as_deref(), routing.as_ref());
+    check_backends(backends.as_deref(), known, (written.startup_guard, listen, shorthand), &rules, faults);
     warnings::of_roles(auth.as_deref(), control.as_ref(), faults);
     check_places(listen, control.as_ref(), &written.data_dir, history.as_ref(), faults);
     Some(Config {
@@ -161,6 +165,7 @@ pub(super) fn compile(
         auth: auth?,
         identity: identity?,
         backends: backends?,
+        forward: forward?,
         models: written.models,
         routing: routing?,
         limits: caller_limits?,
@@ -213,12 +218,6 @@ fn check_places(
 ) {
     check_ports(listen, control.map(|control| control.listen()), faults);
     check_folders(data_dir, history, faults);
-}
-
-/// Whether clients show a certificate or a key.
-fn knows_clients(server: Option<&proxy::settings::Settings>, auth: Option<&identity::Auth>) -> bool {
-    let by_certificate = server.and_then(|server| server.tls()).is_some_and(|tls| tls.knows_clients());
-    by_certificate || auth.is_some_and(identity::Auth::is_required)
 }
 
 /// Callers are known by their certificates only if these are verified.
@@ -295,32 +294,6 @@ fn check_backend(written: &ConfigFile, tree: &Tree, faults: &mut Faults) {
             "it is used only without backends, but backends are configured",
             "leave it out, or remove backends",
         );
-    }
-}
-
-/// Refuses injected keys on a public listener: clients are not authenticated, so anyone could spend them.
-fn guard(
-    guard: Guard,
-    listen: Option<SocketAddr>,
-    backends: &[upstream::settings::Settings],
-    faults: &mut Faults,
-) {
-    let Some(listen) = listen else { return };
-    let Some(backend) = backends.iter().find(|backend| backend.auth().is_injected()) else { return };
-    if listen.ip().is_loopback() {
-        return;
-    }
-    let path = format!("backends.{}.auth.mode", backend.name());
-    let message =
-        format!("anyone who reaches {listen} can spend this key, because clients are not authenticated");
-    match guard {
-        Guard::Enforce => {
-            let hint = "require keys of this gateway (auth.proxy: required), or listen on 127.0.0.1, or let clients send \
-                        their own keys (mode: passthrough), or require client certificates (server.tls.client_ca), \
-                        or keep strangers out by the network and set startup_guard: warn";
-            faults.add(path, message, hint);
-        }
-        Guard::Warn => faults.warn(path, message, "keep strangers out by the network"),
     }
 }
 

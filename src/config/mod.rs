@@ -11,6 +11,8 @@ mod compiled;
 mod config_file;
 mod diff;
 mod expand;
+mod forward_proxy;
+mod guard;
 mod key_sources;
 mod lines;
 mod parse;

@@ -81,6 +81,11 @@ impl Settings {
         Ok(self.head.iter().find_map(|hint| self.by_head_hint(hint, headers)))
     }
 
+    /// Returns the session with the name that `source` gives it.
+    pub fn named(&self, name: &[u8], source: &Arc<str>) -> FoundSession {
+        self.found(name, source, None)
+    }
+
     /// Returns the session that the body names. `hint` returns the value at the body path with the given index.
     pub fn by_body<'a>(&self, hint: &dyn Fn(usize) -> Option<&'a str>) -> Option<FoundSession> {
         self.body.iter().enumerate().find_map(|(i, wanted)| {

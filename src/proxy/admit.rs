@@ -44,6 +44,15 @@ pub(crate) async fn admit(
     })
 }
 
+/// Returns what kind of leg a request is.
+pub(crate) fn kind(received: &Received) -> LegKind {
+    match received.socket {
+        true => LegKind::Socket,
+        false if received.is_tunnel() => LegKind::Tunnel,
+        false => LegKind::Request,
+    }
+}
+
 fn request(received: &Received, caller: &Caller, found: FoundSession) -> (session::SessionRequest, LegStart) {
     let identity = &received.handle.settings.identity;
     let who = session::SessionRequest {
@@ -63,9 +72,12 @@ fn request(received: &Received, caller: &Caller, found: FoundSession) -> (sessio
         idle_gap: found.idle_gap,
     };
     let leg = LegStart {
-        kind: if received.socket { LegKind::Socket } else { LegKind::Request },
+        kind: kind(received),
         method: received.method.as_str().into(),
-        path: redact_text(received.uri.path()).into_owned(),
+        path: match &received.forward {
+            None => redact_text(received.uri.path()).into_owned(),
+            Some(forward) => redact_text(&forward.shown(received.uri.path())).into_owned(),
+        },
         request_id: received.request_id.clone(),
         cut: received.handle.cut.clone(),
         validity: Arc::clone(caller.validity(received)),

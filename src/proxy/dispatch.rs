@@ -31,7 +31,7 @@ use crate::upstream::backend::{Backend, InFlight, Permit};
 use crate::upstream::peer;
 use crate::upstream::reporters;
 use crate::upstream::retries::Retries;
-use crate::upstream::settings::Settings;
+use crate::upstream::settings::{FORWARD, Settings};
 
 /// Where a request goes, and where it may go instead.
 pub(crate) struct Route {
@@ -48,6 +48,8 @@ pub(crate) struct Route {
     pub(crate) strip: Range<usize>,
     /// The backend has announced the target, so its base path is in it.
     pub(crate) is_announced: bool,
+    /// The request goes to the host that it names, which no backend serves.
+    pub(crate) is_direct: bool,
     /// The dialect of the backend.
     pub(crate) dialect: Dialect,
     /// What decided on the backend.
@@ -72,6 +74,17 @@ pub(crate) struct Route {
     pub(super) answered: Option<Choice>,
     /// The retry settings of the first backend.
     pub(super) retries: Retries,
+}
+
+/// Who serves a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Destination {
+    /// It asks for a path: routing decides.
+    Path,
+    /// The backend in this position, which serves the host that it names.
+    Backend(usize),
+    /// The host that it names.
+    Host,
 }
 
 /// How often a backend may return a request unprocessed before the request fails.
@@ -105,11 +118,14 @@ pub(super) fn route(
     caller: &Caller,
     head: &RequestHeader,
     call: &ModelRequest,
-    endpoints: &Endpoints,
+    (endpoints, destination): (&Endpoints, Destination),
     facts: &RequestFacts<'_>,
 ) -> Result<Route, Refusal> {
     let (settings, now) = (&received.handle.settings, facts.now);
-    let decision = decide(received, caller, head, call, endpoints, facts)?;
+    let decision = match destination {
+        Destination::Backend(position) => decide_for(&settings.routes, position, call)?,
+        Destination::Path | Destination::Host => decide(received, caller, head, call, endpoints, facts)?,
+    };
     if let Some(batch) = &call.batch {
         let restricts = settings.routes.restricts_models() || caller.limits_models();
         batch::check(batch, &settings.routes, decision.backend, restricts)?;
@@ -142,6 +158,7 @@ pub(super) fn route(
         served_as: decision.served_as.clone(),
         strip: decision.strip,
         is_announced: decision.is_announced,
+        is_direct: false,
         via: decision.via,
         addresses: None,
         given_back: 0,
@@ -174,6 +191,18 @@ fn decide(
         None => decide_by_model(routes, wanted, target, call, Some(facts))
             .map_err(|error| undecided(&error, routes.header())),
     }
+}
+
+/// Decides on the backend in this position.
+///
+/// # Errors
+/// A model is blocked.
+fn decide_for(routes: &Table, position: usize, call: &ModelRequest) -> Result<Decision, Refusal> {
+    if let Some(blocked) = call.models().find(|model| routes.blocks(model)) {
+        let error = RouteError::BlockedModel(blocked.to_owned());
+        return Err(undecided(&error, routes.header()));
+    }
+    Ok(routes.decide_for(position, call.models().next()))
 }
 
 /// Refuses a request that its backend could read in another way than the gateway, or that would have to be rewritten where
@@ -286,7 +315,9 @@ pub(crate) async fn peer(received: &Received, route: &mut Route) -> Result<Box<H
     if received.handle.cut.reason().is_some() {
         return Err(pingora_core::Error::new(LEG_CUT).into());
     }
-    let limit = received.handle.settings.timeouts.upstream_connect;
+    let settings = &received.handle.settings;
+    let limit =
+        if route.is_direct { settings.forward.connect_timeout() } else { settings.timeouts.upstream_connect };
     let addresses = match &mut route.addresses {
         Some(addresses) => addresses,
         none => none.insert(addresses(received, &route.backend, limit).await?),
@@ -344,7 +375,10 @@ pub(super) fn unreachable(backend: &Backend, kind: ErrorKind, why: &str) -> Refu
 pub(super) fn named(backend: &Backend) -> String {
     let settings = backend.settings();
     let through = if settings.egress().proxy.is_some() { " (through its proxy)" } else { "" };
-    format!("{}{through}", settings.name())
+    // Of hosts that no backend serves all have the same name.
+    let name =
+        if settings.name().as_str() == FORWARD { settings.authority() } else { settings.name().as_str() };
+    format!("{name}{through}")
 }
 
 #[cfg(test)]

@@ -85,6 +85,9 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
         | ErrorKind::NoUpstreamCredential
         | ErrorKind::BudgetExceeded
         | ErrorKind::ModelUnpriced
+        | ErrorKind::PortNotAllowed
+        | ErrorKind::DomainBlocked
+        | ErrorKind::AddressBlocked
         | ErrorKind::OriginRefused => StatusCode::FORBIDDEN,
         ErrorKind::SessionStartRate
         | ErrorKind::RateLimited
@@ -93,11 +96,13 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
         ErrorKind::SessionCapacity
         | ErrorKind::StoreUnavailable
         | ErrorKind::IssuerUnavailable
+        | ErrorKind::TunnelsFull
         | ErrorKind::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
-        ErrorKind::BackendUnavailable | ErrorKind::BackendError | ErrorKind::ResponseIncomplete => {
-            StatusCode::BAD_GATEWAY
-        }
-        ErrorKind::BackendTimeout => StatusCode::GATEWAY_TIMEOUT,
+        ErrorKind::DnsError
+        | ErrorKind::BackendUnavailable
+        | ErrorKind::BackendError
+        | ErrorKind::ResponseIncomplete => StatusCode::BAD_GATEWAY,
+        ErrorKind::BackendTimeout | ErrorKind::TunnelIdle => StatusCode::GATEWAY_TIMEOUT,
         ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
@@ -125,6 +130,9 @@ fn error_class(kind: ErrorKind) -> ErrorClass {
         | ErrorKind::NoUpstreamCredential
         | ErrorKind::BudgetExceeded
         | ErrorKind::ModelUnpriced
+        | ErrorKind::PortNotAllowed
+        | ErrorKind::DomainBlocked
+        | ErrorKind::AddressBlocked
         | ErrorKind::OriginRefused => ErrorClass::Permission,
         ErrorKind::HeaderMismatch => ErrorClass::HeaderMismatch,
         ErrorKind::BodyTooLarge | ErrorKind::UriTooLong | ErrorKind::HeadersTooLarge => ErrorClass::TooLarge,
@@ -136,9 +144,11 @@ fn error_class(kind: ErrorKind) -> ErrorClass {
         ErrorKind::SessionCapacity
         | ErrorKind::StoreUnavailable
         | ErrorKind::IssuerUnavailable
+        | ErrorKind::TunnelsFull
         | ErrorKind::ShuttingDown => ErrorClass::Overloaded,
-        ErrorKind::BackendTimeout | ErrorKind::RequestTimeout => ErrorClass::Timeout,
-        ErrorKind::BackendUnavailable
+        ErrorKind::BackendTimeout | ErrorKind::TunnelIdle | ErrorKind::RequestTimeout => ErrorClass::Timeout,
+        ErrorKind::DnsError
+        | ErrorKind::BackendUnavailable
         | ErrorKind::BackendError
         | ErrorKind::ResponseIncomplete
         | ErrorKind::Internal => ErrorClass::Api,

@@ -81,6 +81,7 @@ pub(super) fn summary(
         client_addr: received.client,
         method: received.method.clone(),
         uri: received.uri.clone(),
+        is_forward: received.forward.is_some(),
         backend: route.map(|route| route.backend.settings().name().clone()),
         failover_from: route.and_then(|route| route.failed_over_from.clone()),
         attempts: route.map_or(0, |route| route.asked),
@@ -149,6 +150,7 @@ fn failure(stage: &Stage, outcome: &Outcome) -> Option<ErrorKind> {
         CutReason::AgentKilled => ErrorKind::AgentKilled,
         CutReason::TimedOut => ErrorKind::SessionTimedOut,
         CutReason::Shutdown => ErrorKind::ShuttingDown,
+        CutReason::HostBlocked => ErrorKind::DomainBlocked,
         CutReason::KeyRevoked => {
             identify::no_longer_accepted(stage.identified().map(|who| (&*who.caller, &who.received))).kind
         }
@@ -239,6 +241,7 @@ fn kill_latency(metrics: &Metrics, stage: &Stage, error: Option<ErrorKind>) {
 
 fn served(stage: &Stage, outcome: &Outcome) -> Served {
     match stage.route() {
+        Some(route) if route.is_direct => Served::Forward,
         Some(route) => Served::Backend(route.via),
         None if outcome.failure.is_some() => Served::Refused,
         None => Served::Builtin,

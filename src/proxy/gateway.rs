@@ -20,8 +20,8 @@ use super::identify::SessionHint;
 use super::request_ctx::{Identified, Outcome, RequestCtx, reached};
 use super::state::ProxyState;
 use super::{
-    body_filters, builtin, capture, dispatch, failover, govern, judge_socket, mcp, models, refuse,
-    trace_context, upstream_request, upstream_response,
+    body_filters, builtin, capture, dispatch, failover, forward_route, govern, judge_socket, mcp, models,
+    refuse, trace_context, tunnel, upstream_request, upstream_response,
 };
 use crate::error::{ErrorKind, Refusal};
 use crate::protocol::Dialect;
@@ -51,6 +51,7 @@ impl Gateway {
         if ctx.has_rules() {
             Box::pin(ctx.judge_head(session)).await?;
         }
+        forward_route::check(&ctx.app, reached(ctx.stage.received())?)?;
         if let SessionHint::Known(found) = hint {
             ctx.admit(&session.req_header().headers, found).await?;
         }
@@ -71,6 +72,10 @@ impl Gateway {
         ctx.pass_limits(session).await?;
         ctx.pass_budgets(session).await?;
         self.app.metrics.overhead(arrived.elapsed().saturating_sub(waited));
+        if reached(ctx.stage.received())?.is_tunnel() {
+            Box::pin(tunnel::open(ctx)).await?;
+            return Ok(false);
+        }
         Ok(true)
     }
 

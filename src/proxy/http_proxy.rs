@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use elida_service_app::into_app;
+use pingora_core::apps::HttpServerOptions;
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::{HttpProxy, ProxyHttp, ProxyServiceBuilder};
 
@@ -22,7 +23,11 @@ where
     // Called for clients that have negotiated the connector's protocol in place of HTTP; there are none.
     let refuse =
         Arc::new(|_, _, _: &_| -> futures::future::BoxFuture<'static, _> { Box::pin(async { None }) });
-    let service = ProxyServiceBuilder::new(conf, phases).custom(connector, refuse).build();
+    let mut options = HttpServerOptions::default();
+    // `receive` decides on CONNECT; without this Pingora refuses it before any phase.
+    options.allow_connect_method_proxying = true;
+    let service =
+        ProxyServiceBuilder::new(conf, phases).custom(connector, refuse).server_options(options).build();
     into_app(service).context("Pingora's service has no application")
 }
 

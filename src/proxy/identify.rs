@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName};
 
+use super::proxy_authorization;
 use super::receive::Received;
 use crate::error::{ErrorKind, Refusal};
 use crate::identity::client::Client;
@@ -85,7 +86,7 @@ impl Caller {
 /// # Errors
 /// The head carries too many credentials, or its key of this gateway is missing or no good.
 pub(crate) fn caller(received: &Received, headers: &HeaderMap, key: &Key) -> Result<Arc<Caller>, Refusal> {
-    let (last, query) = (&received.handle.peer.last_caller, received.uri.query());
+    let (last, query) = (&received.handle.peer.last_caller, received.query_of_caller());
     let auth = &received.handle.settings.auth;
     let last_one = last.find(headers, query, received.client, auth.generation());
     if let Some(caller) = last_one.filter(|caller| caller.is_fresh()) {
@@ -115,6 +116,19 @@ pub(crate) fn caller(received: &Received, headers: &HeaderMap, key: &Key) -> Res
     caller.check(received)?;
     last.set(headers, query, &caller);
     Ok(caller)
+}
+
+/// Checks that the caller is known by its key, if the forward proxy asks for one.
+///
+/// # Errors
+/// It is not.
+pub(super) fn require_key(received: &Received, caller: &Caller) -> Result<(), Refusal> {
+    let is_required = received.forward.is_some() && received.handle.settings.forward.requires_auth();
+    if !is_required || caller.key.is_some() {
+        return Ok(());
+    }
+    let message = "this proxy needs a key of the gateway as its password: http://SESSION:KEY@HOST:PORT (`elida key create`)";
+    Err(Refusal::new(ErrorKind::KeyRequired, message))
 }
 
 /// Returns why the caller of an open request is no longer accepted; `None` before it was identified.
@@ -158,6 +172,9 @@ pub(crate) enum SessionHint {
 /// # Errors
 /// The head names two different sessions.
 pub(crate) fn session_hint(received: &Received, headers: &HeaderMap) -> Result<SessionHint, Refusal> {
+    if let Some(found) = proxy_authorization::session(received) {
+        return Ok(SessionHint::Known(found));
+    }
     Ok(by_head(received, headers)?.map_or(SessionHint::InBody, SessionHint::Known))
 }
 

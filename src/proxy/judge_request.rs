@@ -19,7 +19,7 @@ use super::judge_texts::{AskedResult, Found, Texts};
 use super::judge_upload::judge_upload;
 use super::passing::{Passing, is_pairs, spaced};
 use super::read::held_limit;
-use super::request_ctx::{RequestCtx, Routed};
+use super::request_ctx::{RequestCtx, Routed, reached};
 use super::state::ProxyState;
 use super::unknown_api;
 use crate::policy::facts::{Phase, ToolFacts};
@@ -59,7 +59,7 @@ impl RequestCtx {
     /// A rule refuses the request or what it repeats, the leg was cut, or the client has left.
     pub(super) async fn judge_request(&mut self, session: &mut Session) -> Result<(), Reject> {
         let app = Arc::clone(&self.app);
-        let has_body = !session.as_mut().is_body_empty();
+        let has_body = !reached(self.stage.received())?.is_tunnel() && !session.as_mut().is_body_empty();
         let held = session.as_ref().get_retry_buffer();
         let head = session.req_header();
         let routed = self.stage.routed_mut()?;

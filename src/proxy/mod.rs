@@ -7,6 +7,8 @@
 //! could read differently · `builtin` answers the proxy's own endpoints, of which `oauth_metadata` tells MCP clients where to get a token · `identify` determines the caller and the
 //! session, and `last_caller` remembers it on the connection · `read` buffers the body of a model call, `unread` refuses one that cannot be read and matters, `batch` checks the models in batches · `admit` opens a leg, unless the session is killed · `govern` counts the request by the limits, `spending` holds what it may cost of its budgets, `waiting` lets it wait for room in both, and `load` counts how many do · `judge` does what the rules of `policy` say, `findings` words what is told of it, `turns` watches for agents that go in circles, `hold` keeps what rules hold until an operator answers, `ask` asks the services that decide besides, `judge_request` asks them about a request (`judge_failover` for the backends it may fail over to, `judge_texts` about its texts, `judge_call` about the call of a tool), `judge_upload` about a body that is not held (`passing`), `judge_socket` about the messages of a client (`client_messages`), and `facts` is what they, limits and budgets may ask for · `dispatch`
 //! chooses the backend, `failover` chooses between several and after a failure · `permissions` says what the caller's key permits and keeps it from backends · `mcp` applies the rules of MCP, `endpoints` knows which paths its servers have announced ·
+//! `absolute` reads what a request to the forward proxy asks for (`forward_target`), `proxy_authorization` who sends it, `forward_route` decides
+//! where it goes, `tunnel` connects a CONNECT (`tunnel_ends` counts what passes), and `proxy_status` says why one is refused ·
 //! `models` merges the model lists of all backends · `upstream_request` writes the head for the backend, `upstream_fields` decides which fields of the client are in it ·
 //! `upstream_response` reads the head of the response · `body_filters` passes both bodies on, counts them and stops them
 //! when the leg is cut, `judge_answer` judges what a response says by the rules (`answer_lanes` reads its texts, `judging` is its state), `withheld` keeps back what must not leave, `next_step` holds more of the budgets while the answer is written (`answer_steps`) · `upgrade` holds what differs for WebSockets · `finish` accounts for the request, however it
@@ -17,6 +19,7 @@
 //! Invariants: a body is forwarded byte for byte, except for the model's name where `rewrite_model` is set; every leg is
 //! settled exactly once.
 
+mod absolute;
 pub(crate) mod admit;
 pub(crate) mod answer;
 mod answer_lanes;
@@ -36,6 +39,8 @@ mod facts;
 pub(crate) mod failover;
 mod findings;
 pub(crate) mod finish;
+mod forward_route;
+mod forward_target;
 pub mod forwarded;
 pub(crate) mod framing;
 pub(crate) mod gateway;
@@ -62,6 +67,8 @@ mod next_step;
 mod oauth_metadata;
 mod passing;
 mod permissions;
+mod proxy_authorization;
+mod proxy_status;
 pub(crate) mod read;
 pub(crate) mod receive;
 pub(crate) mod refuse;
@@ -77,6 +84,8 @@ mod tool_lists;
 pub(crate) mod trace;
 pub(crate) mod trace_context;
 pub mod trial;
+mod tunnel;
+mod tunnel_ends;
 mod turns;
 mod unknown_api;
 pub(crate) mod unread;

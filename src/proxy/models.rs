@@ -17,7 +17,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::builtin::{self, BuiltinAnswer};
-use super::dispatch;
+use super::dispatch::{self, Destination};
 use super::downstream::LEG_CUT;
 use super::error_response::Reject;
 use super::facts::RequestFacts;
@@ -47,6 +47,7 @@ pub(crate) fn is_asked(received: &Received, headers: &HeaderMap) -> bool {
     let settings = &received.handle.settings;
     settings.discovery == Discovery::Merged
         && received.method == Method::GET
+        && received.forward.is_none()
         && matches!(received.uri.path(), "/v1/models" | "/v1/models/")
         && !headers.contains_key(settings.routes.header())
 }
@@ -67,7 +68,7 @@ pub(crate) async fn answer(session: &mut Session, ctx: &mut RequestCtx) -> Resul
     let who = reached(ctx.stage.identified())?;
     let Identified { received, caller, call, .. } = who;
     let facts = RequestFacts::new(who, &head.headers, &ctx.app.clock);
-    let own = dispatch::route(received, caller, head, call, &ctx.app.endpoints, &facts)
+    let own = dispatch::route(received, caller, head, call, (&ctx.app.endpoints, Destination::Path), &facts)
         .ok()
         .map(|route| route.backend);
     let lists = tokio::select! {

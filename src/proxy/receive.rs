@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName, Method, Uri, Version};
 use pingora_http::RequestHeader;
 
 use super::downstream::RequestHandle;
+use super::forward_target::Forward;
 use super::framing;
 use super::head_fields::HeadFields;
 use super::trace_context::Trace;
@@ -39,6 +40,8 @@ pub(crate) struct Received {
     pub(crate) coding: Coding,
     /// Detected from path and headers; the backend's type may be more specific.
     pub(crate) dialect: Dialect,
+    /// Where a request to the forward proxy wants to go; `None` for one that asks for a path.
+    pub(crate) forward: Option<Box<Forward>>,
     /// The trace context; `None` without a collector.
     pub(crate) trace: Option<Trace>,
 }
@@ -47,6 +50,16 @@ impl Received {
     /// Returns whether it is a WebSocket whose messages are not of an API that is read, so that they may name any model.
     pub(super) fn is_unread_socket(&self) -> bool {
         self.socket && !self.dialect.is_llm()
+    }
+
+    /// Returns whether it is a CONNECT.
+    pub(super) fn is_tunnel(&self) -> bool {
+        self.forward.as_ref().is_some_and(|forward| forward.is_tunnel)
+    }
+
+    /// Returns the query if it may carry a credential of the caller: that of a request to the forward proxy is for the host.
+    pub(super) fn query_of_caller(&self) -> Option<&str> {
+        self.uri.query().filter(|_| self.forward.is_none())
     }
 
     /// Reads a head. Returns `None` if the request did not come through the proxy's own listener.
@@ -69,6 +82,7 @@ impl Received {
                 None => Coding::Identity,
             },
             socket,
+            forward: None,
             trace,
             dialect: match socket {
                 true => Dialect::detect_socket(path),
@@ -93,7 +107,8 @@ fn request_id(fields: &HeadFields<'_>) -> RequestId {
 /// Checks a head; `raw` holds its bytes on the wire. After an error the connection is not used for another request.
 ///
 /// # Errors
-/// The head is too large, it asks for what a reverse proxy does not do (CONNECT), or it can be read in two ways.
+/// The head is too large, it asks for what a reverse proxy does not do (CONNECT) while the forward proxy is off, or it can be
+/// read in two ways.
 pub(crate) fn check(
     received: &Received,
     raw: &[u8],
@@ -144,10 +159,11 @@ fn measure(received: &Received, head: &RequestHeader, size: usize) -> Result<(),
         );
         return Err(Refusal::new(ErrorKind::HeadersTooLarge, message));
     }
-    if head.method == Method::CONNECT || !target.starts_with(b"/") {
-        let message = "this listener is a reverse proxy: send a path as the request target, \
-                       not CONNECT, an absolute URI or an asterisk";
-        return Err(Refusal::new(ErrorKind::NotSupported, message));
+    let is_path = head.method != Method::CONNECT && target.starts_with(b"/");
+    if is_path || received.handle.settings.forward.is_on() && target != b"*" {
+        return Ok(());
     }
-    Ok(())
+    let message = "this listener is a reverse proxy: send a path as the request target, not CONNECT, an absolute URI or an \
+                   asterisk (forward_proxy.enabled: true lets programs use it by HTTPS_PROXY)";
+    Err(Refusal::new(ErrorKind::NotSupported, message))
 }

@@ -14,7 +14,7 @@ use super::downstream::{LEG_CUT, UPSTREAM_IDLE};
 use super::error_response::{INTERNAL_MESSAGE, challenge, error_body, head, socket_end, status_for};
 use super::oauth_metadata;
 use super::request_ctx::RequestCtx;
-use super::{govern, identify, upgrade};
+use super::{error_response, govern, identify, proxy_status, upgrade};
 use crate::error::{ErrorKind, Refusal};
 use crate::identity::Client;
 use crate::ids::REQUEST_ID;
@@ -93,6 +93,9 @@ fn cut_refusal(reason: CutReason, ctx: &RequestCtx) -> Refusal {
         CutReason::KeyRevoked => {
             identify::no_longer_accepted(ctx.stage.identified().map(|who| (&*who.caller, &who.received)))
         }
+        CutReason::HostBlocked => {
+            Refusal::new(ErrorKind::DomainBlocked, "the host is blocked now (security.filtering.domains)")
+        }
         CutReason::Shutdown => Refusal::new(ErrorKind::ShuttingDown, "this gateway is shutting down"),
     }
 }
@@ -108,6 +111,12 @@ fn rpc(ctx: &RequestCtx) -> Option<&Rpc> {
     ctx.stage.identified()?.call.rpc.as_deref()
 }
 
+/// Whether the request is one to the forward proxy, and no backend has been chosen for it.
+fn by_forward_proxy(ctx: &RequestCtx) -> bool {
+    let is_forward = ctx.stage.received().is_some_and(|received| received.forward.is_some());
+    is_forward && ctx.stage.route().is_none_or(|route| route.is_direct)
+}
+
 /// Sends a refusal as the response, whose head must not have been sent.
 ///
 /// # Errors
@@ -121,7 +130,10 @@ pub(crate) async fn answer(session: &mut Session, ctx: &mut RequestCtx, refusal:
             None => Client::recognise(&session.req_header().headers).name,
         };
         let is_call = dialect.is_json_rpc() && session.req_header().method == Method::POST;
-        status_for(refusal.kind, client.as_deref(), is_call)
+        match by_forward_proxy(ctx) {
+            true => proxy_status::status(error_response::status(refusal.kind)),
+            false => status_for(refusal.kind, client.as_deref(), is_call),
+        }
     };
     ctx.outcome.answer.status = Some(status.as_u16());
     let session_id = ctx.stage.leg().map(|leg| leg.session().key().id.clone());
@@ -143,6 +155,9 @@ pub(crate) async fn answer(session: &mut Session, ctx: &mut RequestCtx, refusal:
             WWW_AUTHENTICATE,
             format!("{}, resource_metadata=\"{url}\"", challenge(refusal.kind)),
         )?;
+    }
+    if by_forward_proxy(ctx) {
+        proxy_status::announce(&mut head, refusal.kind)?;
     }
     govern::announce(&mut head, &ctx.admission, &ctx.app.clock)?;
     if let (Some(received), Some(id)) = (ctx.stage.received(), &session_id) {

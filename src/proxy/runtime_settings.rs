@@ -9,6 +9,7 @@ use super::forwarded::Forwarding;
 use super::settings::{Discovery, Limits, Timeouts};
 use super::tls::Tls;
 use crate::capture;
+use crate::forward;
 use crate::identity;
 use crate::limits as caller_limits;
 use crate::notify::services::Services;
@@ -66,6 +67,8 @@ pub(crate) struct RuntimeSettings {
     pub(crate) discovery: Discovery,
     /// Which proxies are trusted to report the client's address.
     pub(crate) forwarding: Forwarding,
+    /// Where clients of the forward proxy may be connected to.
+    pub(crate) forward: Arc<forward::Settings>,
     /// Web pages that may open WebSockets.
     pub(crate) allow_origins: Arc<Vec<String>>,
 }

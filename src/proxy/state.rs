@@ -9,6 +9,7 @@ use super::endpoints::Endpoints;
 use super::load::Load;
 use super::runtime_settings::SharedSettings;
 use crate::clock::Clock;
+use crate::forward::{OpenTunnels, OwnListeners, Resolver, Shared};
 use crate::history::Archive;
 use crate::identity::Key;
 use crate::limits::fleet::FleetBudgets;
@@ -18,11 +19,44 @@ use crate::policy::approvals::Approvals;
 use crate::policy::ruleset::RuleSet;
 use crate::policy::scan::Judged;
 use crate::policy::suppressions::Suppressions;
-use crate::session::{Event, Manager};
+use crate::session::{Event, LegKind, Manager};
 use crate::telemetry::log::Log;
-use crate::telemetry::metrics::{BackendMetrics, Gauge, Metrics};
+use crate::telemetry::metrics::{BackendMetrics, Gauge, Metrics, TunnelBytes};
 use crate::telemetry::otlp::export::Exporter;
 use crate::telemetry::readiness::Readiness;
+use crate::upstream::settings::FORWARD;
+
+/// What requests to the forward proxy share; it outlives a reload.
+pub(crate) struct ForwardState {
+    /// The open tunnels.
+    pub(crate) tunnels: Arc<OpenTunnels>,
+    /// Finds the addresses of hosts.
+    pub(crate) resolver: Resolver,
+    /// Where this gateway listens.
+    pub(crate) own: Arc<OwnListeners>,
+    /// Metrics of hosts that no backend serves.
+    pub(crate) metrics: BackendMetrics,
+    /// Counts open legs of tunnels.
+    pub(crate) open_legs: Gauge,
+    /// Counts open tunnels.
+    pub(crate) open: Gauge,
+    /// Counts the bytes in tunnels.
+    pub(crate) bytes: TunnelBytes,
+}
+
+impl ForwardState {
+    pub(crate) fn new(metrics: &Metrics, Shared { tunnels, own }: Shared) -> Self {
+        Self {
+            tunnels,
+            resolver: Resolver::default(),
+            own,
+            metrics: metrics.backend(FORWARD),
+            open_legs: metrics.open_legs("tunnel"),
+            open: metrics.tunnels_open(),
+            bytes: metrics.tunnel_bytes(),
+        }
+    }
+}
 
 /// State shared by all requests.
 pub(crate) struct ProxyState {
@@ -66,6 +100,8 @@ pub(crate) struct ProxyState {
     pub(crate) load: Load,
     /// Answers whose tokens are still to be counted.
     pub(crate) awaited: AwaitedAnswers,
+    /// What requests to the forward proxy share.
+    pub(crate) forward: ForwardState,
     /// Connects to backends for requests of the gateway itself.
     pub(crate) connector: Connector,
 }
@@ -77,8 +113,12 @@ impl ProxyState {
     }
 
     /// Returns the gauge that counts an open leg of this kind.
-    pub(super) fn open(&self, is_socket: bool) -> &Gauge {
-        if is_socket { &self.open_sockets } else { &self.open_legs }
+    pub(super) fn open(&self, kind: LegKind) -> &Gauge {
+        match kind {
+            LegKind::Request => &self.open_legs,
+            LegKind::Socket => &self.open_sockets,
+            LegKind::Tunnel => &self.forward.open_legs,
+        }
     }
 }
 

@@ -17,9 +17,12 @@ use super::identify::{Caller, SessionHint};
 use super::key_places::KeyPlaces;
 use super::read::ReadRequest;
 use super::receive::Received;
-use super::request_ctx::{RequestCtx, Stage, reached};
+use super::request_ctx::{Identified, RequestCtx, Stage, reached};
 use super::trace_context::Trace;
-use super::{admit, builtin, dispatch, framing, identify, mcp, read, receive, unread, upgrade};
+use super::{
+    absolute, admit, builtin, dispatch, forward_route, framing, identify, mcp, proxy_authorization, read,
+    receive, unread, upgrade,
+};
 use crate::capture::redact_text;
 use crate::identity::{Auth, FoundSession};
 use crate::protocol::Dialect;
@@ -45,6 +48,10 @@ impl RequestCtx {
         // The handle, which the heads for backends would carry too.
         *head.extensions_mut() = Extensions::new();
         checked?;
+        if absolute::read(reached(self.stage.received_mut())?, head)? {
+            return Ok(None);
+        }
+        let received = reached(self.stage.received())?;
         Ok(builtin::answer_to(received, &session.req_header().headers, &self.app.readiness))
     }
 
@@ -56,10 +63,13 @@ impl RequestCtx {
         let received = reached(self.stage.received())?;
         upgrade::check_origin(received, headers)?;
         let auth = Arc::clone(&received.handle.settings.auth);
+        let fields = received.forward.as_ref().map(|_| proxy_authorization::fields(headers));
+        let caller_fields = fields.as_ref().unwrap_or(headers);
         let caller = match auth.is_off() {
-            true => identify::caller(received, headers, &self.app.principals)?,
-            false => self.identify_by_key(&auth, headers)?,
+            true => identify::caller(received, caller_fields, &self.app.principals)?,
+            false => self.identify_by_key(&auth, headers, caller_fields)?,
         };
+        identify::require_key(reached(self.stage.received())?, &caller)?;
         self.stage.identify(caller)?;
         let who = reached(self.stage.identified())?;
         let hint = identify::session_hint(&who.received, headers)?;
@@ -70,10 +80,16 @@ impl RequestCtx {
     }
 
     /// Determines the caller where keys are read, and refuses keys that are where none belongs.
-    fn identify_by_key(&mut self, auth: &Auth, headers: &HeaderMap) -> Result<Arc<Caller>, Reject> {
+    /// `caller_fields` are those that may carry its credential.
+    fn identify_by_key(
+        &mut self,
+        auth: &Auth,
+        headers: &HeaderMap,
+        caller_fields: &HeaderMap,
+    ) -> Result<Arc<Caller>, Reject> {
         let received = reached(self.stage.received_mut())?;
         KeyPlaces { auth, shown: None }.check_target(received)?;
-        let caller = identify::caller(received, headers, &self.app.principals)?;
+        let caller = identify::caller(received, caller_fields, &self.app.principals)?;
         let places = KeyPlaces { auth, shown: caller.key.as_ref() };
         places.check_target(received)?;
         places.check_fields(headers)?;
@@ -88,7 +104,7 @@ impl RequestCtx {
         self.outcome.named = Some(found.id.clone());
         let who = reached(self.stage.identified())?;
         let leg = admit::admit(&self.app, who, headers, found).await?;
-        let open = self.app.open(who.received.socket).enter();
+        let open = self.app.open(admit::kind(&who.received)).enter();
         self.stage.admit(leg, open)?;
         // A key that was revoked meanwhile: from here on a revocation cuts the leg.
         let who = reached(self.stage.identified())?;
@@ -102,6 +118,9 @@ impl RequestCtx {
     pub(super) async fn read(&mut self, session: &mut Session) -> Result<Duration, Reject> {
         let begun = Instant::now();
         let who = reached(self.stage.identified_mut())?;
+        if who.received.is_tunnel() {
+            return Ok(Duration::ZERO);
+        }
         match upgrade::call(&who.received) {
             Some(call) => who.call = call,
             None => {
@@ -122,8 +141,13 @@ impl RequestCtx {
         let who = reached(self.stage.identified())?;
         unread::check(&who.received, &head.headers, &who.call, &who.caller, has_session)?;
         let facts = RequestFacts { now, ..RequestFacts::new(who, &head.headers, &self.app.clock) };
-        let route =
-            dispatch::route(&who.received, &who.caller, head, &who.call, &self.app.endpoints, &facts)?;
+        let route = match forward_route::backend(&who.received, &facts)? {
+            dispatch::Destination::Host => Box::pin(forward_route::route(&self.app, who)).await?,
+            destination @ (dispatch::Destination::Path | dispatch::Destination::Backend(_)) => {
+                let Identified { received, caller, call, .. } = who;
+                dispatch::route(received, caller, head, call, (&self.app.endpoints, destination), &facts)?
+            }
+        };
         let (dialect, backend) = (route.dialect, route.backend.settings().name().clone());
         if !who.received.handle.upload.is_buffered() {
             let limit = read::streamed_limit(&who.received, route.backend.settings().kind());

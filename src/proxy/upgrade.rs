@@ -33,7 +33,8 @@ use crate::summary::SocketReport;
 /// # Errors
 /// The origin is not accepted.
 pub(crate) fn check_origin(received: &Received, headers: &HeaderMap) -> Result<(), Refusal> {
-    if !received.socket {
+    // A page that uses this gateway as its forward proxy asks for the host.
+    if !received.socket || received.forward.is_some() {
         return Ok(());
     }
     let allowed = received.handle.settings.allow_origins.as_slice();

@@ -251,6 +251,23 @@ impl Table {
         Err(RouteError::NoRoute)
     }
 
+    /// Returns the backend of the first rule that holds.
+    ///
+    /// # Errors
+    /// A rule asks for something that cannot be read.
+    pub fn decide_by_rules(&self, facts: &dyn Facts) -> Result<Option<usize>, RouteError> {
+        if self.has_rules() { self.rules.decide(facts) } else { Ok(None) }
+    }
+
+    /// Returns the decision for this backend and a request with this model.
+    pub fn decide_for(&self, backend: usize, model: Option<&str>) -> Decision {
+        let matching: Vec<PatternMatch> = model
+            .filter(|_| self.rewrites)
+            .map(|model| self.models.find(model).collect())
+            .unwrap_or_default();
+        self.decision(backend, RouteMethod::Rule, 0..0, &matching)
+    }
+
     /// Returns the decision for a target that this backend has announced to a client; `None` when its name is no longer
     /// configured, or the client names another one.
     pub fn decide_announced(&self, backend: &str, header: Option<&str>, path: &str) -> Option<Decision> {

@@ -26,6 +26,7 @@ use self::policy::PolicyMetrics;
 use self::registry::{add, counters, gauges, histogram, histograms, options};
 pub use self::sample::Sample;
 use self::tenants::Tenants;
+pub use self::tunnels::TunnelBytes;
 use self::webhooks::WebhookMetrics;
 use super::log::Log;
 use super::log::sink::Sink;
@@ -44,6 +45,7 @@ mod registry;
 mod sample;
 mod table;
 mod tenants;
+mod tunnels;
 mod webhooks;
 
 /// The `backend` label of a request for which no backend was chosen.
@@ -98,6 +100,7 @@ pub struct Metrics {
     log: OnceLock<Mutex<Sink>>,
     pub(super) fleet: OnceLock<Mutex<Box<dyn Fn() -> FleetNumbers + Send>>>,
     pub(super) capacity: CapacityMetrics,
+    tunnels: tunnels::TunnelMetrics,
     models: Arc<Models>,
     tenants: Arc<Tenants>,
 }
@@ -150,6 +153,7 @@ impl Metrics {
             log: OnceLock::new(),
             fleet: OnceLock::new(),
             capacity: CapacityMetrics::new(in_registry)?,
+            tunnels: tunnels::TunnelMetrics::new(in_registry)?,
             models: Arc::default(),
             tenants: Arc::new(Tenants::new(in_registry)?),
             registry,

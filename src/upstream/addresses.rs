@@ -68,6 +68,11 @@ pub struct Addresses {
 }
 
 impl Addresses {
+    /// These addresses, which never change.
+    pub fn fixed(addresses: Vec<SocketAddr>) -> Self {
+        Self::of(Arc::new(Resolved::new(addresses, None)))
+    }
+
     fn of(resolved: Arc<Resolved>) -> Self {
         Self { first: resolved.first.load(Relaxed), failed: 0, resolved }
     }

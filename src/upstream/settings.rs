@@ -21,6 +21,9 @@ mod values;
 pub(super) use values::dial_host;
 use values::{authority, check_name, read_ca, read_url};
 
+/// The name in records, metrics and keys of hosts that clients of the forward proxy reach and that no backend serves.
+pub const FORWARD: &str = "forward";
+
 /// One entry under `backends:`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -134,6 +137,14 @@ pub struct Tls {
 }
 
 impl Settings {
+    /// Returns the settings of a host that no backend serves: `url` has its scheme, host and port. The caller's own
+    /// credentials are sent there, directly.
+    pub fn of_host(url: String) -> Option<Self> {
+        let written =
+            BackendConfig { proxy: ProxyUrl::new("none"), ..BackendConfig::new(url, BackendKind::HTTP) };
+        written.compile(FORWARD, &ProxyVariables::default(), &mut Faults::default())
+    }
+
     /// The key under `backends:`.
     pub fn name(&self) -> &BackendName {
         &self.name

@@ -219,6 +219,24 @@ mod routing {
     pub mod tls;
 }
 
+/// The forward proxy: programs that only know `HTTPS_PROXY`.
+mod forward {
+    /// Requests in absolute form.
+    pub mod absolute;
+    /// Which hosts and addresses are reached.
+    pub mod hosts;
+    /// CONNECT over HTTP/2.
+    pub mod http2;
+    /// How tunnels end: kills, silence, block lists, a stop.
+    pub mod kills;
+    /// Real programs behind `HTTPS_PROXY`.
+    pub mod programs;
+    /// The tour of `docs/forward-proxy.md`, and what `elida check` and `elida doctor` say.
+    pub mod tour;
+    /// Bytes, ends and refusals of tunnels.
+    pub mod tunnels;
+}
+
 /// Several instances on one Redis.
 mod fleet {
     /// An agent is killed on one instance while it runs on another.

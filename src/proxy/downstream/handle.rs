@@ -6,17 +6,22 @@ use std::sync::{Arc, OnceLock};
 use std::task::Context;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use pingora_core::{Error, Result};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::client_stream::ClientStream;
 use super::session::ClientSession;
 use super::timing::{Activity, Backpressure, Gate, Tunnel};
 use crate::proxy::last_caller::LastCaller;
 use crate::proxy::runtime_settings::RuntimeSettings;
 use crate::session::Cut;
 use crate::upstream::http1::{Messages, RequestWriter, Room};
+
+/// What becomes of a connection that is no longer HTTP. It ends with the future.
+pub(crate) type Takeover = Box<dyn FnOnce(ClientStream) -> BoxFuture<'static, ()> + Send>;
 
 /// The client's end of a connection.
 #[derive(Clone)]
@@ -58,6 +63,8 @@ pub(crate) struct RequestHandle {
     pub(crate) upstream: Upstream,
     /// The notice for the client that its agent is in a loop.
     pub(crate) notice: OnceLock<Box<str>>,
+    /// Takes the connection over when the proxy has returned.
+    takeover: Mutex<Option<Takeover>>,
     /// The session on its way from the proxy back to the connection.
     returned: Mutex<Option<ClientSession>>,
 }
@@ -83,8 +90,24 @@ impl RequestHandle {
             tunnel: Tunnel::default(),
             upstream: Upstream::default(),
             notice: OnceLock::new(),
+            takeover: Mutex::default(),
             returned: Mutex::default(),
         })
+    }
+
+    /// Lets `takeover` have the connection, or the stream, when the proxy has returned without an answer.
+    pub(crate) fn take_over(&self, takeover: Takeover) {
+        *self.takeover.lock() = Some(takeover);
+    }
+
+    /// Whether the proxy writes no answer, because the connection is taken over.
+    pub(super) fn is_taken_over(&self) -> bool {
+        self.takeover.lock().is_some()
+    }
+
+    /// Returns what takes the connection over, if anything does.
+    pub(super) fn takeover(&self) -> Option<Takeover> {
+        self.takeover.lock().take()
     }
 
     /// Hands the session back to the connection.
@@ -132,7 +155,7 @@ impl Upload {
         self.bytes.load(Relaxed)
     }
 
-    pub(super) fn add(&self, bytes: usize) {
+    pub(crate) fn add(&self, bytes: usize) {
         self.bytes.fetch_add(bytes as u64, Relaxed);
         if self.is_buffered() {
             self.held.fetch_add(bytes as u64, Relaxed);

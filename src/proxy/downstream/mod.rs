@@ -6,11 +6,13 @@
 //! is the downstream session that the proxy sees: it buffers bodies, ends every wait for the client when the leg is cut,
 //! and bounds writes · `timing` measures
 //! idle backends and slow clients · `handle` is the state of one request that these and the gateway share ·
+//! `client_stream` is what is left of them when a request takes its connection over (CONNECT) ·
 //! `h2_budget` limits the work an HTTP/2 client can cause without sending requests.
 //! Neighbours: `gateway` (the `ProxyHttp` that runs behind it) and `session::Cut`.
 //! Invariant: other folders see only what is exported here.
 
 mod accept;
+mod client_stream;
 mod h2_budget;
 pub(crate) mod handle;
 pub mod http1;
@@ -18,6 +20,7 @@ mod session;
 mod timing;
 
 pub(crate) use accept::{ConnectionPermits, DescriptorBudget, Downstream, UnparsedRequests, serve};
+pub(crate) use client_stream::ClientStream;
 pub(crate) use handle::RequestHandle;
 pub(crate) use session::{LEG_CUT, UPSTREAM_IDLE};
 #[cfg(test)]

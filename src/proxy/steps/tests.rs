@@ -21,7 +21,7 @@ use crate::proxy::downstream::RequestHandle;
 use crate::proxy::downstream::handle::Peer;
 use crate::proxy::load::Load;
 use crate::proxy::runtime_settings::RuntimeSettings;
-use crate::proxy::state::ProxyState;
+use crate::proxy::state::{ForwardState, ProxyState};
 use crate::proxy::verdict;
 use crate::session::store::MemoryStore;
 use crate::session::{CutReason, Event, Manager};
@@ -74,6 +74,7 @@ impl Proxy {
             live: Arc::new(ArcSwap::new(Arc::clone(&settings))),
             load: Load::new(metrics.admission_waiting()),
             awaited: AwaitedAnswers::default(),
+            forward: ForwardState::new(&metrics, Default::default()),
             connector: Connector::new(None),
         });
         Self { app, settings, metrics }

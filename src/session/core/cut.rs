@@ -21,6 +21,8 @@ pub enum CutReason {
     Shutdown,
     /// Its caller is no longer accepted: its key was revoked or has expired, or one is required now.
     KeyRevoked,
+    /// The host that a tunnel leads to is blocked now.
+    HostBlocked,
 }
 
 /// The slot of one leg. It has two waiters: `soft` is the proxy's wait for the client, which can still write a
@@ -48,6 +50,7 @@ impl Cut {
             CutReason::Shutdown => 3,
             CutReason::AgentKilled => 4,
             CutReason::KeyRevoked => 5,
+            CutReason::HostBlocked => 6,
         };
         self.at.get_or_init(Instant::now);
         let is_first = self.reason.compare_exchange(0, code, Ordering::AcqRel, Ordering::Acquire).is_ok();
@@ -66,7 +69,8 @@ impl Cut {
             2 => Some(CutReason::TimedOut),
             3 => Some(CutReason::Shutdown),
             4 => Some(CutReason::AgentKilled),
-            _ => Some(CutReason::KeyRevoked),
+            5 => Some(CutReason::KeyRevoked),
+            _ => Some(CutReason::HostBlocked),
         }
     }
 

@@ -26,6 +26,8 @@ pub enum LegKind {
     Request,
     /// An upgraded connection.
     Socket,
+    /// A connection to a host, whose bytes are not read.
+    Tunnel,
 }
 
 /// One finished request, for the detail view and the history.
@@ -33,7 +35,7 @@ pub enum LegKind {
 pub struct RequestLine {
     /// The id of the request.
     pub request_id: RequestId,
-    /// Request or socket.
+    /// Request, socket or tunnel.
     pub kind: LegKind,
     /// The request method.
     pub method: Box<str>,

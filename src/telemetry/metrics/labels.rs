@@ -49,6 +49,8 @@ impl fmt::Display for RouteMethod {
 pub enum Served {
     /// A backend, found by this method.
     Backend(RouteMethod),
+    /// A host that no backend serves, through the forward proxy.
+    Forward,
     /// The proxy itself (health, `HEAD /`, the merged model list).
     Builtin,
     /// Nothing: the request was refused before a backend was chosen.
@@ -57,19 +59,21 @@ pub enum Served {
 
 impl Served {
     /// How many values there are.
-    pub(in crate::telemetry) const COUNT: usize = 6;
+    pub(in crate::telemetry) const COUNT: usize = 8;
 
     pub(in crate::telemetry) fn index(self) -> usize {
         match self {
             Self::Backend(method) => method as usize,
-            Self::Builtin => 4,
-            Self::Refused => 5,
+            Self::Builtin => 5,
+            Self::Refused => 6,
+            Self::Forward => 7,
         }
     }
 
     pub(in crate::telemetry) fn label(self) -> &'static str {
         match self {
             Self::Backend(method) => method.name(),
+            Self::Forward => "forward",
             Self::Builtin => "local",
             Self::Refused => "refused",
         }

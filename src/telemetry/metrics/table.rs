@@ -110,6 +110,12 @@ table! {
         "Reloads of the configuration: applied or rejected.";
     DASHBOARD_SESSIONS = "elida_dashboard_sessions" []
         "Browsers that are logged in to the dashboard now.";
+    TUNNELS_OPEN = "elida_tunnels_open" []
+        "Tunnels of the forward proxy that are open now.";
+    TUNNEL_BYTES = "elida_tunnel_bytes_total" ["direction"]
+        "Bytes in tunnels of the forward proxy; in is from the client, out is to the client.";
+    FILTERED = "elida_filtered_total" ["reason"]
+        "Requests and tunnels of the forward proxy that were refused or cut because of the port, host or address.";
     CONNECTIONS = "elida_connections" []
         "Client connections open at the proxy now.";
     CONNECTIONS_REFUSED = "elida_connections_refused_total" ["listener", "reason"]

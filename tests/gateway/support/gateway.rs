@@ -107,6 +107,11 @@ impl Gateway {
         Self::launch(&format!("backend: {:?}\n", backend.url()), Quiet::alone().await, None).await
     }
 
+    /// As [`Gateway::with`], while no other test runs: for measurements.
+    pub async fn alone_with(yaml: &str) -> Self {
+        Self::launch(yaml, Quiet::alone().await, None).await
+    }
+
     /// As [`Gateway::with`], but no file of the process may exceed this size: a full disk for this process.
     pub async fn with_file_size(yaml: &str, kib: usize) -> Self {
         // Without the trap the kernel would kill the process instead of failing the write.

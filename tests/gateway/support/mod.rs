@@ -24,6 +24,7 @@ pub mod socket;
 pub mod switch;
 pub mod timing;
 pub mod tripwire;
+pub mod tunnel;
 pub mod wire;
 
 use std::time::Duration;

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::connection::{Downstream, FIRST_REQUEST, LINGER, ProxyEnd, drained};
 use super::unparsed;
+use crate::proxy::downstream::client_stream::ClientStream;
 use crate::proxy::downstream::handle::{Peer, RequestHandle};
 use crate::proxy::downstream::http1::head::{Fault, Head};
 use crate::proxy::downstream::http1::{Connection, Exchange, Unread, Wire};
@@ -86,6 +87,11 @@ where
         exchange.header_mut().extensions_mut().insert(Arc::clone(&handle));
         let downstream = DownstreamSession::new(ClientSession::Http1(exchange), Arc::clone(&handle));
         let end = self.run_proxy(downstream, &handle, draining).await;
+        if let Some(takeover) = handle.takeover() {
+            let ClientSession::Http1(exchange) = handle.take_session()? else { return None };
+            takeover(ClientStream::http1(exchange.into_connection())).await;
+            return None;
+        }
         let ClientSession::Http1(exchange) = handle.take_session()? else { return None };
         if end == ProxyEnd::Panicked || !handle.reuse.is_allowed() || !exchange.is_body_done() {
             linger(exchange.into_connection()).await;

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use h2::Reason;
 use h2::server::SendResponse;
 use http::header::{COOKIE, HOST};
-use http::{HeaderValue, Version};
+use http::{HeaderValue, Method, Version};
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::custom::server::Session;
@@ -25,6 +25,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::connection::{Downstream, FIRST_REQUEST, LINGER, drained};
 use super::unparsed;
+use crate::proxy::downstream::client_stream::ClientStream;
 use crate::proxy::downstream::h2_budget::H2Budget;
 use crate::proxy::downstream::handle::{Peer, RequestHandle};
 use crate::proxy::downstream::session::{
@@ -221,6 +222,8 @@ where
             return session.reset(Reason::REFUSED_STREAM);
         };
         let handle = RequestHandle::new(peer, settings, draining.clone());
+        let is_tunnel = session.req_header().method == Method::CONNECT && !is_websocket(session.req_header());
+        let ends = is_tunnel.then(|| session.return_ends());
         let mut session = if is_websocket(session.req_header()) {
             // Fails only for a head that cannot be written as HTTP/1.1; dropping the session resets the stream.
             let Ok(socket) = WebSocketStream::new(session) else { return };
@@ -233,9 +236,18 @@ where
         let downstream = DownstreamSession::of_stream(
             ClientSession::Http2(Box::new(session)),
             Arc::clone(&handle),
-            budget,
+            Arc::clone(&budget),
         );
         self.run_proxy(downstream, &handle, &draining).await;
+        if let Some(takeover) = handle.takeover() {
+            drop(handle.take_session());
+            let ends = ends.and_then(|ends| ends.lock().take());
+            budget.answered();
+            if let Some(ends) = ends {
+                takeover(ClientStream::http2(ends, budget)).await;
+            }
+            return;
+        }
         // The end of the response is queued. The stream of a request that is not complete is reset when its session is
         // dropped, so the rest of the request is discarded before.
         if let Some(ClientSession::Http2(mut session)) = handle.take_session() {

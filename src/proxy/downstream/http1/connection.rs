@@ -59,6 +59,11 @@ impl Connection {
         }
     }
 
+    /// Returns what it reads from and writes to, and the bytes that were read and not used.
+    pub(in crate::proxy::downstream) fn into_parts(self) -> (Wire, BytesMut) {
+        (self.wire, self.ahead)
+    }
+
     /// Reads the head of the next request, which must be complete at `deadline`; `None` for no limit.
     ///
     /// # Errors

@@ -57,6 +57,15 @@ impl Wire {
         })
     }
 
+    /// Reads into `into`, as [`AsyncRead`] does.
+    pub(in crate::proxy::downstream) fn poll_read_buf(
+        &mut self,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        with!(self, inner => Pin::new(inner).poll_read(cx, into))
+    }
+
     /// Reads up to `most` bytes behind those in `into`, without a copy; returns how many. While nothing comes, `into` has no
     /// memory.
     pub(super) fn poll_read_into(
@@ -75,7 +84,11 @@ impl Wire {
     }
 
     /// Writes the beginning of `bytes`; returns how many of them.
-    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    pub(in crate::proxy::downstream) fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         with!(self, inner => Pin::new(inner).poll_write(cx, bytes))
     }
 
@@ -89,12 +102,12 @@ impl Wire {
     }
 
     /// Sends what the TLS stream holds back.
-    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(in crate::proxy::downstream) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         with!(self, inner => Pin::new(inner).poll_flush(cx))
     }
 
     /// Makes the kernel reset the connection when it is closed, and discard what was not sent.
-    pub(super) fn reset_on_drop(&self) {
+    pub(in crate::proxy::downstream) fn reset_on_drop(&self) {
         // It fails on a socket that is no longer connected, which needs no reset.
         let _ = self.tcp().map(TcpStream::set_zero_linger);
     }
@@ -132,7 +145,10 @@ impl Wire {
     }
 
     /// Ends the side of this proxy.
-    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(in crate::proxy::downstream) fn poll_shutdown(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         with!(self, inner => Pin::new(inner).poll_shutdown(cx))
     }
 }

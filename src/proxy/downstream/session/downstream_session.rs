@@ -201,6 +201,11 @@ impl Session for DownstreamSession {
 
     /// Pingora calls it to end the body and again to end the session.
     async fn finish(&mut self) -> Result<()> {
+        if self.handle.is_taken_over() {
+            // Nothing is written: the connection is no longer the proxy's.
+            self.finished = true;
+            return Ok(());
+        }
         let ended = self.respond_end().await;
         self.finished = ended.is_ok();
         ended

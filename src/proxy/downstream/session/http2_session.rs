@@ -3,19 +3,19 @@
 //! It is only the stream: limits, cut, replay and budget are added by `DownstreamSession`, which wraps it.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use h2::ext::Protocol;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HOST, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, HeaderName, Request, Response};
+use parking_lot::Mutex;
 use pingora_core::protocols::Digest;
 use pingora_core::protocols::http::HttpTask;
-use pingora_core::protocols::http::authority::{RawTargetAuthority, raw_target_authority};
 use pingora_core::protocols::http::custom::server::Session;
 use pingora_core::protocols::http::date::get_cached_date;
 use pingora_core::protocols::http::v1::client::http_req_header_to_wire;
@@ -24,6 +24,7 @@ use pingora_core::{Error, ErrorType, OrErr, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::forward::{without_messages, without_replay};
+use super::http2_head::{has_one_authority, is_target};
 
 /// Fields that belong to a connection of HTTP/1.1 (RFC 9113, 8.2.2).
 const OF_HTTP1: [HeaderName; 5] = [
@@ -34,11 +35,22 @@ const OF_HTTP1: [HeaderName; 5] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
+/// Both ends of a stream.
+pub(crate) struct StreamEnds {
+    pub(crate) body: RecvStream,
+    pub(crate) respond: SendResponse<Bytes>,
+}
+
+/// Takes the ends of a stream that nothing was sent on.
+pub(crate) type ReturnedEnds = Arc<Mutex<Option<StreamEnds>>>;
+
 /// A stream of an HTTP/2 connection.
 pub(crate) struct Http2Session {
     head: RequestHeader,
-    body: RecvStream,
-    respond: SendResponse<Bytes>,
+    /// `None` only in `drop`.
+    ends: Option<StreamEnds>,
+    /// Where the ends of an unanswered stream go when this is dropped.
+    returned: Option<ReturnedEnds>,
     /// Writes the body of the response; `None` until its final head was sent.
     writer: Option<SendStream<Bytes>>,
     /// The final head of the response.
@@ -73,8 +85,8 @@ impl Http2Session {
         }
         Some(Self {
             head,
-            body,
-            respond,
+            ends: Some(StreamEnds { body, respond }),
+            returned: None,
             writer: None,
             response: None,
             unsent: Bytes::new(),
@@ -86,6 +98,21 @@ impl Http2Session {
         })
     }
 
+    /// Returns where the ends of the stream will be when this is dropped before anything was sent.
+    pub(crate) fn return_ends(&mut self) -> ReturnedEnds {
+        Arc::clone(self.returned.get_or_insert_default())
+    }
+
+    #[expect(clippy::expect_used, reason = "only `drop` takes the ends out")]
+    fn ends(&self) -> &StreamEnds {
+        self.ends.as_ref().expect("the stream is here until this is dropped")
+    }
+
+    #[expect(clippy::expect_used, reason = "only `drop` takes the ends out")]
+    fn ends_mut(&mut self) -> &mut StreamEnds {
+        self.ends.as_mut().expect("the stream is here until this is dropped")
+    }
+
     /// Returns whether the client has reset the stream.
     pub(crate) fn is_reset(&mut self) -> bool {
         let mut context = Context::from_waker(std::task::Waker::noop());
@@ -95,14 +122,14 @@ impl Http2Session {
     /// Resets the stream, unless its response is complete.
     pub(crate) fn reset(&mut self, reason: Reason) {
         if !self.ended {
-            self.respond.send_reset(reason);
+            self.ends_mut().respond.send_reset(reason);
         }
     }
 
     fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reason, h2::Error>> {
         match &mut self.writer {
             Some(writer) => writer.poll_reset(cx),
-            None => self.respond.poll_reset(cx),
+            None => self.ends_mut().respond.poll_reset(cx),
         }
     }
 
@@ -117,13 +144,14 @@ impl Http2Session {
         if head.status.is_informational() {
             let interim = Response::from_parts(head.as_owned_parts(), ());
             return self
+                .ends_mut()
                 .respond
                 .send_informational(interim)
                 .or_err(ErrorType::WriteError, "while an informational response was sent");
         }
         head.insert_header(DATE, get_cached_date())?;
         let response = Response::from_parts(head.as_owned_parts(), ());
-        let writer = self.respond.send_response(response, end);
+        let writer = self.ends_mut().respond.send_response(response, end);
         self.writer = Some(writer.or_err(ErrorType::WriteError, "while the head was sent")?);
         self.response = Some(head);
         self.ended = end;
@@ -209,31 +237,12 @@ impl Http2Session {
     }
 }
 
-/// Returns whether no byte of a target would end it, or its line, in HTTP/1.1.
-fn is_target(path: &[u8]) -> bool {
-    !path.iter().any(|byte| matches!(byte, 0 | b'\r' | b'\n' | b' '))
-}
-
-/// Returns whether a head names one host, in one way (RFC 9113, 8.3.1): by `:authority`, by `Host`, or by both equally,
-/// without user information, and not in its path.
-fn has_one_authority(head: &RequestHeader) -> bool {
-    let mut hosts = head.headers.get_all(HOST).iter().map(HeaderValue::as_bytes);
-    let (host, another) = (hosts.next(), hosts.next());
-    let authority = head.uri.authority().map(|authority| authority.as_str().as_bytes());
-    let is_one = match (host, authority) {
-        (Some(host), Some(authority)) => host == authority,
-        (None, None) => false,
-        (Some(_), None) | (None, Some(_)) => true,
-    };
-    let has_user = |name: &[u8]| name.contains(&b'@');
-    // The target of CONNECT is its authority; with a protocol (RFC 8441) it has a path as well.
-    let has_path = head.method != Method::CONNECT || head.extensions.get::<Protocol>().is_some();
-    let is_relative = || matches!(raw_target_authority(head.raw_path()), RawTargetAuthority::None);
-    another.is_none()
-        && is_one
-        && !host.is_some_and(has_user)
-        && !authority.is_some_and(has_user)
-        && (!has_path || is_relative())
+impl Drop for Http2Session {
+    fn drop(&mut self) {
+        if let Some(returned) = self.returned.take().filter(|_| self.response.is_none()) {
+            *returned.lock() = self.ends.take();
+        }
+    }
 }
 
 #[async_trait]
@@ -247,12 +256,12 @@ impl Session for Http2Session {
     }
 
     async fn read_body_bytes(&mut self) -> Result<Option<Bytes>> {
-        let data = self.body.data().await.transpose();
+        let data = self.ends_mut().body.data().await.transpose();
         let data = data.or_err(ErrorType::ReadError, "while the request body was read")?;
         if let Some(data) = &data {
             self.read += data.len();
             // It fails when the client has reset the stream, which the next read reports.
-            let _ = self.body.flow_control().release_capacity(data.len());
+            let _ = self.ends_mut().body.flow_control().release_capacity(data.len());
         }
         self.has_read_all |= data.is_none();
         Ok(data)
@@ -322,7 +331,7 @@ impl Session for Http2Session {
     }
 
     fn is_body_done(&mut self) -> bool {
-        self.has_read_all || self.is_body_empty() || self.body.is_end_stream()
+        self.has_read_all || self.is_body_empty() || self.ends().body.is_end_stream()
     }
 
     async fn finish(&mut self) -> Result<()> {
@@ -335,7 +344,7 @@ impl Session for Http2Session {
     fn is_body_empty(&mut self) -> bool {
         let declares_none =
             || self.head.headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() == b"0");
-        self.read == 0 && (self.has_read_all || self.body.is_end_stream() || declares_none())
+        self.read == 0 && (self.has_read_all || self.ends().body.is_end_stream() || declares_none())
     }
 
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
@@ -378,39 +387,4 @@ impl Session for Http2Session {
     without_messages!();
 
     without_replay!();
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn head(uri: &str, hosts: &[&str]) -> RequestHeader {
-        let mut request = Request::builder().uri(uri);
-        for host in hosts {
-            request = request.header(HOST, *host);
-        }
-        RequestHeader::from(request.body(()).unwrap().into_parts().0)
-    }
-
-    #[test]
-    fn a_host_is_named_once_or_twice_in_the_same_way() {
-        for (uri, hosts) in [
-            ("https://a.example/b", &[][..]),
-            ("https://a.example/b", &["a.example"]),
-            ("/b", &["a.example"]),
-        ] {
-            assert!(has_one_authority(&head(uri, hosts)), "{uri} {hosts:?}");
-        }
-        for (uri, hosts) in [
-            ("https://a.example/b", &["b.example"][..]),
-            ("https://a.example/b", &["A.example"]),
-            ("https://a.example/b", &["a.example", "a.example"]),
-            ("https://me@a.example/b", &[]),
-            ("/b", &["me@a.example"]),
-            ("/b", &[]),
-        ] {
-            assert!(!has_one_authority(&head(uri, hosts)), "{uri} {hosts:?}");
-        }
-        assert!(is_target(b"/a?b=%20") && !is_target(b"/a b") && !is_target(b"/a\r\nx"));
-    }
 }

@@ -1,0 +1,25 @@
+//! What a request to the forward proxy asks for: another host than this gateway.
+
+use crate::forward::Target;
+
+/// The port of `http://` URLs.
+pub(super) const HTTP: u16 = 80;
+
+/// Where a request to the forward proxy wants to go.
+pub(crate) struct Forward {
+    pub(crate) target: Target,
+    /// It is a CONNECT.
+    pub(crate) is_tunnel: bool,
+    /// The user name of its `Proxy-Authorization`.
+    pub(super) user: Option<Box<[u8]>>,
+}
+
+impl Forward {
+    /// Returns what records show in place of a path.
+    pub(super) fn shown(&self, path: &str) -> String {
+        match self.is_tunnel {
+            true => self.target.to_string(),
+            false => format!("http://{}{path}", self.target.authority(HTTP)),
+        }
+    }
+}
