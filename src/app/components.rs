@@ -6,11 +6,11 @@ use anyhow::Context;
 use arc_swap::ArcSwap;
 use pingora_core::connectors::http::Connector;
 use tracing::error;
-use uuid::Uuid;
 
 use super::event_sink::EventSink;
 use super::kill_recovery::KillRecovery;
 use super::made_keys::{SharedKeys, made};
+use super::sharing::{Sharing, cache, watch_fleet};
 use super::spending::SpendingFile;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -33,16 +33,13 @@ use crate::proxy::endpoints::Endpoints;
 use crate::proxy::load::Load;
 use crate::proxy::runtime_settings::{RuntimeSettings, SharedSettings};
 use crate::proxy::state::ProxyState;
-use crate::redis::budgets::BudgetStore;
-use crate::redis::rates::RateStore;
-use crate::redis::{Keys, Link};
-use crate::session::replication::{OwnKey, Replicator};
-use crate::session::store::{MemoryStore, RedisStore};
+use crate::redis::answers::AnswerStore;
+use crate::session::replication::Replicator;
+use crate::session::store::MemoryStore;
 use crate::session::{Capacity, Limit, Manager};
 use crate::settings::fault::Faults;
 use crate::telemetry::log::{Log, LogGuard};
 use crate::telemetry::metrics::CapacityNumbers;
-use crate::telemetry::metrics::FleetNumbers;
 use crate::telemetry::metrics::{Gauge, Metrics};
 use crate::telemetry::otlp::export::Exporter;
 use crate::telemetry::readiness::Readiness;
@@ -89,6 +86,8 @@ pub(super) struct Components {
     pub(super) fleet_budgets: Option<Arc<FleetBudgets>>,
     /// Shares the rates of limits with other instances; `None` without a fleet.
     pub(super) fleet_rates: Option<Arc<FleetRates>>,
+    /// The HTTP cache that instances share; `None` without a fleet.
+    pub(super) answers: Option<Arc<AnswerStore>>,
 }
 
 impl Components {
@@ -104,21 +103,20 @@ impl Components {
         super::panics::report(Arc::clone(&log), Arc::clone(&metrics));
         let state = Arc::new(State::new(&config.data_dir));
         let (keys, people) = super::made_keys::open(config, &state);
-        let overrides = super::budget_overrides::open(&state);
-        let approvals = super::approvals::open(&state);
+        let (overrides, approvals) = (super::budget_overrides::open(&state), super::approvals::open(&state));
         let suppressions = super::suppressions::open(&state);
         let made = made(&keys, &people);
-        let settings = runtime_settings(config, &metrics, None, &made, overrides.additions())?;
+        let (clock, names) = (Clock::system(), super::principal_key::load(config));
+        let shared = Sharing::of(config, names.shared, Arc::clone(&state), &clock)?;
+        let Sharing { replicator, ledger, spending, fleet_budgets, fleet_rates, answers } = shared;
+        let additions = (overrides.additions(), answers.as_ref());
+        let settings = runtime_settings(config, &metrics, None, &made, additions)?;
         let live: SharedSettings = Arc::new(ArcSwap::from_pointee(settings));
-        let clock = Clock::system();
         let readiness = Arc::<Readiness>::default();
         let history = history(config, &metrics, &readiness);
         let exporter = Exporter::start(&config.telemetry, metrics.otlp_dropped(), &log);
         let notifier = Notifier::new(&config.receivers, Arc::clone(&metrics));
         let listener = EventSink::new(&log, &metrics, history.as_ref(), exporter.as_ref(), &notifier);
-        let names = super::principal_key::load(config);
-        let shared = Sharing::of(config, names.shared, Arc::clone(&state), &clock)?;
-        let Sharing { replicator, ledger, spending, fleet_budgets, fleet_rates } = shared;
         let sessions = sessions(config, replicator.as_ref(), &clock, listener);
         SharedKeys::follow(&sessions, (&keys, &people), (&overrides, &approvals, &suppressions), &live);
         sessions.set_principals_key(names.key.id());
@@ -152,6 +150,7 @@ impl Components {
                 spending,
                 fleet_budgets,
                 fleet_rates,
+                answers,
             },
             guard,
         ))
@@ -166,7 +165,7 @@ impl Components {
     pub(super) fn proxy_state(&self) -> Arc<ProxyState> {
         let endpoints = Arc::<Endpoints>::default();
         if let Some(replicator) = &self.replicator {
-            endpoints.share(replicator);
+            endpoints.share(replicator, &self.live);
         }
         Arc::new(ProxyState {
             judged: OnceLock::new(),
@@ -230,7 +229,7 @@ pub(crate) fn runtime_settings(
     metrics: &Metrics,
     before: Option<&RuntimeSettings>,
     made: &Made,
-    additions: &Arc<ArcSwap<Additions>>,
+    (additions, answers): (&Arc<ArcSwap<Additions>>, Option<&Arc<AnswerStore>>),
 ) -> Result<RuntimeSettings, Faults> {
     let backends = backends(config, metrics, before)?;
     let mut body_paths = config.identity.body_paths();
@@ -258,6 +257,7 @@ pub(crate) fn runtime_settings(
         services: Services::new(&config.services),
         tls: config.server.tls().cloned(),
         h2c: config.server.h2c(),
+        cache: cache(config, before, answers),
         capture: config.capture.clone(),
         prices: config.prices.clone(),
         max_tenants: config.max_tenants,
@@ -302,60 +302,16 @@ fn backends(
     if faults.is_empty() { Ok(backends) } else { Err(faults) }
 }
 
-/// How sessions and budgets are shared or kept.
-struct Sharing {
-    replicator: Option<Arc<Replicator>>,
-    ledger: Arc<Ledger>,
-    spending: Option<Arc<SpendingFile>>,
-    fleet_budgets: Option<Arc<FleetBudgets>>,
-    fleet_rates: Option<Arc<FleetRates>>,
-}
-
-impl Sharing {
-    /// Through Redis, or else in this process and in `state`.
-    fn of(config: &Config, key: Option<OwnKey>, state: Arc<State>, clock: &Clock) -> anyhow::Result<Self> {
-        let Some(settings) = config.session.redis() else {
-            let ledger = Arc::new(Ledger::of_file());
-            let spending = Some(SpendingFile::open(state, Arc::clone(&ledger))?);
-            return Ok(Self { replicator: None, ledger, spending, fleet_budgets: None, fleet_rates: None });
-        };
-        let link = Link::new(settings).context("session.redis cannot be used")?;
-        let instance = Uuid::new_v4().simple().to_string();
-        let ledger = Arc::new(Ledger::of_fleet());
-        let budgets = BudgetStore::new(Arc::clone(&link), Keys::new(settings), instance.clone());
-        let fleet_budgets = Some(Arc::new(FleetBudgets::new(Arc::clone(&ledger), budgets)));
-        let rates = RateStore::new(Arc::clone(&link), Keys::new(settings), instance.clone());
-        let fleet_rates = Some(Arc::new(FleetRates::new(rates, clock.clone())));
-        let store = RedisStore::new(link, Keys::new(settings), instance);
-        let replicator = Some(Arc::new(Replicator::new(Arc::new(store), key)));
-        Ok(Self { replicator, ledger, spending: None, fleet_budgets, fleet_rates })
-    }
-}
-
-fn watch_fleet(
-    metrics: &Metrics,
-    readiness: &Readiness,
-    sessions: &Arc<Manager>,
-    replicator: &Arc<Replicator>,
-) {
-    let warned = Arc::clone(replicator);
-    readiness.watch(move || warned.warnings());
-    let (sessions, replicator) = (Arc::clone(sessions), Arc::clone(replicator));
-    metrics.watch_fleet(move || FleetNumbers {
-        active: sessions.active(),
-        store_up: replicator.is_up(),
-        fallbacks: replicator.fallbacks(),
-        lost_orders: replicator.lost_orders(),
-        lost_keys: replicator.lost_keys(),
-        other_key: replicator.is_other_key(),
-        events_dropped: replicator.events_dropped(),
-    });
-}
-
 /// Lets the metrics read how full limits and budgets are.
 fn watch(metrics: &Metrics, live: &SharedSettings, ledger: &Arc<Ledger>, sessions: &Arc<Manager>) {
     watch_capacity(metrics, sessions);
     watch_budgets(metrics, live, ledger);
+    watch_cache(metrics, live);
+}
+
+fn watch_cache(metrics: &Metrics, live: &SharedSettings) {
+    let live = Arc::clone(live);
+    metrics.watch_cache(move || live.load().cache.as_ref().map(|cache| cache.numbers()));
 }
 
 fn watch_budgets(metrics: &Metrics, live: &SharedSettings, ledger: &Arc<Ledger>) {

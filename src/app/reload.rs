@@ -11,6 +11,7 @@ use tracing::{error, info, warn};
 use super::components::{Components, name_backends, runtime_settings};
 use super::descriptors::Plan;
 use super::made_keys;
+use crate::cache::Cache;
 use crate::clock::millis;
 use crate::config::{Config, Sources, changed_restart_keys, in_force};
 use crate::control;
@@ -92,7 +93,8 @@ impl Reload {
         let before = self.shared.live.load_full();
         let Components { metrics, overrides, .. } = &self.shared;
         let made = self.shared.made();
-        let settings = runtime_settings(&config, metrics, Some(&before), &made, overrides.additions())?;
+        let shared = (overrides.additions(), self.shared.answers.as_ref());
+        let settings = runtime_settings(&config, metrics, Some(&before), &made, shared)?;
         self.check_control(&config)?;
         log_warnings(&config);
         Plan::after_reload(&config).log();
@@ -150,6 +152,10 @@ impl Runtime for Reload {
 
     fn budget_unit(&self, budget: &str) -> Option<CostUnit> {
         self.shared.live.load().budgets.unit_of(budget)
+    }
+
+    fn cache(&self) -> Option<Arc<Cache>> {
+        self.shared.live.load().cache.clone()
     }
 
     fn rules(&self) -> Arc<RuleSet> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::config_file::{Backends, ConfigFile, Guard, VERSION};
+use super::config_file::{Backends, ConfigFile, Guard};
 use super::key_sources::Notes;
 use super::places::{check_folders, check_ports};
 use super::printable::printable;
@@ -22,7 +22,8 @@ use crate::settings::fault::{Fault, Faults};
 use crate::settings::secret::Secret;
 use crate::upstream::egress::ProxyVariables;
 use crate::{
-    capture, control, history, identity, limits, notify, policy, pricing, proxy, session, telemetry, upstream,
+    cache, capture, control, history, identity, limits, notify, policy, pricing, proxy, session, telemetry,
+    upstream,
 };
 
 /// Name of the backend that `backend:` defines.
@@ -67,6 +68,8 @@ pub struct Config {
     pub receivers: notify::settings::Receivers,
     /// The history of ended sessions.
     pub history: history::Settings,
+    /// The HTTP cache; `None` if it is off.
+    pub cache: Option<cache::Settings>,
     /// Which bodies are captured into the history.
     pub capture: capture::Settings,
     /// Prices of models.
@@ -128,7 +131,6 @@ pub(super) fn compile(
     tree: &Tree,
     faults: &mut Faults,
 ) -> Option<Config> {
-    check_form(&written, tree, faults);
     let (printable, shorthand) = (printable(&written, token.is_some(), tree), fill_in_backend(&mut written));
     let receivers = compile_receivers(&written, faults);
     let listen = listen_address("listen", &written.listen, faults);
@@ -143,11 +145,11 @@ pub(super) fn compile(
         limits::settings::compile_all(written.limits, written.admission, written.budgets, faults);
     let (services, policy, approvals) = compile_policy(written.policy, &written.approvals, faults);
     let (history, telemetry) = (written.history.compile(faults), written.telemetry.compile(faults));
+    let cache = compile_cache(written.cache, session.as_ref(), faults);
     let capture = compile_capture(written.capture, history.as_ref(), faults);
     let (prices, logging) = (written.usage.compile(faults), written.logging.compile(faults));
     if let Some(backends) = &backends {
-        let open = listen.filter(|_| !knows_clients(server.as_ref(), auth.as_deref()));
-        guard(written.startup_guard, open, backends, faults);
+        guard(written.startup_guard, listen, (server.as_ref(), auth.as_deref()), backends, faults);
         warnings::of_backends((auth.as_deref(), routing.as_ref()), &rules, backends, shorthand, faults);
     }
     warnings::of_roles(auth.as_deref(), control.as_ref(), faults);
@@ -171,6 +173,7 @@ pub(super) fn compile(
         approvals: approvals?,
         receivers: receivers?,
         history: history?,
+        cache: cache?,
         capture: capture?,
         unpriced: unpriced(&rules, prices.as_ref()?),
         prices: prices?,
@@ -276,36 +279,15 @@ fn unpriced(rules: &[BackendRule], prices: &pricing::Prices) -> Vec<UnpricedMode
         .collect()
 }
 
-fn check_form(written: &ConfigFile, tree: &Tree, faults: &mut Faults) {
-    check_version(written.version, faults);
-    check_backend(written, tree, faults);
-}
-
-fn check_version(version: u32, faults: &mut Faults) {
-    if version != VERSION {
-        faults.add("version", format!("version {version} is not known"), format!("write version: {VERSION}"));
-    }
-}
-
-/// `backend` set by a variable or flag must not be ignored silently when `backends` is used.
-fn check_backend(written: &ConfigFile, tree: &Tree, faults: &mut Faults) {
-    if !written.backends.0.is_empty() && tree.origins.contains_key("backend") {
-        faults.add(
-            "backend",
-            "it is used only without backends, but backends are configured",
-            "leave it out, or remove backends",
-        );
-    }
-}
-
 /// Refuses injected keys on a public listener: clients are not authenticated, so anyone could spend them.
 fn guard(
     guard: Guard,
     listen: Option<SocketAddr>,
+    (server, auth): (Option<&proxy::settings::Settings>, Option<&identity::Auth>),
     backends: &[upstream::settings::Settings],
     faults: &mut Faults,
 ) {
-    let Some(listen) = listen else { return };
+    let Some(listen) = listen.filter(|_| !knows_clients(server, auth)) else { return };
     let Some(backend) = backends.iter().find(|backend| backend.auth().is_injected()) else { return };
     if listen.ip().is_loopback() {
         return;
@@ -322,6 +304,15 @@ fn guard(
         }
         Guard::Warn => faults.warn(path, message, "keep strangers out by the network"),
     }
+}
+
+/// A cache that instances share needs their Redis.
+fn compile_cache(
+    written: cache::CacheConfig,
+    session: Option<&session::Settings>,
+    faults: &mut Faults,
+) -> Option<Option<cache::Settings>> {
+    written.compile(session.is_none_or(|session| session.redis().is_some()), faults)
 }
 
 /// Captured bodies need the history.

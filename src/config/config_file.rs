@@ -8,7 +8,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::session_section::SessionSection;
 use crate::{
-    capture, control, history, identity, limits, notify, policy, pricing, proxy, routing, telemetry, upstream,
+    cache, capture, control, history, identity, limits, notify, policy, pricing, proxy, routing, telemetry,
+    upstream,
 };
 
 /// The only supported `version`.
@@ -51,6 +52,8 @@ pub(super) struct ConfigFile {
     pub(super) webhooks: Vec<notify::settings::WebhookConfig>,
     /// Where events are written in the form of OCSF.
     pub(super) ocsf: notify::settings::OcsfConfig,
+    /// The HTTP cache.
+    pub(super) cache: cache::CacheConfig,
     /// The list of models.
     pub(super) models: proxy::settings::ModelsConfig,
     /// Storage of ended sessions.
@@ -99,6 +102,7 @@ impl Default for ConfigFile {
             approvals: Default::default(),
             webhooks: Vec::new(),
             ocsf: Default::default(),
+            cache: Default::default(),
             models: Default::default(),
             history: Default::default(),
             capture: Default::default(),

@@ -10,6 +10,7 @@ mod compiled;
 mod config_file;
 mod diff;
 mod expand;
+mod form;
 mod key_sources;
 mod lines;
 mod parse;

@@ -97,7 +97,7 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
         ErrorKind::BackendUnavailable | ErrorKind::BackendError | ErrorKind::ResponseIncomplete => {
             StatusCode::BAD_GATEWAY
         }
-        ErrorKind::BackendTimeout => StatusCode::GATEWAY_TIMEOUT,
+        ErrorKind::BackendTimeout | ErrorKind::NotCached => StatusCode::GATEWAY_TIMEOUT,
         ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
@@ -144,6 +144,7 @@ fn error_class(kind: ErrorKind) -> ErrorClass {
         | ErrorKind::Internal => ErrorClass::Api,
         ErrorKind::BadRequest
         | ErrorKind::BodyUnreadable
+        | ErrorKind::NotCached
         | ErrorKind::NotSupported
         | ErrorKind::ExpectationFailed
         | ErrorKind::UnknownBackend

@@ -49,8 +49,9 @@ impl Proxy {
         let (log, _) = Log::to(sink(), &config.logging);
         let (clock, store) = (Clock::system(), Arc::<MemoryStore>::default());
         let sessions = Manager::new(config.session.clone(), clock.clone(), store, Arc::new(|_: &Event| {}));
-        let settings =
-            Arc::new(runtime_settings(&config, &metrics, None, &Arc::default(), &Arc::default()).unwrap());
+        let settings = Arc::new(
+            runtime_settings(&config, &metrics, None, &Arc::default(), (&Arc::default(), None)).unwrap(),
+        );
         let app = Arc::new(ProxyState {
             judged: std::sync::OnceLock::new(),
             sessions,

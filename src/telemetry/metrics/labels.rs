@@ -51,19 +51,22 @@ pub enum Served {
     Backend(RouteMethod),
     /// The proxy itself (health, `HEAD /`, the merged model list).
     Builtin,
+    /// The HTTP cache.
+    Cache,
     /// Nothing: the request was refused before a backend was chosen.
     Refused,
 }
 
 impl Served {
     /// How many values there are.
-    pub(in crate::telemetry) const COUNT: usize = 6;
+    pub(in crate::telemetry) const COUNT: usize = 7;
 
     pub(in crate::telemetry) fn index(self) -> usize {
         match self {
             Self::Backend(method) => method as usize,
             Self::Builtin => 4,
             Self::Refused => 5,
+            Self::Cache => 6,
         }
     }
 
@@ -71,6 +74,7 @@ impl Served {
         match self {
             Self::Backend(method) => method.name(),
             Self::Builtin => "local",
+            Self::Cache => "cache",
             Self::Refused => "refused",
         }
     }
