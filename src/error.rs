@@ -109,6 +109,8 @@ pub enum ErrorKind {
     BackendUnavailable,
     /// The backend was idle for longer than the configured time.
     BackendTimeout,
+    /// The request wants a stored answer only, and there is none.
+    NotCached,
     /// The backend reported an error inside a response that had begun as a success.
     BackendError,
     /// The backend ended a response before the last event of its API.
@@ -176,6 +178,7 @@ impl ErrorKind {
             Self::StoreUnavailable => "store_unavailable",
             Self::BackendUnavailable => "backend_unavailable",
             Self::BackendTimeout => "backend_timeout",
+            Self::NotCached => "not_cached",
             Self::BackendError => "backend_error",
             Self::ResponseIncomplete => "response_incomplete",
             Self::ClientGone => "client_gone",

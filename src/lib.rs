@@ -20,6 +20,7 @@
 //! Modules form rows and may use only lower rows; see `docs/ARCHITECTURE.md`, checked by `tests/architecture.rs`.
 
 pub mod app;
+pub mod cache;
 pub mod capture;
 pub mod cli;
 pub mod clock;

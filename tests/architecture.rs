@@ -16,7 +16,7 @@ use source::Modules;
 const ROWS: &[(u8, &[&str])] = &[
     (6, &["main", "cli", "app", "config"]),
     (5, &["proxy", "control", "demo"]),
-    (4, &["session", "identity", "pricing", "upstream", "history", "forward"]),
+    (4, &["session", "identity", "pricing", "upstream", "history", "forward", "cache"]),
     (3, &["routing", "capture", "summary", "limits"]),
     (2, &["protocol", "redis", "notify"]),
     (1, &["telemetry", "model_patterns", "policy"]),
@@ -38,7 +38,7 @@ const MAX_CIRCLE: usize = 6;
 
 /// Where a crate may be named: path prefixes below `src/`.
 const ROOMS: &[(&str, &[&str])] = &[
-    ("pingora", &["proxy/", "app/", "upstream/http1/", "upstream/peer.rs", "control/service.rs"]),
+    ("pingora", &["proxy/", "cache/", "app/", "upstream/http1/", "upstream/peer.rs", "control/service.rs"]),
     ("h2", &["proxy/downstream/", "upstream/peer.rs"]),
     ("x509_parser", &["proxy/tls.rs"]),
     ("axum", &["control/", "demo/"]),
@@ -55,8 +55,9 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("rusqlite", &["history/"]),
     ("ring", &["history/", "identity/jwt/", "identity/key_text.rs", "notify/", "telemetry/otlp/client.rs"]),
     ("crossterm", &["cli/top/screen.rs"]),
-    ("globset", &["model_patterns.rs"]),
+    ("globset", &["model_patterns.rs", "cache/purge.rs"]),
     ("mimalloc", &["main.rs"]),
+    ("moka", &["cache/"]),
     ("fred", &["redis/", "session/store/redis"]),
     ("brotli", &["protocol/wire/coding.rs", "demo/"]),
     ("flate2", &["protocol/wire/coding.rs", "demo/"]),

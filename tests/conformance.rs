@@ -17,23 +17,26 @@ const ROWS: &[(char, u32, u32)] = &[
     ('P', 12, 12),
     ('P', 14, 14),
     ('P', 18, 22),
-    ('P', 25, 33),
+    ('P', 24, 33),
     ('P', 35, 35),
     ('P', 37, 37),
+    ('P', 40, 41),
     ('P', 47, 49),
-    ('P', 52, 53),
+    ('P', 52, 55),
     ('P', 57, 58),
     ('P', 60, 81),
     ('P', 82, 83),
     ('P', 85, 87),
     ('P', 89, 92),
     ('P', 94, 95),
-    ('P', 104, 109),
+    ('P', 97, 99),
+    ('P', 104, 111),
     ('P', 116, 120),
+    ('P', 124, 125),
+    ('P', 129, 129),
     ('P', 132, 134),
     ('P', 138, 138),
-    ('P', 148, 148),
-    ('P', 150, 153),
+    ('P', 148, 153),
     ('P', 155, 156),
     ('P', 158, 158),
     ('P', 160, 162),
@@ -183,8 +186,8 @@ fn every_file_of_gateway_tests_is_in_the_table_of_contents() {
         subjects += 1;
     }
     assert_eq!(
-        subjects, 11,
-        "sessions, kills, policy, protocols, governance, callers, routing, fleet, dashboard, operations, forward"
+        subjects, 12,
+        "sessions, kills, cache, policy, protocols, governance, callers, routing, fleet, dashboard, operations, forward"
     );
 }
 

@@ -38,6 +38,7 @@ fn every_example_is_valid_and_tested_here() {
     assert_eq!(
         names,
         [
+            "cache.yaml",
             "custom-ca.yaml",
             "failover.yaml",
             "forward.yaml",

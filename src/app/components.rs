@@ -6,11 +6,11 @@ use anyhow::Context;
 use arc_swap::ArcSwap;
 use pingora_core::connectors::http::Connector;
 use tracing::error;
-use uuid::Uuid;
 
 use super::event_sink::EventSink;
 use super::kill_recovery::KillRecovery;
 use super::made_keys::{SharedKeys, made};
+use super::sharing::{Sharing, cache};
 use super::sources::{watch, watch_fleet};
 use super::spending::SpendingFile;
 use crate::clock::Clock;
@@ -35,12 +35,10 @@ use crate::proxy::endpoints::Endpoints;
 use crate::proxy::load::Load;
 use crate::proxy::runtime_settings::{RuntimeSettings, SharedSettings};
 use crate::proxy::state::{ForwardState, ProxyState};
-use crate::redis::budgets::BudgetStore;
-use crate::redis::rates::RateStore;
-use crate::redis::{Keys, Link};
+use crate::redis::answers::AnswerStore;
 use crate::session::Manager;
-use crate::session::replication::{OwnKey, Replicator};
-use crate::session::store::{MemoryStore, RedisStore};
+use crate::session::replication::Replicator;
+use crate::session::store::MemoryStore;
 use crate::settings::fault::Faults;
 use crate::telemetry::log::{Log, LogGuard};
 use crate::telemetry::metrics::{Gauge, Metrics};
@@ -91,6 +89,8 @@ pub(super) struct Components {
     pub(super) fleet_rates: Option<Arc<FleetRates>>,
     /// What the forward proxy shares.
     pub(super) forward: forward::Shared,
+    /// The HTTP cache that instances share; `None` without a fleet.
+    pub(super) answers: Option<Arc<AnswerStore>>,
 }
 
 impl Components {
@@ -106,15 +106,14 @@ impl Components {
         super::panics::report(Arc::clone(&log), Arc::clone(&metrics));
         let state = Arc::new(State::new(&config.data_dir));
         let (keys, people) = super::made_keys::open(config, &state);
-        let overrides = super::budget_overrides::open(&state);
-        let approvals = super::approvals::open(&state);
+        let (overrides, approvals) = (super::budget_overrides::open(&state), super::approvals::open(&state));
         let suppressions = super::suppressions::open(&state);
         let made = made(&keys, &people);
-        let clock = Clock::system();
-        let names = super::principal_key::load(config);
+        let (clock, names) = (Clock::system(), super::principal_key::load(config));
         let shared = Sharing::of(config, names.shared, Arc::clone(&state), &clock)?;
-        let Sharing { replicator, ledger, spending, fleet_budgets, fleet_rates } = shared;
-        let settings = runtime_settings(config, &metrics, None, &made, (overrides.additions(), &ledger))?;
+        let Sharing { replicator, ledger, spending, fleet_budgets, fleet_rates, answers } = shared;
+        let shared = (overrides.additions(), &ledger, answers.as_ref());
+        let settings = runtime_settings(config, &metrics, None, &made, shared)?;
         let live: SharedSettings = Arc::new(ArcSwap::from_pointee(settings));
         let readiness = Arc::<Readiness>::default();
         let history = history(config, &metrics, &readiness);
@@ -155,6 +154,7 @@ impl Components {
                 fleet_budgets,
                 fleet_rates,
                 forward: forward::Shared::default(),
+                answers,
             },
             guard,
         ))
@@ -169,7 +169,7 @@ impl Components {
     pub(super) fn proxy_state(&self) -> Arc<ProxyState> {
         let endpoints = Arc::<Endpoints>::default();
         if let Some(replicator) = &self.replicator {
-            endpoints.share(replicator);
+            endpoints.share(replicator, &self.live);
         }
         Arc::new(ProxyState {
             judged: OnceLock::new(),
@@ -234,7 +234,7 @@ pub(crate) fn runtime_settings(
     metrics: &Metrics,
     before: Option<&RuntimeSettings>,
     made: &Made,
-    (additions, ledger): (&Arc<ArcSwap<Additions>>, &Arc<Ledger>),
+    (additions, ledger, answers): (&Arc<ArcSwap<Additions>>, &Arc<Ledger>, Option<&Arc<AnswerStore>>),
 ) -> Result<RuntimeSettings, Faults> {
     let backends = backends(config, metrics, before)?;
     let mut body_paths = config.identity.body_paths();
@@ -262,6 +262,7 @@ pub(crate) fn runtime_settings(
         services: Services::new(&config.services),
         tls: config.server.tls().cloned(),
         h2c: config.server.h2c(),
+        cache: cache(config, before, answers),
         capture: config.capture.clone(),
         prices: config.prices.clone(),
         max_tenants: config.max_tenants,
@@ -305,36 +306,6 @@ fn backends(
         }
     }
     if faults.is_empty() { Ok(backends) } else { Err(faults) }
-}
-
-/// How sessions and budgets are shared or kept.
-struct Sharing {
-    replicator: Option<Arc<Replicator>>,
-    ledger: Arc<Ledger>,
-    spending: Option<Arc<SpendingFile>>,
-    fleet_budgets: Option<Arc<FleetBudgets>>,
-    fleet_rates: Option<Arc<FleetRates>>,
-}
-
-impl Sharing {
-    /// Through Redis, or else in this process and in `state`.
-    fn of(config: &Config, key: Option<OwnKey>, state: Arc<State>, clock: &Clock) -> anyhow::Result<Self> {
-        let Some(settings) = config.session.redis() else {
-            let ledger = Arc::new(Ledger::of_file());
-            let spending = Some(SpendingFile::open(state, Arc::clone(&ledger))?);
-            return Ok(Self { replicator: None, ledger, spending, fleet_budgets: None, fleet_rates: None });
-        };
-        let link = Link::new(settings).context("session.redis cannot be used")?;
-        let instance = Uuid::new_v4().simple().to_string();
-        let ledger = Arc::new(Ledger::of_fleet());
-        let budgets = BudgetStore::new(Arc::clone(&link), Keys::new(settings), instance.clone());
-        let fleet_budgets = Some(Arc::new(FleetBudgets::new(Arc::clone(&ledger), budgets)));
-        let rates = RateStore::new(Arc::clone(&link), Keys::new(settings), instance.clone());
-        let fleet_rates = Some(Arc::new(FleetRates::new(rates, clock.clone())));
-        let store = RedisStore::new(link, Keys::new(settings), instance);
-        let replicator = Some(Arc::new(Replicator::new(Arc::new(store), key)));
-        Ok(Self { replicator, ledger, spending: None, fleet_budgets, fleet_rates })
-    }
 }
 
 /// Tells the sessions the URL of each backend, by which records name it.

@@ -32,6 +32,7 @@ mod reload;
 mod sd_notify;
 mod services;
 mod shared_documents;
+mod sharing;
 mod signals;
 mod sources;
 mod spending;

@@ -11,6 +11,7 @@ use tracing::{error, info, warn};
 use super::components::{Components, name_backends, runtime_settings};
 use super::descriptors::Plan;
 use super::made_keys;
+use crate::cache::Cache;
 use crate::clock::millis;
 use crate::config::{Config, Sources, changed_restart_keys, in_force};
 use crate::control;
@@ -99,9 +100,9 @@ impl Reload {
     fn swap(&self) -> Result<ReloadReport, Faults> {
         let config = self.sources.load()?;
         let before = self.shared.live.load_full();
-        let Components { metrics, overrides, ledger, .. } = &self.shared;
-        let (made, budgets) = (self.shared.made(), (overrides.additions(), ledger));
-        let settings = runtime_settings(&config, metrics, Some(&before), &made, budgets)?;
+        let Components { metrics, overrides, ledger, answers, .. } = &self.shared;
+        let (made, shared) = (self.shared.made(), (overrides.additions(), ledger, answers.as_ref()));
+        let settings = runtime_settings(&config, metrics, Some(&before), &made, shared)?;
         self.check_control(&config)?;
         log_warnings(&config);
         Plan::after_reload(&config).log();
@@ -160,6 +161,10 @@ impl Runtime for Reload {
 
     fn budget_unit(&self, budget: &str) -> Option<CostUnit> {
         self.shared.live.load().budgets.unit_of(budget)
+    }
+
+    fn cache(&self) -> Option<Arc<Cache>> {
+        self.shared.live.load().cache.clone()
     }
 
     fn rules(&self) -> Arc<RuleSet> {

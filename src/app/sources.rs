@@ -30,10 +30,16 @@ pub(super) fn watch_fleet(
     });
 }
 
-/// Lets the metrics read how full limits and budgets are.
+/// Lets the metrics read how full limits, budgets and the cache are.
 pub(super) fn watch(metrics: &Metrics, live: &SharedSettings, ledger: &Arc<Ledger>, sessions: &Arc<Manager>) {
     watch_capacity(metrics, sessions);
     watch_budgets(metrics, live, ledger);
+    watch_cache(metrics, live);
+}
+
+fn watch_cache(metrics: &Metrics, live: &SharedSettings) {
+    let live = Arc::clone(live);
+    metrics.watch_cache(move || live.load().cache.as_ref().map(|cache| cache.numbers()));
 }
 
 fn watch_budgets(metrics: &Metrics, live: &SharedSettings, ledger: &Arc<Ledger>) {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::config_file::{Backends, ConfigFile, VERSION};
+use super::config_file::{Backends, ConfigFile};
 use super::forward_proxy;
 use super::guard::check_backends;
 use super::key_sources::Notes;
@@ -24,8 +24,8 @@ use crate::settings::fault::{Fault, Faults};
 use crate::settings::secret::Secret;
 use crate::upstream::egress::ProxyVariables;
 use crate::{
-    capture, control, forward, history, identity, limits, notify, policy, pricing, proxy, session, telemetry,
-    upstream,
+    cache, capture, control, forward, history, identity, limits, notify, policy, pricing, proxy, session,
+    telemetry, upstream,
 };
 
 /// Name of the backend that `backend:` defines.
@@ -72,6 +72,8 @@ pub struct Config {
     pub receivers: notify::settings::Receivers,
     /// The history of ended sessions.
     pub history: history::Settings,
+    /// The HTTP cache; `None` if it is off.
+    pub cache: Option<cache::Settings>,
     /// Which bodies are captured into the history.
     pub capture: capture::Settings,
     /// Prices of models.
@@ -133,7 +135,6 @@ pub(super) fn compile(
     tree: &Tree,
     faults: &mut Faults,
 ) -> Option<Config> {
-    check_form(&written, tree, faults);
     let (printable, shorthand) = (printable(&written, token.is_some(), tree), fill_in_backend(&mut written));
     let (receivers, listen) =
         (compile_receivers(&written, faults), listen_address("listen", &written.listen, faults));
@@ -150,6 +151,7 @@ pub(super) fn compile(
         limits::settings::compile_all(written.limits, written.admission, written.budgets, faults);
     let (services, policy, approvals) = compile_policy(written.policy, &written.approvals, faults);
     let (history, telemetry) = (written.history.compile(faults), written.telemetry.compile(faults));
+    let cache = compile_cache(written.cache, session.as_ref(), faults);
     let capture = compile_capture(written.capture, history.as_ref(), faults);
     let (prices, logging) = (written.usage.compile(faults), written.logging.compile(faults));
     let known = (server.as_ref(), auth.as_deref(), routing.as_ref());
@@ -176,6 +178,7 @@ pub(super) fn compile(
         approvals: approvals?,
         receivers: receivers?,
         history: history?,
+        cache: cache?,
         capture: capture?,
         unpriced: unpriced(&rules, prices.as_ref()?),
         prices: prices?,
@@ -275,26 +278,13 @@ fn unpriced(rules: &[BackendRule], prices: &pricing::Prices) -> Vec<UnpricedMode
         .collect()
 }
 
-fn check_form(written: &ConfigFile, tree: &Tree, faults: &mut Faults) {
-    check_version(written.version, faults);
-    check_backend(written, tree, faults);
-}
-
-fn check_version(version: u32, faults: &mut Faults) {
-    if version != VERSION {
-        faults.add("version", format!("version {version} is not known"), format!("write version: {VERSION}"));
-    }
-}
-
-/// `backend` set by a variable or flag must not be ignored silently when `backends` is used.
-fn check_backend(written: &ConfigFile, tree: &Tree, faults: &mut Faults) {
-    if !written.backends.0.is_empty() && tree.origins.contains_key("backend") {
-        faults.add(
-            "backend",
-            "it is used only without backends, but backends are configured",
-            "leave it out, or remove backends",
-        );
-    }
+/// A cache that instances share needs their Redis.
+fn compile_cache(
+    written: cache::CacheConfig,
+    session: Option<&session::Settings>,
+    faults: &mut Faults,
+) -> Option<Option<cache::Settings>> {
+    written.compile(session.is_none_or(|session| session.redis().is_some()), faults)
 }
 
 /// Captured bodies need the history.

@@ -8,8 +8,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::session_section::SessionSection;
 use crate::{
-    capture, control, forward, history, identity, limits, notify, policy, pricing, proxy, routing, telemetry,
-    upstream,
+    cache, capture, control, forward, history, identity, limits, notify, policy, pricing, proxy, routing,
+    telemetry, upstream,
 };
 
 /// The only supported `version`.
@@ -56,6 +56,8 @@ pub(super) struct ConfigFile {
     pub(super) forward_proxy: forward::ForwardConfig,
     /// What may be reached and what may pass.
     pub(super) security: forward::SecurityConfig,
+    /// The HTTP cache.
+    pub(super) cache: cache::CacheConfig,
     /// The list of models.
     pub(super) models: proxy::settings::ModelsConfig,
     /// Storage of ended sessions.
@@ -106,6 +108,7 @@ impl Default for ConfigFile {
             ocsf: Default::default(),
             forward_proxy: Default::default(),
             security: Default::default(),
+            cache: Default::default(),
             models: Default::default(),
             history: Default::default(),
             capture: Default::default(),

@@ -11,6 +11,7 @@ mod compiled;
 mod config_file;
 mod diff;
 mod expand;
+mod form;
 mod forward_proxy;
 mod guard;
 mod key_sources;

@@ -12,6 +12,7 @@ use serde_yaml::Value;
 
 use super::compiled::{Config, compile};
 use super::expand::expand;
+use super::form::check_form;
 use super::key_sources::{KeySources, Notes};
 use super::lines::place_of;
 use super::parse::{parse, top_fault};
@@ -23,7 +24,7 @@ use crate::settings::secret::Secret;
 use crate::upstream::egress::{self, ProxyVariables};
 
 /// Variables of important keys.
-const NAMED: [(&str, &[&str]); 11] = [
+const NAMED: [(&str, &[&str]); 13] = [
     ("ELIDA_LISTEN", &["listen"]),
     ("ELIDA_BACKEND", &["backend"]),
     ("ELIDA_CONTROL_LISTEN", &["control", "listen"]),
@@ -35,10 +36,13 @@ const NAMED: [(&str, &[&str]); 11] = [
     ("ELIDA_SESSION_IDLE_TIMEOUT", &["session", "idle_timeout"]),
     ("ELIDA_SESSION_STORE", &["session", "store"]),
     ("ELIDA_REDIS_URL", &["session", "redis", "url"]),
+    ("ELIDA_CACHE_MAX_MEMORY", &["cache", "max_memory"]),
+    ("ELIDA_CACHE_STORE", &["cache", "store"]),
 ];
 
-/// The variable that enables telemetry; the only one of its kind with a boolean value.
-const TELEMETRY: &str = "ELIDA_TELEMETRY_ENABLED";
+/// Variables of sections that are off by default; their values are booleans. The first one is of other programs, too.
+const SWITCHES: [(&str, &str); 3] =
+    [("CACHE_ENABLED", "cache"), ("ELIDA_CACHE_ENABLED", "cache"), ("ELIDA_TELEMETRY_ENABLED", "telemetry")];
 
 /// The variable that holds the token itself; the file has no key for it.
 const TOKEN: &str = "ELIDA_CONTROL_TOKEN";
@@ -50,7 +54,9 @@ const FILE: &str = "ELIDA_CONFIG";
 const PREFIX: &str = "ELIDA_";
 
 /// Variables that other programs use as well ([`Sources::aliases`]).
-const ALIASES: [&str; 9] = [
+const ALIASES: [&str; 11] = [
+    "CACHE_ENABLED",
+    "CACHE_MAX_MEMORY",
     "LOG_LEVEL",
     "LOG_FORMAT",
     "REDIS_URL",
@@ -178,6 +184,7 @@ impl Sources {
         let proxies = ProxyVariables::read(|name| self.environment.filled(name));
         let config = read(&tree, &mut faults).and_then(|(written, removed)| {
             let (token, mut later) = (self.token(&tree, &mut faults), Faults::default());
+            check_form(&written, &tree, &mut later);
             let compiled = compile(written, token, &proxies, &tree, &mut later);
             faults.absorb(later, |path| removed.original(&path));
             compiled
@@ -204,6 +211,14 @@ impl Sources {
         }
     }
 
+    /// Applies a variable that switches a section on or off.
+    fn switch(&self, tree: &mut Tree, name: &str, section: &str) {
+        if let Some(text) = self.environment.filled(name) {
+            let value = text.parse().map_or_else(|_| Value::String(text.into()), Value::Bool);
+            tree.set(&[section, "enabled"], value, origin(name, text));
+        }
+    }
+
     /// Applies variables and flags on top of the file, lowest precedence first.
     fn overlay(&self, tree: &mut Tree) {
         self.aliases(tree);
@@ -221,9 +236,8 @@ impl Sources {
                 tree.set(keys, Value::String(text.into()), origin(name, text));
             }
         }
-        if let Some(text) = self.environment.filled(TELEMETRY) {
-            let value = text.parse().map_or_else(|_| Value::String(text.into()), Value::Bool);
-            tree.set(&["telemetry", "enabled"], value, origin(TELEMETRY, text));
+        for (name, section) in SWITCHES.iter().filter(|(name, _)| name.starts_with(PREFIX)) {
+            self.switch(tree, name, section);
         }
         let flags = &self.flags;
         let flags: [(&str, &[&str], &Option<String>); 4] = [
@@ -241,6 +255,9 @@ impl Sources {
 
     /// Applies variables that other programs use as well.
     fn aliases(&self, tree: &mut Tree) {
+        for (name, section) in SWITCHES.iter().filter(|(name, _)| !name.starts_with(PREFIX)) {
+            self.switch(tree, name, section);
+        }
         let filled = |name| self.environment.filled(name);
         let mut set = |keys: &[&str], name: &str, text: &str| {
             tree.set(keys, Value::String(text.into()), origin(name, text));
@@ -253,6 +270,9 @@ impl Sources {
         }
         if let Some(url) = filled("REDIS_URL") {
             set(&["session", "redis", "url"], "REDIS_URL", url);
+        }
+        if let Some(size) = filled("CACHE_MAX_MEMORY") {
+            set(&["cache", "max_memory"], "CACHE_MAX_MEMORY", size);
         }
         for (name, key) in [
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "endpoint"),

@@ -27,6 +27,7 @@ use super::dashboard::cookies::Cookies;
 use super::listen::{ControlListener, Peer};
 use super::settings::Settings;
 use super::{auth, routes};
+use crate::cache::Cache;
 use crate::history::Archive;
 use crate::history::audit::AuditLog;
 use crate::identity::people::attempts::Attempts;
@@ -81,6 +82,9 @@ pub trait Runtime: Send + Sync {
 
     /// Returns what a budget counts; `None` if no budget has this name.
     fn budget_unit(&self, budget: &str) -> Option<CostUnit>;
+
+    /// Returns the HTTP cache; `None` if it is off.
+    fn cache(&self) -> Option<Arc<Cache>>;
 
     /// Returns the rules in force.
     fn rules(&self) -> Arc<RuleSet>;

@@ -76,6 +76,10 @@ impl Runtime for Program {
         Vec::new()
     }
 
+    fn cache(&self) -> Option<Arc<crate::cache::Cache>> {
+        None
+    }
+
     fn rules(&self) -> Arc<RuleSet> {
         Arc::default()
     }

@@ -36,6 +36,8 @@ pub(crate) struct Answer {
     pub(crate) text_bytes: u64,
     /// Whether the whole body was sent.
     pub(crate) whole: bool,
+    /// Whether it comes from the cache, and no backend was asked or none has answered.
+    pub(crate) is_cached: bool,
 }
 
 impl Answer {

@@ -19,8 +19,11 @@ use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use super::runtime_settings::SharedSettings;
+use crate::cache::PurgePattern;
 use crate::ids::{BackendName, PrincipalId};
 use crate::protocol::wire::sse::{Piece, SseReader};
+use crate::redis::answers::CacheNews;
 use crate::session::replication::{Announcer, REPEAT, Replicator};
 
 /// Longest target that is remembered, in bytes.
@@ -95,9 +98,10 @@ impl Endpoints {
         own.get(&key).map(|target| &target.backend).or_else(learnt).cloned()
     }
 
-    /// Shares what is announced with other instances.
-    pub(crate) fn share(self: &Arc<Self>, replicator: &Replicator) {
-        let _ = self.others.set(replicator.announce_for(Arc::clone(self) as Arc<dyn Announcer>));
+    /// Shares what is announced with other instances. What they say of the HTTP cache is for that in `live`.
+    pub(crate) fn share(self: &Arc<Self>, replicator: &Replicator, live: &SharedSettings) {
+        let news = News { endpoints: Arc::clone(self), live: Arc::clone(live) };
+        let _ = self.others.set(replicator.announce_for(Arc::new(news)));
     }
 
     /// Remembers what `backend` has announced: a path, or a URL. A path without a leading slash is below the one of the
@@ -139,7 +143,37 @@ impl Endpoints {
     }
 }
 
-impl Announcer for Endpoints {
+/// What instances tell each other: endpoints, and what the HTTP cache must forget.
+struct News {
+    endpoints: Arc<Endpoints>,
+    live: SharedSettings,
+}
+
+impl Announcer for News {
+    fn held(&self) -> Vec<String> {
+        self.endpoints.held()
+    }
+
+    fn learn(&self, announcement: &str) {
+        match CacheNews::read(announcement) {
+            None => self.endpoints.learn(announcement),
+            Some(news) => {
+                if let Some(cache) = &self.live.load().cache {
+                    cache.told(&news);
+                }
+            }
+        }
+    }
+
+    /// Entries are in Redis, too, so that little is lost by forgetting all of them here.
+    fn missed(&self) {
+        if let Some(cache) = self.live.load().cache.as_ref().filter(|cache| cache.settings().is_remote()) {
+            cache.purge(&PurgePattern::everything());
+        }
+    }
+}
+
+impl Endpoints {
     fn held(&self) -> Vec<String> {
         let now = Instant::now();
         self.learnt.write().retain(|_, (_, until)| now < *until);

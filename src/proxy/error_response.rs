@@ -102,7 +102,9 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
         | ErrorKind::BackendUnavailable
         | ErrorKind::BackendError
         | ErrorKind::ResponseIncomplete => StatusCode::BAD_GATEWAY,
-        ErrorKind::BackendTimeout | ErrorKind::TunnelIdle => StatusCode::GATEWAY_TIMEOUT,
+        ErrorKind::BackendTimeout | ErrorKind::TunnelIdle | ErrorKind::NotCached => {
+            StatusCode::GATEWAY_TIMEOUT
+        }
         ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
@@ -154,6 +156,7 @@ fn error_class(kind: ErrorKind) -> ErrorClass {
         | ErrorKind::Internal => ErrorClass::Api,
         ErrorKind::BadRequest
         | ErrorKind::BodyUnreadable
+        | ErrorKind::NotCached
         | ErrorKind::NotSupported
         | ErrorKind::ExpectationFailed
         | ErrorKind::UnknownBackend

@@ -13,10 +13,13 @@ use super::usage::{Priceable, count_tokens, priced};
 use super::{capture, govern, identify, mcp, spending, trace, upgrade, verdict};
 use crate::capture::redact_text;
 use crate::error::ErrorKind;
+use crate::ids::BackendName;
 use crate::session::CutReason;
 use crate::summary::{OK, RequestSummary};
 use crate::telemetry::metrics::{BackendMetrics, Metrics, Served};
 
+/// The backend of an answer from the cache, in the access line and in records.
+const CACHE: &str = "cache";
 /// Reason label of token counts that are negative or above 10^9.
 const FALSE_COUNT: &str = "false_count";
 
@@ -42,9 +45,12 @@ fn finish(ctx: &mut RequestCtx) {
     let counted = summary.usage;
     let charged =
         reservation.is_some().then(|| spending::charge(app, stage, outcome, &mut summary)).flatten();
-    let backend = stage.route().map_or(&app.unrouted, |route| route.backend.metrics());
-    count(backend, stage, outcome, &summary);
-    verdict::judge(stage, outcome, error, app.clock.now());
+    // What comes from the cache says nothing of a backend.
+    let route = stage.route().filter(|_| !outcome.answer.is_cached);
+    count(route.map_or(&app.unrouted, |route| route.backend.metrics()), stage, outcome, &summary);
+    if !outcome.answer.is_cached {
+        verdict::judge(stage, outcome, error, app.clock.now());
+    }
     kill_latency(&app.metrics, stage, error);
     if summary.socket.is_none() {
         govern::correct(admission, outcome, counted);
@@ -82,9 +88,12 @@ pub(super) fn summary(
         method: received.method.clone(),
         uri: received.uri.clone(),
         is_forward: received.forward.is_some(),
-        backend: route.map(|route| route.backend.settings().name().clone()),
+        backend: match answer.is_cached {
+            true => Some(BackendName::new(CACHE)),
+            false => route.map(|route| route.backend.settings().name().clone()),
+        },
         failover_from: route.and_then(|route| route.failed_over_from.clone()),
-        attempts: route.map_or(0, |route| route.asked),
+        attempts: route.filter(|_| !answer.is_cached).map_or(0, |route| route.asked),
         model: who.and_then(|who| who.call.model.clone()),
         answered_by: tap.and_then(|tap| tap.model()).map(str::to_owned),
         operation: operation(stage),
@@ -241,6 +250,7 @@ fn kill_latency(metrics: &Metrics, stage: &Stage, error: Option<ErrorKind>) {
 
 fn served(stage: &Stage, outcome: &Outcome) -> Served {
     match stage.route() {
+        Some(_) if outcome.answer.is_cached => Served::Cache,
         Some(route) if route.is_direct => Served::Forward,
         Some(route) => Served::Backend(route.via),
         None if outcome.failure.is_some() => Served::Refused,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::HeaderMap;
+use pingora_cache::{CacheKey, CacheMeta, RespCacheable};
 use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorSource, Result};
@@ -20,10 +21,10 @@ use super::identify::SessionHint;
 use super::request_ctx::{Identified, Outcome, RequestCtx, reached};
 use super::state::ProxyState;
 use super::{
-    body_filters, builtin, capture, dispatch, failover, forward_route, govern, judge_socket, mcp, models,
-    refuse, trace_context, tunnel, upstream_request, upstream_response,
+    body_filters, builtin, cached, capture, dispatch, failover, forward_route, govern, judge_socket, mcp,
+    models, refuse, trace_context, tunnel, upstream_request, upstream_response,
 };
-use crate::error::{ErrorKind, Refusal};
+use crate::error::ErrorKind;
 use crate::protocol::Dialect;
 use crate::upstream::http1::request_writer;
 use crate::upstream::peer::{is_unprocessed, name_early_end};
@@ -114,7 +115,44 @@ impl ProxyHttp for Gateway {
         }
     }
 
+    fn request_cache_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<()> {
+        cached::begin(session, ctx)
+    }
+
+    fn cache_key_callback(&self, _session: &Session, ctx: &mut Self::CTX) -> Result<CacheKey> {
+        cached::key(ctx)
+    }
+
+    fn cache_miss(&self, session: &mut Session, ctx: &mut Self::CTX) {
+        cached::missed(session, ctx);
+    }
+
+    fn response_cache_filter(
+        &self,
+        session: &Session,
+        head: &ResponseHeader,
+        ctx: &mut Self::CTX,
+    ) -> Result<RespCacheable> {
+        Ok(cached::is_stored(head, session, ctx))
+    }
+
+    fn cache_vary_filter(
+        &self,
+        meta: &CacheMeta,
+        _: &mut Self::CTX,
+        head: &RequestHeader,
+    ) -> Option<[u8; 16]> {
+        cached::vary(meta, head)
+    }
+
+    fn should_serve_stale(&self, _: &mut Session, ctx: &mut Self::CTX, error: Option<&Error>) -> bool {
+        cached::stands_in(error, ctx)
+    }
+
     async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Self::CTX) -> Result<Box<HttpPeer>> {
+        if let Some(refusal) = cached::refusal(ctx) {
+            return Err(Self::stop(&mut ctx.outcome, refusal.into()));
+        }
         loop {
             let routed = ctx.stage.routed_mut()?;
             let handle = &routed.who.received.handle;
@@ -253,6 +291,8 @@ impl ProxyHttp for Gateway {
         let routed = ctx.stage.routed_mut()?;
         ctx.outcome.answer = upstream_response::begin(routed, head);
         capture::answers(&mut ctx.outcome, head);
+        cached::answered(session, head, ctx);
+        let routed = ctx.stage.routed_mut()?;
         if head.status != 101 {
             routed.socket = None;
         }
@@ -279,6 +319,7 @@ impl ProxyHttp for Gateway {
             return upstream_response::for_client(head, &routed.who.received);
         }
         upstream_response::rewrite_head(head, &routed.who.received, &routed.leg)?;
+        cached::announce(session, head, ctx)?;
         ctx.give_notice(head)?;
         govern::announce(head, &ctx.admission, &ctx.app.clock)
     }
@@ -326,9 +367,16 @@ impl ProxyHttp for Gateway {
             debug!(%error, "the client is gone before its refusal");
         }
         let error_code = ctx.outcome.answer.status.unwrap_or(0);
-        self.report(ctx, error, &refusal);
+        refuse::report(ctx, error, &refusal);
         ctx.outcome.failure = Some(Box::new(refusal));
         FailToProxy { error_code, can_reuse_downstream: false }
+    }
+
+    /// Takes note of a hit that fails: Pingora calls no other phase then.
+    async fn logging(&self, _: &mut Session, error: Option<&Error>, ctx: &mut Self::CTX) {
+        if let Some(error) = error.filter(|_| ctx.outcome.answer.is_cached && ctx.outcome.failure.is_none()) {
+            ctx.outcome.failure = Some(Box::new(refuse::refusal_of(error, ctx)));
+        }
     }
 
     /// `failover` counts and logs failed attempts.
@@ -348,49 +396,10 @@ impl ProxyHttp for Gateway {
     }
 }
 
-impl Gateway {
-    /// Logs failures that an operator should look into.
-    fn report(&self, ctx: &RequestCtx, error: &Error, refusal: &Refusal) {
-        let request_id = ctx.stage.received().map_or("", |received| received.request_id.as_str());
-        if matches!(refusal.kind, ErrorKind::BackendUnavailable | ErrorKind::BackendTimeout) {
-            let proxy = ctx.stage.route().and_then(|route| route.backend.settings().egress().proxy.as_ref());
-            let (proxy, why) = (proxy.map(tracing::field::display), refusal.detail.as_deref());
-            tracing::warn!(request_id, proxy, why, %error, "{}", refusal.message);
-        } else if refusal.kind == ErrorKind::Internal {
-            tracing::error!(request_id, %error, "internal error");
-        }
-    }
-}
-
 /// Returns whether the head of the final response has been sent.
 fn has_begun(session: &Session) -> bool {
     session.response_written().is_some_and(upstream_response::is_final)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The size of a future that is never made.
-    fn size<F>(
-        _: impl FnOnce(&'static Gateway, &'static mut Session, &'static mut RequestCtx) -> F,
-    ) -> usize {
-        size_of::<F>()
-    }
-
-    fn never<T>() -> T {
-        unreachable!("the future is never made")
-    }
-
-    /// The future of a phase is boxed for each request, and so is the context.
-    #[test]
-    fn what_is_boxed_for_each_request_is_small() {
-        for (what, size, limit) in [
-            ("the context", size_of::<RequestCtx>(), 1296),
-            ("the steps before routing", size(|gateway, session, ctx| gateway.prepare(session, ctx)), 2744),
-            ("the choice of an address", size(|_, _, _| dispatch::peer(never(), never())), 640),
-        ] {
-            assert!(size <= limit, "{what}: {size}");
-        }
-    }
-}
+mod tests;

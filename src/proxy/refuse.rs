@@ -117,6 +117,18 @@ fn by_forward_proxy(ctx: &RequestCtx) -> bool {
     is_forward && ctx.stage.route().is_none_or(|route| route.is_direct)
 }
 
+/// Logs failures that an operator should look into.
+pub(super) fn report(ctx: &RequestCtx, error: &Error, refusal: &Refusal) {
+    let request_id = ctx.stage.received().map_or("", |received| received.request_id.as_str());
+    if matches!(refusal.kind, ErrorKind::BackendUnavailable | ErrorKind::BackendTimeout) {
+        let proxy = ctx.stage.route().and_then(|route| route.backend.settings().egress().proxy.as_ref());
+        let (proxy, why) = (proxy.map(tracing::field::display), refusal.detail.as_deref());
+        tracing::warn!(request_id, proxy, why, %error, "{}", refusal.message);
+    } else if refusal.kind == ErrorKind::Internal {
+        tracing::error!(request_id, %error, "internal error");
+    }
+}
+
 /// Sends a refusal as the response, whose head must not have been sent.
 ///
 /// # Errors

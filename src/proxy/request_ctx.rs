@@ -28,6 +28,7 @@ use super::dispatch::Route;
 use super::identify::Caller;
 use super::judging::is_asked;
 use super::load::Counting;
+use super::lookup::Exchange;
 use super::passing::Passing;
 use super::receive::Received;
 use super::state::ProxyState;
@@ -122,6 +123,8 @@ pub(crate) struct Routed {
     pub(crate) messages: Option<Box<ClientMessages>>,
     /// How much of the answer is held, if a budget is held in steps.
     pub(crate) steps: Option<Box<Steps>>,
+    /// What the cache knows of it; `None` if it does not use the cache.
+    pub(crate) cached: Option<Arc<Exchange>>,
     /// Counts the leg as open.
     _open: GaugeGuard,
 }
@@ -331,6 +334,7 @@ impl Routed {
             passing: None,
             messages: None,
             steps: None,
+            cached: None,
             _open: open,
         })
     }

@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use super::forwarded::Forwarding;
 use super::settings::{Discovery, Limits, Timeouts};
 use super::tls::Tls;
+use crate::cache::Cache;
 use crate::capture;
 use crate::forward;
 use crate::identity;
@@ -59,6 +60,8 @@ pub(crate) struct RuntimeSettings {
     pub(crate) limits: Limits,
     /// Which bodies are captured.
     pub(crate) capture: capture::Settings,
+    /// The HTTP cache; `None` if it is off.
+    pub(crate) cache: Option<Arc<Cache>>,
     /// Prices of models.
     pub(crate) prices: Prices,
     /// How many tenants have metrics of their own.

@@ -82,6 +82,7 @@ pub(crate) fn begin(routed: &Routed, head: &mut ResponseHeader) -> Answer {
         endpoint: (framing == Framing::Sse && mcp::may_announce(received, route)).then(Box::default),
         sent: 0,
         whole: false,
+        is_cached: false,
     }
 }
 

@@ -1,5 +1,8 @@
 //! Commands and scripts, and what the sender has to do after an answer.
 
+use std::time::Duration;
+
+use bytes::Bytes;
 use fred::prelude::*;
 use fred::types::config::Server;
 use fred::types::{ClusterHash, CustomCommand};
@@ -34,6 +37,13 @@ impl Call {
     /// A command whose first argument is its key.
     pub fn new(name: &'static str, arguments: impl IntoIterator<Item = String>) -> Self {
         Self { name, arguments: arguments.into_iter().map(Value::from).collect(), key: 0, text: None }
+    }
+
+    /// Stores bytes under a key for some time.
+    pub fn set(key: String, value: Bytes, kept: Duration) -> Self {
+        let kept = kept.as_millis().max(1).to_string();
+        let arguments = vec![key.into(), Value::Bytes(value), "PX".into(), kept.into()];
+        Self { arguments, ..Self::new("SET", []) }
     }
 
     /// A call of a script; a server that does not know it receives its text.

@@ -166,6 +166,26 @@ impl Keys {
         format!("{}{{r}}:of:", self.root)
     }
 
+    /// A stored answer, by its digest.
+    pub fn answer(&self, id: &str) -> String {
+        format!("{}cache:{id}", self.root)
+    }
+
+    /// The hash of the stored answers of a URL, by its digest.
+    pub fn answers_of_url(&self, id: &str) -> String {
+        format!("{}cache:url:{id}", self.root)
+    }
+
+    /// The sorted set of the URLs of a host of which answers are stored.
+    pub fn answers_of_host(&self, host: &str) -> String {
+        format!("{}cache:host:{host}", self.root)
+    }
+
+    /// The sorted set of those hosts.
+    pub fn answer_hosts(&self) -> String {
+        format!("{}cache:hosts", self.root)
+    }
+
     /// The channel for kills and resumes.
     pub fn kill_channel(&self) -> String {
         format!("{}kill", self.root)

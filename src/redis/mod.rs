@@ -7,6 +7,7 @@
 //! the message about a kill. A command goes to the server that owns its key, wherever the key moves. A message only
 //! says where to look; the key is the source of truth.
 
+pub mod answers;
 pub mod budgets;
 mod call;
 pub mod connect;

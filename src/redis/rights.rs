@@ -138,6 +138,10 @@ pub async fn check(link: &Link, keys: &Keys) -> Result<(), LinkError> {
             keys.rate_instances(),
             format!("{}NAME", keys.rates()),
             format!("{}INSTANCE", keys.rate_holdings()),
+            keys.answer("DIGEST"),
+            keys.answers_of_url("DIGEST"),
+            keys.answers_of_host("HOST"),
+            keys.answer_hosts(),
         ] {
             let shown = key.replace(&uid.to_string(), "UID").replace(id, "ID");
             check.key(key, shown).await?;

@@ -13,6 +13,7 @@ use prometheus::{
 };
 
 use self::budgets::BudgetMetrics;
+pub use self::cache::CacheNumbers;
 use self::capacity::CapacityMetrics;
 pub use self::capacity::CapacityNumbers;
 pub use self::fleet::FleetNumbers;
@@ -32,6 +33,7 @@ use super::log::Log;
 use super::log::sink::Sink;
 
 mod budgets;
+mod cache;
 mod capacity;
 mod fleet;
 mod gauge;

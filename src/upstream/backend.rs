@@ -227,7 +227,8 @@ impl Backend {
         &self.metrics
     }
 
-    pub(super) fn pool_key(&self) -> u64 {
+    /// Returns a digest of its settings, which connections and stored answers go by.
+    pub fn pool_key(&self) -> u64 {
         self.pool_key
     }
 

@@ -36,6 +36,24 @@ mod kills {
     pub mod upgrade;
 }
 
+/// The HTTP cache.
+mod cache {
+    /// One fill for many requests, and fills that do not end well.
+    pub mod fills;
+    /// What a hit is: a leg like any other; and what is never stored.
+    pub mod hits;
+    /// A replayed load within bounded memory.
+    pub mod load;
+    /// The tests of RFC 9111 that HTTP caches are compared by.
+    pub mod rules;
+    /// Instances that share Redis; purges.
+    pub mod shared;
+    /// Who sees whose answers.
+    pub mod tenants;
+    /// The examples of `docs/cache.md`.
+    pub mod tour;
+}
+
 mod policy {
     /// Rules about answers: streams, whole answers and sockets end before what is forbidden.
     pub mod answers;

@@ -8,6 +8,7 @@
 pub mod approvals;
 pub mod audit;
 pub mod budgets;
+pub mod cache;
 pub mod config;
 pub mod error;
 pub mod events;

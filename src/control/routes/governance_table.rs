@@ -1,15 +1,18 @@
-//! The endpoints of budgets and approvals.
+//! The endpoints of budgets, approvals and the HTTP cache.
 
 use super::super::api::approvals::{ApprovalList, ApprovalView, ApprovalsQuery, DecisionBody};
 use super::super::api::budgets::{BudgetList, BudgetsQuery, NewOverride, OverrideList, OverrideView};
+use super::super::api::cache::{PurgeQuery, PurgeReport};
 use super::super::api::error::ErrorCode::*;
 use super::super::openapi::Operation;
 use super::endpoint::{Endpoint, on_delete, on_get, on_post};
-use super::{approvals, budgets};
+use super::{approvals, budgets, cache};
+use crate::cache::CacheStats;
 use crate::identity::roles::Right;
 
 pub(super) const APPROVALS: &str = "approvals";
 pub(super) const BUDGETS: &str = "budgets";
+pub(super) const CACHE: &str = "cache";
 
 pub(super) fn approval_endpoints() -> Vec<Endpoint> {
     let operation = |id, summary| {
@@ -77,6 +80,31 @@ pub(super) fn budget_endpoints() -> Vec<Endpoint> {
                 .names_override()
                 .ok::<OverrideView>("It adds nothing from now on.")
                 .errors(&[OverrideNotFound, StateUnavailable, Internal]),
+        ),
+    ]
+}
+
+pub(super) fn cache_endpoints() -> Vec<Endpoint> {
+    let operation = |id, summary| Operation::new(CACHE, id, summary, Right::Operate);
+    vec![
+        on_get(
+            "/control/cache/stats",
+            cache::stats,
+            operation(
+                "getCacheStats",
+                "Returns what the HTTP cache of this instance holds and how it was used",
+            )
+            .also(&["/admin/cache/stats"])
+            .ok::<CacheStats>("The statistics."),
+        ),
+        on_delete(
+            "/control/cache",
+            cache::purge,
+            operation("purgeCache", "Forgets stored answers, on all instances")
+                .also(&["/admin/cache"])
+                .query::<PurgeQuery>()
+                .ok::<PurgeReport>("What was forgotten.")
+                .errors(&[BadRequest, StoreUnavailable]),
         ),
     ]
 }

@@ -4,6 +4,7 @@
 mod approvals;
 mod audit;
 mod budgets;
+mod cache;
 mod config;
 mod dashboard;
 mod documents;

@@ -13,7 +13,9 @@ use super::super::api::people::TicketQuery;
 use super::super::api::sessions::{SessionPage, SessionsQuery};
 use super::super::openapi::Operation;
 use super::endpoint::{Endpoint, on_delete, on_get, on_post};
-use super::governance_table::{APPROVALS, BUDGETS, approval_endpoints, budget_endpoints};
+use super::governance_table::{
+    APPROVALS, BUDGETS, CACHE, approval_endpoints, budget_endpoints, cache_endpoints,
+};
 use super::instance_table::{
     INSTANCE, PROBES, config_endpoints, instance_endpoints, overview_endpoints, probes,
 };
@@ -27,13 +29,14 @@ use crate::identity::roles::Right;
 use crate::session::SessionView;
 
 /// Groups of endpoints.
-pub(in crate::control) const TAGS: [(&str, &str); 10] = [
+pub(in crate::control) const TAGS: [(&str, &str); 11] = [
     (SESSIONS, "Active and ended sessions, kills and the live feed."),
     (APPROVALS, "Calls that rules hold until operators answer."),
     (HISTORY, "Records of ended sessions, their requests and sums."),
     (ACCESS, "Who may call, and who changed what."),
     (KEYS, "Keys for callers of the proxy."),
     (BUDGETS, "What was spent of budgets, and what is added to their limits."),
+    (CACHE, "Answers of ordinary servers that are stored, and purges."),
     (POLICY, "Rules for requests, answers and tool calls: what they found, and what is suppressed."),
     (PEOPLE, "People who log in, and their accounts."),
     (INSTANCE, "Configuration, backends, totals and metrics of this instance."),
@@ -56,6 +59,7 @@ pub(in crate::control) fn endpoints() -> impl Iterator<Item = Endpoint> {
         cookie_endpoints(),
         key_endpoints(),
         budget_endpoints(),
+        cache_endpoints(),
         policy_endpoints(),
         login_endpoints(),
         own_endpoints(),

@@ -49,8 +49,8 @@ impl Proxy {
         let (log, _) = Log::to(sink(), &config.logging);
         let (clock, store) = (Clock::system(), Arc::<MemoryStore>::default());
         let sessions = Manager::new(config.session.clone(), clock.clone(), store, Arc::new(|_: &Event| {}));
-        let settings =
-            runtime_settings(&config, &metrics, None, &Arc::default(), (&Arc::default(), &Arc::default()));
+        let shared = (&Arc::default(), &Arc::default(), None);
+        let settings = runtime_settings(&config, &metrics, None, &Arc::default(), shared);
         let settings = Arc::new(settings.unwrap());
         let app = Arc::new(ProxyState {
             judged: std::sync::OnceLock::new(),

@@ -24,6 +24,9 @@ pub trait Announcer: Send + Sync {
 
     /// Takes an announcement of another instance.
     fn learn(&self, announcement: &str);
+
+    /// Announcements may have been missed.
+    fn missed(&self);
 }
 
 /// The announcements of this instance.
@@ -43,6 +46,13 @@ impl Announcements {
     pub(super) fn learn(&self, announcement: &str) {
         if let Some(announcer) = self.announcer.get() {
             announcer.learn(announcement);
+        }
+    }
+
+    /// Announcements may have been missed.
+    pub(super) fn missed(&self) {
+        if let Some(announcer) = self.announcer.get() {
+            announcer.missed();
         }
     }
 }

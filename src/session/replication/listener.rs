@@ -73,6 +73,7 @@ async fn receive(manager: &Manager, replicator: &Replicator, mut messages: Signa
             }
             Signal::Everything => {
                 replicator.missed_messages();
+                replicator.announcements.missed();
                 continue;
             }
         };

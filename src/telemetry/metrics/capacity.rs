@@ -1,4 +1,5 @@
-//! How close the session limits are, and how many browsers are logged in. Read when the metrics are scraped.
+//! How close the session limits are, how many browsers are logged in, and what the HTTP cache holds. Read when the metrics are
+//! scraped.
 
 use std::sync::OnceLock;
 
@@ -6,6 +7,7 @@ use parking_lot::Mutex;
 use prometheus::{GaugeVec, IntCounterVec, IntGauge, Registry};
 
 use super::Metrics;
+use super::cache::CacheMetrics;
 use super::registry::{add, options};
 use super::table;
 
@@ -26,6 +28,7 @@ pub(in crate::telemetry) struct CapacityMetrics {
     refused: IntCounterVec,
     evicted: IntCounterVec,
     dashboards: IntGauge,
+    pub(super) cache: CacheMetrics,
     source: OnceLock<Mutex<Box<dyn Fn() -> CapacityNumbers + Send>>>,
 }
 
@@ -38,12 +41,14 @@ impl CapacityMetrics {
             refused: counters(&table::SESSIONS_REFUSED)?,
             evicted: counters(&table::SESSIONS_EVICTED)?,
             dashboards: add(registry, IntGauge::with_opts(options(&table::DASHBOARD_SESSIONS))?)?,
+            cache: CacheMetrics::new(registry)?,
             source: OnceLock::new(),
         })
     }
 
     /// Updates the metrics from the source.
     pub(in crate::telemetry) fn read(&self) {
+        self.cache.read();
         let Some(source) = self.source.get() else { return };
         // Hold the lock: concurrent scrapes must not count the same sessions twice.
         let source = source.lock();

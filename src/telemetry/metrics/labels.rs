@@ -53,13 +53,15 @@ pub enum Served {
     Forward,
     /// The proxy itself (health, `HEAD /`, the merged model list).
     Builtin,
+    /// The HTTP cache.
+    Cache,
     /// Nothing: the request was refused before a backend was chosen.
     Refused,
 }
 
 impl Served {
     /// How many values there are.
-    pub(in crate::telemetry) const COUNT: usize = 8;
+    pub(in crate::telemetry) const COUNT: usize = 9;
 
     pub(in crate::telemetry) fn index(self) -> usize {
         match self {
@@ -67,6 +69,7 @@ impl Served {
             Self::Builtin => 5,
             Self::Refused => 6,
             Self::Forward => 7,
+            Self::Cache => 8,
         }
     }
 
@@ -75,6 +78,7 @@ impl Served {
             Self::Backend(method) => method.name(),
             Self::Forward => "forward",
             Self::Builtin => "local",
+            Self::Cache => "cache",
             Self::Refused => "refused",
         }
     }

@@ -80,6 +80,16 @@ table! {
         "Requests that were sent on to another backend, by the one that failed and how.";
     TOKENS = "elida_tokens_total" ["backend", "model", "type"]
         "Tokens; input is without cached ones, output is all that the model wrote.";
+    CACHE_HITS = "elida_cache_hits_total" []
+        "Answers whose body came from the HTTP cache.";
+    CACHE_MISSES = "elida_cache_misses_total" []
+        "Answers to requests that may be answered from the HTTP cache, and were not.";
+    CACHE_BYTES = "elida_cache_bytes" []
+        "Bytes that the HTTP cache takes in memory, with what is being filled.";
+    CACHE_HIT_RATIO = "elida_cache_hit_ratio" []
+        "Share of hits in hits and misses since the cache was switched on.";
+    CACHE_STORE_ERRORS = "elida_cache_store_errors_total" []
+        "Commands of the HTTP cache that Redis did not answer; each counts as a miss.";
     STORE_UP = "elida_store_up" ["store"]
         "1 while the shared store answers, 0 while this instance goes on by itself.";
     STORE_OUTAGES = "elida_store_outages_total" ["store"]

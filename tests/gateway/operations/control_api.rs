@@ -48,7 +48,7 @@ async fn the_commands_of_the_documentation_do_what_it_says() {
         .into_iter()
         .filter(|command| command.starts_with("curl") && !command.contains("/control/events"))
         .collect();
-    assert_eq!(commands.len(), 40, "each is looked at below: {commands:#?}");
+    assert_eq!(commands.len(), 42, "each is looked at below: {commands:#?}");
     let run = async |end: &str| {
         let fits = |command: &&String| command.trim_end_matches('\'').ends_with(end);
         let command = commands.iter().find(fits).unwrap_or_else(|| panic!("{end} is not documented"));
@@ -70,6 +70,9 @@ async fn the_commands_of_the_documentation_do_what_it_says() {
         let calls = report["rules"].as_array().expect("rules").iter().find(|rule| rule["on"] == "tool_call");
         assert!(calls.is_none_or(|call| call["holds"] == true), "{report}");
     }
+    let stats = read("/control/cache/stats").await;
+    assert_eq!((&stats["enabled"], &stats["entries"]), (&json!(false), &json!(0)), "{stats}");
+    assert_eq!(read("/control/cache?pattern=*.example.com").await, json!({"removed": 0, "bytes": 0}));
     let flags = read("severity=medium&limit=20").await;
     assert_eq!(flags["flags"], json!([]), "{flags}");
     let made = read("\"reason\": \"test numbers\"}").await;
