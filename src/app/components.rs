@@ -114,8 +114,7 @@ impl Components {
         let Sharing { replicator, ledger, spending, fleet_budgets, fleet_rates, answers } = shared;
         let shared = (overrides.additions(), &ledger, answers.as_ref());
         let settings = runtime_settings(config, &metrics, None, &made, shared)?;
-        let live: SharedSettings = Arc::new(ArcSwap::from_pointee(settings));
-        let readiness = Arc::<Readiness>::default();
+        let (live, readiness) = (Arc::new(ArcSwap::from_pointee(settings)), Arc::<Readiness>::default());
         let history = history(config, &metrics, &readiness);
         let exporter = Exporter::start(&config.telemetry, metrics.otlp_dropped(), &log);
         let notifier = Notifier::new(&config.receivers, Arc::clone(&metrics));

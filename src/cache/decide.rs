@@ -12,12 +12,8 @@ use super::directives::{Directives, Seconds};
 use super::entry::Entry;
 use super::freshness::{Freshness, Times};
 use super::key;
+use crate::protocol::dialects::credentials::credentials;
 use crate::protocol::wire::framing::Framing;
-
-/// Fields that carry a credential, beside `Authorization`, `Cookie` and `Proxy-Authorization`.
-const KEY_FIELDS: [&str; 3] = ["x-api-key", "api-key", "x-goog-api-key"];
-/// Parameters of a query that carry one.
-const KEY_PARAMETERS: [&str; 2] = ["key", "access_token"];
 
 /// Fields of requests whose answers are not what others would get.
 const FILL_NOTHING: [HeaderName; 3] = [RANGE, IF_NONE_MATCH, IF_MODIFIED_SINCE];
@@ -116,16 +112,9 @@ impl Asked {
     pub fn new(method: &Method, query: Option<&str>, headers: &HeaderMap, has_key: bool) -> Self {
         let named =
             [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION].iter().any(|name| headers.contains_key(name));
-        let is_key = |parameter: &str| {
-            let name = parameter.split('=').next().unwrap_or_default();
-            KEY_PARAMETERS.iter().any(|key| name.eq_ignore_ascii_case(key))
-        };
         Self {
             directives: Directives::of_request(headers),
-            is_authorised: has_key
-                || named
-                || KEY_FIELDS.iter().any(|name| headers.contains_key(*name))
-                || query.is_some_and(|query| query.split('&').any(is_key)),
+            is_authorised: has_key || named || !credentials(headers, query).is_empty(),
             only_reads: *method == Method::HEAD || FILL_NOTHING.iter().any(|name| headers.contains_key(name)),
             at: SystemTime::now(),
         }

@@ -156,8 +156,7 @@ pub(super) fn compile(
     let (prices, logging) = (written.usage.compile(faults), written.logging.compile(faults));
     let known = (server.as_ref(), auth.as_deref(), routing.as_ref());
     check_backends(backends.as_deref(), known, (written.startup_guard, listen, shorthand), &rules, faults);
-    warnings::of_roles(auth.as_deref(), control.as_ref(), faults);
-    check_places(listen, control.as_ref(), &written.data_dir, history.as_ref(), faults);
+    check_places(listen, (control.as_ref(), auth.as_deref()), &written.data_dir, history.as_ref(), faults);
     Some(Config {
         listen: listen?,
         data_dir: PathBuf::from(written.data_dir),
@@ -211,14 +210,15 @@ fn compile_policy(
     (services, written.compile(faults), approvals.compile(faults))
 }
 
-/// Checks that nothing takes the port or the folder of another part.
+/// Checks that the control API can be used, and that nothing takes the port or the folder of another part.
 fn check_places(
     listen: Option<SocketAddr>,
-    control: Option<&control::settings::Settings>,
+    (control, auth): (Option<&control::settings::Settings>, Option<&identity::Auth>),
     data_dir: &str,
     history: Option<&history::Settings>,
     faults: &mut Faults,
 ) {
+    warnings::of_roles(auth, control, faults);
     check_ports(listen, control.map(|control| control.listen()), faults);
     check_folders(data_dir, history, faults);
 }

@@ -359,7 +359,7 @@ impl ProxyHttp for Gateway {
             received.handle.reuse.forbid();
         }
         debug!(%error, kind = %refusal.kind, "a request failed");
-        if has_begun(session) {
+        if upstream_response::has_begun(session) {
             Box::pin(refuse::break_off(session, ctx, &refusal)).await;
         } else if refusal.kind != ErrorKind::ClientGone
             && let Err(error) = Box::pin(refuse::answer(session, ctx, &refusal)).await
@@ -394,11 +394,6 @@ impl ProxyHttp for Gateway {
     fn suppress_error_log(&self, _session: &Session, _exchange: &Self::CTX, _error: &Error) -> bool {
         true
     }
-}
-
-/// Returns whether the head of the final response has been sent.
-fn has_begun(session: &Session) -> bool {
-    session.response_written().is_some_and(upstream_response::is_final)
 }
 
 #[cfg(test)]

@@ -86,6 +86,11 @@ pub(crate) fn begin(routed: &Routed, head: &mut ResponseHeader) -> Answer {
     }
 }
 
+/// Returns whether the head of the final response has been sent.
+pub(super) fn has_begun(session: &Session) -> bool {
+    session.response_written().is_some_and(is_final)
+}
+
 /// Returns whether this is the final response. Informational ones (RFC 9110, 15.2) precede it, except for 101.
 pub(crate) fn is_final(head: &ResponseHeader) -> bool {
     !head.status.is_informational() || head.status == 101

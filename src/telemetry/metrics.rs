@@ -19,7 +19,7 @@ pub use self::capacity::CapacityNumbers;
 pub use self::fleet::FleetNumbers;
 pub use self::gauge::{Gauge, GaugeGuard};
 pub use self::history::{HistoryMetrics, Item};
-use self::labels::OTHER;
+use self::labels::{NO_BACKEND, OTHER};
 pub use self::labels::{RouteMethod, Served, TokenKind};
 use self::models::{ByModel, Models};
 pub use self::otlp::OtlpDropped;
@@ -49,9 +49,6 @@ mod table;
 mod tenants;
 mod tunnels;
 mod webhooks;
-
-/// The `backend` label of a request for which no backend was chosen.
-const NO_BACKEND: &str = "none";
 
 /// Buckets for kill latency: 0.5 ms to 1 s.
 const KILL_BUCKETS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0];

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 /// Replaces a value that is out of bounds: a label never takes arbitrary values from a client.
 pub(super) const OTHER: &str = "other";
 
+/// The `backend` label of a request for which no backend was chosen.
+pub(super) const NO_BACKEND: &str = "none";
+
 /// How the backend of a request is found: a method of `routing.methods`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
