@@ -1,5 +1,6 @@
 use serde_json::json;
 
+use crate::cache::hits::{answer, origin};
 use crate::callers::keys::{auth, key};
 use crate::support::tunnel::{HOST, basic, listen, open};
 use crate::support::wire::{Message, Unframed};
@@ -169,4 +170,29 @@ async fn many_hosts_do_not_share_connections_or_names() {
     let gone = get(&gateway, &format!("http://{HOST}/")).await;
     assert_eq!((gone.status(), &gone.json()["error"]["code"]), (502, &"backend_unavailable".into()));
     assert!(gone.text().contains(HOST), "{}", gone.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_of_hosts_are_cached_apart_and_a_killed_session_gets_none() {
+    let backend = origin(|request, number| {
+        let host = request.head.field("host").unwrap_or_default();
+        answer(200, "Cache-Control: max-age=60\r\n", &format!("{number} of {host}"))
+    })
+    .await;
+    let address = address(&backend);
+    let hosts = format!("{HOST}: '{address}', other.test: '{address}' }}");
+    let yaml = open(address, "").replace(&format!("{HOST}: '{address}' }}"), &hosts);
+    let gateway = Gateway::with(yaml + "cache: { enabled: true }\n").await;
+    let [one, other] = [format!("http://{HOST}/a"), "http://other.test/a".to_owned()];
+    for (url, text) in [(&one, format!("0 of {HOST}")), (&other, "1 of other.test".into())] {
+        assert_eq!(get(&gateway, url).await.text(), text);
+        let hit = get(&gateway, url).await;
+        assert_eq!(hit.text(), text);
+        let status = hit.head.field("cache-status").unwrap_or_default();
+        assert!(status.starts_with("elida; hit"), "{:?}", hit.head);
+    }
+    assert_eq!(call("GET", &one).session("dead").send(gateway.proxy()).await.status(), 200);
+    assert_eq!(gateway.kill("dead").await.status, 200);
+    let refused = call("GET", &one).session("dead").send(gateway.proxy()).await;
+    assert_eq!(refused.status(), 403, "{}", refused.text());
 }
