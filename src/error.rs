@@ -89,6 +89,8 @@ pub enum ErrorKind {
     TunnelsFull,
     /// A tunnel was silent for longer than `forward_proxy.idle_timeout`.
     TunnelIdle,
+    /// A client does not accept the certificate of an intercepted tunnel.
+    InterceptRefused,
     /// `session.missing: reject` and the request names no session.
     SessionRequired,
     /// The session was killed and is blocked.
@@ -168,6 +170,7 @@ impl ErrorKind {
             Self::DnsError => "dns_error",
             Self::TunnelsFull => "tunnels_full",
             Self::TunnelIdle => "tunnel_idle",
+            Self::InterceptRefused => "intercept_refused_by_client",
             Self::SessionRequired => "session_required",
             Self::SessionKilled => "session_killed",
             Self::AgentKilled => "agent_killed",

@@ -99,6 +99,7 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
         | ErrorKind::TunnelsFull
         | ErrorKind::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
         ErrorKind::DnsError
+        | ErrorKind::InterceptRefused
         | ErrorKind::BackendUnavailable
         | ErrorKind::BackendError
         | ErrorKind::ResponseIncomplete => StatusCode::BAD_GATEWAY,
@@ -150,6 +151,7 @@ fn error_class(kind: ErrorKind) -> ErrorClass {
         | ErrorKind::ShuttingDown => ErrorClass::Overloaded,
         ErrorKind::BackendTimeout | ErrorKind::TunnelIdle | ErrorKind::RequestTimeout => ErrorClass::Timeout,
         ErrorKind::DnsError
+        | ErrorKind::InterceptRefused
         | ErrorKind::BackendUnavailable
         | ErrorKind::BackendError
         | ErrorKind::ResponseIncomplete

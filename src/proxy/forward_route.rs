@@ -17,6 +17,7 @@ use super::runtime_settings::RuntimeSettings;
 use super::state::ProxyState;
 use crate::error::{ErrorKind, Refusal};
 use crate::forward::{NotReached, Target};
+use crate::protocol::Dialect;
 use crate::routing::{Choice, RouteMethod};
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::addresses::Addresses;
@@ -29,7 +30,8 @@ use crate::upstream::settings::{FORWARD, Settings};
 /// One of them is not permitted.
 pub(super) fn check(app: &ProxyState, received: &Received) -> Result<(), Refusal> {
     let Some(forward) = &received.forward else { return Ok(()) };
-    let checked = received.handle.settings.forward.check(&forward.target, forward.is_tunnel);
+    let is_tunnel = forward.is_tunnel || forward.is_intercepted;
+    let checked = received.handle.settings.forward.check(&forward.target, is_tunnel);
     checked.map_err(|why| refusal(&app.metrics, &why))
 }
 
@@ -45,16 +47,16 @@ pub(super) fn backend(received: &Received, facts: &RequestFacts<'_>) -> Result<D
     let settings = &received.handle.settings;
     let by_rule = settings.routes.decide_by_rules(facts);
     let by_rule = by_rule.map_err(|error| undecided(&error, settings.routes.header()))?;
-    let found = by_rule.or_else(|| serving(settings, &forward.target));
+    let found = by_rule.or_else(|| serving(settings, &forward.target, forward.is_intercepted));
     Ok(found.map_or(Destination::Host, Destination::Backend))
 }
 
 /// Returns the position of the backend whose URL names this host and nothing else.
-pub(super) fn serving(settings: &RuntimeSettings, target: &Target) -> Option<usize> {
+pub(super) fn serving(settings: &RuntimeSettings, target: &Target, is_secure: bool) -> Option<usize> {
     let host = target.host.to_string();
     settings.backends.iter().position(|backend| {
         let backend = backend.settings();
-        let is_whole = backend.tls().is_none() && backend.base_path().is_empty();
+        let is_whole = backend.tls().is_some() == is_secure && backend.base_path().is_empty();
         is_whole && backend.port() == target.port && backend.host() == host.trim_matches(['[', ']'])
     })
 }
@@ -74,7 +76,11 @@ pub(super) async fn route(app: &ProxyState, who: &Identified) -> Result<Route, R
         return Err(Refusal::new(ErrorKind::BackendDenied, message).into());
     }
     let addresses = addresses(app, received, forward).await?;
-    let settings = Settings::of_host(format!("http://{}", forward.target)).ok_or_else(internal)?;
+    let (scheme, dialect) = match forward.is_intercepted {
+        true => ("https", received.dialect),
+        false => ("http", Dialect::PLAIN),
+    };
+    let settings = Settings::of_host(format!("{scheme}://{}", forward.target)).ok_or_else(internal)?;
     let backend = Backend::new(settings, app.forward.metrics.clone()).map_err(|_| internal())?;
     Ok(Route {
         retries: backend.settings().retries(),
@@ -86,7 +92,7 @@ pub(super) async fn route(app: &ProxyState, who: &Identified) -> Result<Route, R
         strip: 0..0,
         is_announced: false,
         is_direct: true,
-        dialect: crate::protocol::Dialect::PLAIN,
+        dialect,
         via: RouteMethod::Default,
         addresses: Some(Addresses::fixed(addresses)),
         given_back: 0,
