@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use http::Method;
 use pingora_core::Error;
 use tracing::info;
 
@@ -17,6 +18,7 @@ use super::runtime_settings::RuntimeSettings;
 use super::state::ProxyState;
 use crate::error::{ErrorKind, Refusal};
 use crate::forward::{NotReached, Target};
+use crate::identity::ShownKey;
 use crate::protocol::Dialect;
 use crate::routing::{Choice, RouteMethod};
 use crate::telemetry::metrics::Metrics;
@@ -75,6 +77,7 @@ pub(super) async fn route(app: &ProxyState, who: &Identified) -> Result<Route, R
         );
         return Err(Refusal::new(ErrorKind::BackendDenied, message).into());
     }
+    check_unserved(who, forward)?;
     let addresses = addresses(app, received, forward).await?;
     let (scheme, dialect) = match forward.is_intercepted {
         true => ("https", received.dialect),
@@ -104,6 +107,33 @@ pub(super) async fn route(app: &ProxyState, who: &Identified) -> Result<Route, R
         others: Vec::new(),
         answered: None,
     })
+}
+
+/// Refuses a request in an opened tunnel that would have to be held against what only a backend says of its host: which API it
+/// speaks, and which models it serves.
+///
+/// # Errors
+/// Models or tools are limited, or rules read bodies and the API of the request is not known.
+fn check_unserved(who: &Identified, forward: &Forward) -> Result<(), Refusal> {
+    if !forward.is_intercepted {
+        return Ok(());
+    }
+    let Identified { received, caller, .. } = who;
+    let settings = &received.handle.settings;
+    let limits = |key: &ShownKey| key.holder().limits_models() || key.holder().limits_tools();
+    let is_limited = caller.key.as_ref().is_some_and(limits) || settings.routes.restricts_models();
+    let is_unread = settings.rules.read_bodies() && !received.dialect.is_read();
+    let only_reads =
+        [Method::GET, Method::HEAD, Method::OPTIONS].contains(&received.method) && !received.socket;
+    if !is_limited && (!is_unread || only_reads) {
+        return Ok(());
+    }
+    let message = format!(
+        "no backend serves {}, so that the request cannot be held against the models and tools of the key, routing and policy: \
+         write a backend for this host, or a rule of routing.rules that leads to one",
+        forward.target.host
+    );
+    Err(Refusal::new(ErrorKind::PolicyBlocked, message))
 }
 
 fn internal() -> Reject {

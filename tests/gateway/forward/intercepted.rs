@@ -199,3 +199,14 @@ async fn an_authority_that_cannot_be_kept_stops_the_start_and_not_a_reload() {
     let gateway: &Gateway = &stage.near;
     assert!(!gateway.data().join("forward-ca.key").exists(), "nothing is made where nothing is intercepted");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_models_are_limited_a_host_without_a_backend_is_refused() {
+    let stage = Stage::set(&format!("{INTERCEPT}routing: {{ blocked_models: [none-*] }}\n")).await;
+    let body = r#"{"model":"claude-sonnet-4-5","max_tokens":1,"messages":[]}"#;
+    let arguments =
+        ["-H", "anthropic-version: 2023-06-01", "-d", body, "https://api.anthropic.com/v1/messages"];
+    let refused = curl(&stage, "limited", &arguments).await;
+    assert!(refused.text().contains("no backend serves api.anthropic.com"), "{refused:?}");
+    assert!(stage.demo.ledger().requests().is_empty());
+}

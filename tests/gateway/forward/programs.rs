@@ -112,6 +112,7 @@ async fn curl_reaches_both_schemes_also_over_tls_to_the_proxy() {
         (Some(0), "plain text{\"status\":\"ok\"}"),
         "{read:?}"
     );
+    stage.near.access_line("secure.test:443").await;
     let found = legs(&stage.near, "env");
     assert!(found.iter().any(|(method, url, _)| method == "GET" && url == "http://plain.test/"), "{found:?}");
     assert!(
