@@ -87,8 +87,6 @@ pub enum ErrorKind {
     DnsError,
     /// `forward_proxy.max_tunnels` is reached.
     TunnelsFull,
-    /// A tunnel was silent for longer than `forward_proxy.idle_timeout`.
-    TunnelIdle,
     /// A client does not accept the certificate of an intercepted tunnel.
     InterceptRefused,
     /// `session.missing: reject` and the request names no session.
@@ -169,7 +167,6 @@ impl ErrorKind {
             Self::AddressBlocked => "address_blocked",
             Self::DnsError => "dns_error",
             Self::TunnelsFull => "tunnels_full",
-            Self::TunnelIdle => "tunnel_idle",
             Self::InterceptRefused => "intercept_refused_by_client",
             Self::SessionRequired => "session_required",
             Self::SessionKilled => "session_killed",

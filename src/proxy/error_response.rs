@@ -99,14 +99,11 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
         | ErrorKind::TunnelsFull
         | ErrorKind::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
         ErrorKind::DnsError
-        | ErrorKind::InterceptRefused
         | ErrorKind::BackendUnavailable
         | ErrorKind::BackendError
         | ErrorKind::ResponseIncomplete => StatusCode::BAD_GATEWAY,
-        ErrorKind::BackendTimeout | ErrorKind::TunnelIdle | ErrorKind::NotCached => {
-            StatusCode::GATEWAY_TIMEOUT
-        }
-        ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        ErrorKind::BackendTimeout | ErrorKind::NotCached => StatusCode::GATEWAY_TIMEOUT,
+        ErrorKind::Internal | ErrorKind::InterceptRefused => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 
@@ -149,7 +146,7 @@ fn error_class(kind: ErrorKind) -> ErrorClass {
         | ErrorKind::IssuerUnavailable
         | ErrorKind::TunnelsFull
         | ErrorKind::ShuttingDown => ErrorClass::Overloaded,
-        ErrorKind::BackendTimeout | ErrorKind::TunnelIdle | ErrorKind::RequestTimeout => ErrorClass::Timeout,
+        ErrorKind::BackendTimeout | ErrorKind::RequestTimeout => ErrorClass::Timeout,
         ErrorKind::DnsError
         | ErrorKind::InterceptRefused
         | ErrorKind::BackendUnavailable

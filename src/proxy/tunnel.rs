@@ -198,7 +198,7 @@ fn settle(ctx: &mut RequestCtx, end: &End, meter: &Meter) {
         End::Cut => None,
         End::Idle => {
             let message = "no byte has moved for longer than forward_proxy.idle_timeout";
-            Some(Refusal::new(ErrorKind::TunnelIdle, message))
+            Some(Refusal::new(ErrorKind::BackendTimeout, message))
         }
         End::Broken => Some(meter.fault()),
     };
