@@ -87,8 +87,8 @@ pub enum ErrorKind {
     DnsError,
     /// `forward_proxy.max_tunnels` is reached.
     TunnelsFull,
-    /// A tunnel was silent for longer than `forward_proxy.idle_timeout`.
-    TunnelIdle,
+    /// A client does not accept the certificate of an intercepted tunnel.
+    InterceptRefused,
     /// `session.missing: reject` and the request names no session.
     SessionRequired,
     /// The session was killed and is blocked.
@@ -167,7 +167,7 @@ impl ErrorKind {
             Self::AddressBlocked => "address_blocked",
             Self::DnsError => "dns_error",
             Self::TunnelsFull => "tunnels_full",
-            Self::TunnelIdle => "tunnel_idle",
+            Self::InterceptRefused => "intercept_refused_by_client",
             Self::SessionRequired => "session_required",
             Self::SessionKilled => "session_killed",
             Self::AgentKilled => "agent_killed",

@@ -54,6 +54,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("clap", &["cli/", "cli.rs", "main.rs"]),
     ("rusqlite", &["history/"]),
     ("ring", &["history/", "identity/jwt/", "identity/key_text.rs", "notify/", "telemetry/otlp/client.rs"]),
+    ("rcgen", &["forward/intercept.rs"]),
     ("crossterm", &["cli/top/screen.rs"]),
     ("globset", &["model_patterns.rs", "cache/purge.rs"]),
     ("mimalloc", &["main.rs"]),

@@ -42,6 +42,7 @@ fn every_example_is_valid_and_tested_here() {
             "custom-ca.yaml",
             "failover.yaml",
             "forward.yaml",
+            "intercept.yaml",
             "ollama.yaml",
             "providers.yaml",
             "redis.yaml",
@@ -58,6 +59,13 @@ fn forward() {
     let config = load(&conf("examples/forward.yaml"), &[]);
     assert!(config.forward.is_on() && !config.forward.requires_auth());
     assert!(config.warnings().is_empty(), "{:?}", config.warnings());
+}
+
+#[test]
+fn intercept() {
+    let config = load(&conf("examples/intercept.yaml"), &[]);
+    assert_eq!(config.forward.intercept().hosts(), ["api.anthropic.com"]);
+    assert!(config.forward.requires_auth());
 }
 
 #[test]

@@ -15,7 +15,7 @@ use super::sources::{watch, watch_fleet};
 use super::spending::SpendingFile;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::forward;
+use crate::forward::{self, Interceptor};
 use crate::history::Archive;
 use crate::history::state::State;
 use crate::identity::{ClientKeys, Key, Made, People};
@@ -271,6 +271,28 @@ pub(crate) fn runtime_settings(
         forwarding: config.server.forwarding().clone(),
         allow_origins: Arc::clone(config.server.allow_origins()),
         forward: Arc::new(config.forward.clone()),
+        intercept: interceptor(config, before)?,
+    })
+}
+
+/// Opens the authority for intercepted tunnels; one with the same settings is kept, with what it has issued.
+fn interceptor(
+    config: &Config,
+    before: Option<&RuntimeSettings>,
+) -> Result<Option<Arc<Interceptor>>, Faults> {
+    if !config.forward.is_on() {
+        return Ok(None);
+    }
+    let settings = config.forward.intercept();
+    let known = before.and_then(|before| before.intercept.as_ref());
+    if let Some(same) = known.filter(|known| known.settings() == settings) {
+        return Ok(Some(Arc::clone(same)));
+    }
+    let opened = Interceptor::open(settings, &config.data_dir);
+    opened.map(|opened| opened.map(Arc::new)).map_err(|why| {
+        let mut faults = Faults::default();
+        faults.add("forward_proxy.intercept", why, "check the file, its folder and their permissions");
+        faults
     })
 }
 

@@ -14,6 +14,7 @@ use super::check::fault_lines;
 use super::{FAILED, FileArgs, INVALID, complain, is_plain, print};
 use crate::app;
 use crate::config::{Config, Sources};
+use crate::forward::intercept;
 
 /// Arguments of `elida doctor`.
 #[derive(Args, Debug)]
@@ -142,8 +143,20 @@ fn redis(config: &Config) -> Option<Finding> {
 fn forward_proxy(config: &Config) -> Option<Finding> {
     let forward = &config.forward;
     forward.is_on().then(|| {
-        let message = format!("on at {}: {}", config.listen, forward.described());
-        Finding::ok("forward_proxy", message)
+        let mut message = format!("on at {}: {}", config.listen, forward.described());
+        let hosts = forward.intercept().hosts();
+        if hosts.is_empty() {
+            return Finding::ok("forward_proxy", message);
+        }
+        message.push_str(&format!("; tunnels to {} are opened", hosts.join(", ")));
+        match intercept::describe(forward.intercept(), &config.data_dir) {
+            Ok(authority) => Finding::ok("forward_proxy", format!("{message} with {authority}")),
+            Err(why) => {
+                let remedy =
+                    "the first start makes the authority in data_dir; name ca_cert and ca_key to use another";
+                Finding::new(Health::Warn, "forward_proxy", format!("{message}; {why}"), remedy)
+            }
+        }
     })
 }
 

@@ -38,6 +38,11 @@ pub(super) fn compile(
             }
         }
     }
+    if !settings.intercept().hosts().is_empty() && !settings.requires_auth() {
+        let message = "whoever reaches the gateway would be answered in place of these hosts";
+        let hint = "remove require_auth: false; tunnels are opened only for callers that are known";
+        faults.add("forward_proxy.intercept.hosts", message, hint);
+    }
     if backends.iter().any(|backend| backend.name == FORWARD) {
         let message = "hosts that no backend serves have this name in records and keys";
         faults.add(format!("backends.{FORWARD}"), message, "give the backend another name");

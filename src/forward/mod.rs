@@ -3,6 +3,7 @@
 //! `settings` compiles `forward_proxy:` and `security.filtering` · `target` reads where a request wants to go · `names` holds it
 //! against the patterns of domains · `resolve` finds the addresses of a name, once · `addresses` knows which of them are private,
 //! `own` which are the gateway's own, and `reach` decides by all of them · `server_name` reads the first bytes in a tunnel ·
+//! `intercept` has the authority that tunnels are opened with (`intercept_settings`) ·
 //! `open` counts tunnels, and cuts those whose host a reload blocks.
 //! Neighbours: `proxy` asks where a request may go and connects to exactly the addresses that it gets; `app` tells where the
 //! gateway listens.
@@ -10,6 +11,8 @@
 //! the same request; what cannot be decided is refused.
 
 pub mod addresses;
+pub mod intercept;
+pub mod intercept_settings;
 pub mod names;
 pub mod open;
 pub mod own;
@@ -19,6 +22,7 @@ pub mod server_name;
 pub mod settings;
 pub mod target;
 
+pub use intercept::Interceptor;
 pub use open::{OpenTunnel, OpenTunnels};
 pub use own::OwnListeners;
 pub use reach::NotReached;

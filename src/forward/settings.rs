@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::intercept_settings::{Intercept, InterceptConfig};
 use super::names::Patterns;
 use super::target::{Host, Target};
 use crate::settings::fault::Faults;
@@ -42,6 +43,8 @@ pub struct ForwardConfig {
     pub idle_timeout: DurationText,
     /// Open tunnels; more get 503.
     pub max_tunnels: usize,
+    /// Tunnels that are opened, so that what passes is read as if it came to the gateway itself.
+    pub intercept: InterceptConfig,
 }
 
 impl Default for ForwardConfig {
@@ -59,6 +62,7 @@ impl Default for ForwardConfig {
             connect_timeout: DurationText::secs(10),
             idle_timeout: DurationText::secs(300),
             max_tunnels: 2000,
+            intercept: InterceptConfig::default(),
         }
     }
 }
@@ -134,6 +138,7 @@ pub struct Settings {
     mode: FilterMode,
     blocked: Patterns,
     allowed: Patterns,
+    intercept: Intercept,
 }
 
 impl Settings {
@@ -209,6 +214,11 @@ impl Settings {
         self.idle_timeout
     }
 
+    /// Whose tunnels are opened.
+    pub fn intercept(&self) -> &Intercept {
+        &self.intercept
+    }
+
     /// The most open tunnels.
     pub fn max_tunnels(&self) -> usize {
         self.max_tunnels
@@ -241,7 +251,9 @@ impl ForwardConfig {
         let allow_private = networks(&self.allow_private, faults);
         let hosts = hosts(&self.hosts, faults);
         let is_good = self.check_limits(faults);
+        let intercept = self.intercept.compile(faults);
         let (blocked, allowed, allow_private, hosts) = (blocked?, allowed?, allow_private?, hosts?);
+        let intercept = intercept?;
         is_good.then(|| Settings {
             is_on: self.enabled,
             requires_auth: self.require_auth,
@@ -258,6 +270,7 @@ impl ForwardConfig {
             mode,
             blocked,
             allowed,
+            intercept,
         })
     }
 

@@ -27,8 +27,8 @@ pub struct Target {
 impl Host {
     /// Reads a host; an IPv6 address in brackets. Returns `None` for what is none.
     pub fn parse(text: &str) -> Option<Self> {
-        // Percent-encoding would be decoded, and a zone names an interface of this machine.
-        if text.contains('%') {
+        // Percent-encoding would be decoded, a zone names an interface of this machine, and a star is one of patterns.
+        if text.contains(['%', '*']) {
             return None;
         }
         match url::Host::parse(text).ok()? {

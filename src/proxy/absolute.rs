@@ -6,9 +6,10 @@ use http::{HeaderMap, Method, Uri, Version};
 use pingora_core::{ErrorType, OrErr};
 use pingora_http::RequestHeader;
 
+use super::downstream::Within;
 use super::error_response::Reject;
 use super::forward_route::serving;
-use super::forward_target::{Forward, HTTP};
+use super::forward_target::{Forward, HTTP, HTTPS};
 use super::proxy_authorization;
 use super::receive::Received;
 use crate::error::{ErrorKind, Refusal};
@@ -21,6 +22,9 @@ use crate::protocol::Dialect;
 /// # Errors
 /// The target is not `host:port` or an `http` URL, or a CONNECT has a body.
 pub(super) fn read(received: &mut Received, head: &mut RequestHeader) -> Result<bool, Reject> {
+    if let Some(within) = received.handle.peer.within.clone() {
+        return intercepted(received, head, &within).map(|()| true);
+    }
     let is_tunnel = head.method == Method::CONNECT;
     // Over HTTP/2 every request names its host; only CONNECT is for another one.
     if !is_tunnel && (head.raw_path().starts_with(b"/") || head.version == Version::HTTP_2) {
@@ -40,13 +44,32 @@ pub(super) fn read(received: &mut Received, head: &mut RequestHeader) -> Result<
         head.set_raw_path(path.as_bytes()).or_err(ErrorType::InternalError, "writing the path")?;
     }
     let settings = &received.handle.settings;
-    let may_be_taken = settings.routes.has_rules() || serving(settings, &target).is_some();
+    let may_be_taken = settings.routes.has_rules() || serving(settings, &target, false).is_some();
     if is_tunnel || !may_be_taken {
         received.dialect = Dialect::PLAIN;
     }
     let user = proxy_authorization::user(&head.headers);
-    received.forward = Some(Box::new(Forward { target, is_tunnel, user }));
+    received.forward = Some(Box::new(Forward { target, is_tunnel, is_intercepted: false, user }));
     Ok(true)
+}
+
+/// Reads a request in a tunnel that was opened: it asks for a path of the host of the CONNECT, and for nothing else.
+fn intercepted(received: &mut Received, head: &RequestHeader, within: &Within) -> Result<(), Reject> {
+    let bad = |kind, message: &str| Err(Refusal::new(kind, message).into());
+    if head.method == Method::CONNECT || !head.raw_path().starts_with(b"/") {
+        return bad(ErrorKind::NotSupported, "in a tunnel the request target is a path");
+    }
+    let host = head.headers.get(HOST).and_then(|host| host.to_str().ok());
+    if host.and_then(|host| Target::of_authority(host, HTTPS)).as_ref() != Some(&within.target) {
+        received.handle.reuse.forbid();
+        return bad(ErrorKind::BadRequest, "the Host of the request is not the host of its CONNECT");
+    }
+    let path = received.uri.path_and_query().map_or("/", |path| path.as_str());
+    let uri = format!("https://{}{path}", within.target.authority(HTTPS)).parse();
+    received.uri = uri.or_err(ErrorType::InternalError, "writing the URL")?;
+    let (target, user) = (within.target.clone(), within.user.clone());
+    received.forward = Some(Box::new(Forward { target, is_tunnel: false, is_intercepted: true, user }));
+    Ok(())
 }
 
 /// Reads the target of a CONNECT.

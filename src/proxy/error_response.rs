@@ -102,10 +102,8 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
         | ErrorKind::BackendUnavailable
         | ErrorKind::BackendError
         | ErrorKind::ResponseIncomplete => StatusCode::BAD_GATEWAY,
-        ErrorKind::BackendTimeout | ErrorKind::TunnelIdle | ErrorKind::NotCached => {
-            StatusCode::GATEWAY_TIMEOUT
-        }
-        ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        ErrorKind::BackendTimeout | ErrorKind::NotCached => StatusCode::GATEWAY_TIMEOUT,
+        ErrorKind::Internal | ErrorKind::InterceptRefused => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 
@@ -148,8 +146,9 @@ fn error_class(kind: ErrorKind) -> ErrorClass {
         | ErrorKind::IssuerUnavailable
         | ErrorKind::TunnelsFull
         | ErrorKind::ShuttingDown => ErrorClass::Overloaded,
-        ErrorKind::BackendTimeout | ErrorKind::TunnelIdle | ErrorKind::RequestTimeout => ErrorClass::Timeout,
+        ErrorKind::BackendTimeout | ErrorKind::RequestTimeout => ErrorClass::Timeout,
         ErrorKind::DnsError
+        | ErrorKind::InterceptRefused
         | ErrorKind::BackendUnavailable
         | ErrorKind::BackendError
         | ErrorKind::ResponseIncomplete

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use http::Method;
 use pingora_core::Error;
 use tracing::info;
 
@@ -17,6 +18,8 @@ use super::runtime_settings::RuntimeSettings;
 use super::state::ProxyState;
 use crate::error::{ErrorKind, Refusal};
 use crate::forward::{NotReached, Target};
+use crate::identity::ShownKey;
+use crate::protocol::Dialect;
 use crate::routing::{Choice, RouteMethod};
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::addresses::Addresses;
@@ -29,7 +32,8 @@ use crate::upstream::settings::{FORWARD, Settings};
 /// One of them is not permitted.
 pub(super) fn check(app: &ProxyState, received: &Received) -> Result<(), Refusal> {
     let Some(forward) = &received.forward else { return Ok(()) };
-    let checked = received.handle.settings.forward.check(&forward.target, forward.is_tunnel);
+    let is_tunnel = forward.is_tunnel || forward.is_intercepted;
+    let checked = received.handle.settings.forward.check(&forward.target, is_tunnel);
     checked.map_err(|why| refusal(&app.metrics, &why))
 }
 
@@ -45,16 +49,16 @@ pub(super) fn backend(received: &Received, facts: &RequestFacts<'_>) -> Result<D
     let settings = &received.handle.settings;
     let by_rule = settings.routes.decide_by_rules(facts);
     let by_rule = by_rule.map_err(|error| undecided(&error, settings.routes.header()))?;
-    let found = by_rule.or_else(|| serving(settings, &forward.target));
+    let found = by_rule.or_else(|| serving(settings, &forward.target, forward.is_intercepted));
     Ok(found.map_or(Destination::Host, Destination::Backend))
 }
 
 /// Returns the position of the backend whose URL names this host and nothing else.
-pub(super) fn serving(settings: &RuntimeSettings, target: &Target) -> Option<usize> {
+pub(super) fn serving(settings: &RuntimeSettings, target: &Target, is_secure: bool) -> Option<usize> {
     let host = target.host.to_string();
     settings.backends.iter().position(|backend| {
         let backend = backend.settings();
-        let is_whole = backend.tls().is_none() && backend.base_path().is_empty();
+        let is_whole = backend.tls().is_some() == is_secure && backend.base_path().is_empty();
         is_whole && backend.port() == target.port && backend.host() == host.trim_matches(['[', ']'])
     })
 }
@@ -73,8 +77,13 @@ pub(super) async fn route(app: &ProxyState, who: &Identified) -> Result<Route, R
         );
         return Err(Refusal::new(ErrorKind::BackendDenied, message).into());
     }
+    check_unserved(who, forward)?;
     let addresses = addresses(app, received, forward).await?;
-    let settings = Settings::of_host(format!("http://{}", forward.target)).ok_or_else(internal)?;
+    let (scheme, dialect) = match forward.is_intercepted {
+        true => ("https", received.dialect),
+        false => ("http", Dialect::PLAIN),
+    };
+    let settings = Settings::of_host(format!("{scheme}://{}", forward.target)).ok_or_else(internal)?;
     let backend = Backend::new(settings, app.forward.metrics.clone()).map_err(|_| internal())?;
     Ok(Route {
         retries: backend.settings().retries(),
@@ -86,7 +95,7 @@ pub(super) async fn route(app: &ProxyState, who: &Identified) -> Result<Route, R
         strip: 0..0,
         is_announced: false,
         is_direct: true,
-        dialect: crate::protocol::Dialect::PLAIN,
+        dialect,
         via: RouteMethod::Default,
         addresses: Some(Addresses::fixed(addresses)),
         given_back: 0,
@@ -98,6 +107,33 @@ pub(super) async fn route(app: &ProxyState, who: &Identified) -> Result<Route, R
         others: Vec::new(),
         answered: None,
     })
+}
+
+/// Refuses a request in an opened tunnel that would have to be held against what only a backend says of its host: which API it
+/// speaks, and which models it serves.
+///
+/// # Errors
+/// Models or tools are limited, or rules read bodies and the API of the request is not known.
+fn check_unserved(who: &Identified, forward: &Forward) -> Result<(), Refusal> {
+    if !forward.is_intercepted {
+        return Ok(());
+    }
+    let Identified { received, caller, .. } = who;
+    let settings = &received.handle.settings;
+    let limits = |key: &ShownKey| key.holder().limits_models() || key.holder().limits_tools();
+    let is_limited = caller.key.as_ref().is_some_and(limits) || settings.routes.restricts_models();
+    let is_unread = settings.rules.read_bodies() && !received.dialect.is_read();
+    let only_reads =
+        [Method::GET, Method::HEAD, Method::OPTIONS].contains(&received.method) && !received.socket;
+    if !is_limited && (!is_unread || only_reads) {
+        return Ok(());
+    }
+    let message = format!(
+        "no backend serves {}, so that the request cannot be held against the models and tools of the key, routing and policy: \
+         write a backend for this host, or a rule of routing.rules that leads to one",
+        forward.target.host
+    );
+    Err(Refusal::new(ErrorKind::PolicyBlocked, message))
 }
 
 fn internal() -> Reject {

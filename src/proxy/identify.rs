@@ -50,6 +50,19 @@ impl Caller {
         self.key.as_ref().is_none_or(|key| key.holder().may_use_model(model))
     }
 
+    /// Returns the same caller with the program that these fields tell.
+    pub(super) fn with_program(&self, headers: &HeaderMap) -> Self {
+        Self {
+            principal: self.principal.clone(),
+            accounts: self.accounts.clone(),
+            for_health: self.for_health,
+            client: Client::recognise(headers),
+            address: self.address,
+            key: self.key.clone(),
+            keys: self.keys,
+        }
+    }
+
     /// Returns its tenant and groups; `None` if it has neither.
     pub(crate) fn membership(&self) -> Option<&Arc<Membership>> {
         self.key.as_ref()?.holder().membership()
@@ -172,10 +185,15 @@ pub(crate) enum SessionHint {
 /// # Errors
 /// The head names two different sessions.
 pub(crate) fn session_hint(received: &Received, headers: &HeaderMap) -> Result<SessionHint, Refusal> {
-    if let Some(found) = proxy_authorization::session(received) {
-        return Ok(SessionHint::Known(found));
-    }
-    Ok(by_head(received, headers)?.map_or(SessionHint::InBody, SessionHint::Known))
+    let by_user = proxy_authorization::session(received);
+    let is_intercepted = received.forward.as_ref().is_some_and(|forward| forward.is_intercepted);
+    let found = match is_intercepted {
+        // What the program says of itself is more exact than the name that its tunnel has.
+        true => by_head(received, headers)?.or(by_user),
+        false if by_user.is_some() => by_user,
+        false => by_head(received, headers)?,
+    };
+    Ok(found.map_or(SessionHint::InBody, SessionHint::Known))
 }
 
 /// Returns the session that the head names, if any.

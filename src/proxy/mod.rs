@@ -8,7 +8,7 @@
 //! session, and `last_caller` remembers it on the connection · `read` buffers the body of a model call, `unread` refuses one that cannot be read and matters, `batch` checks the models in batches · `admit` opens a leg, unless the session is killed · `govern` counts the request by the limits, `spending` holds what it may cost of its budgets, `waiting` lets it wait for room in both, and `load` counts how many do · `judge` does what the rules of `policy` say, `findings` words what is told of it, `turns` watches for agents that go in circles, `hold` keeps what rules hold until an operator answers, `ask` asks the services that decide besides, `judge_request` asks them about a request (`judge_failover` for the backends it may fail over to, `judge_texts` about its texts, `judge_call` about the call of a tool), `judge_upload` about a body that is not held (`passing`), `judge_socket` about the messages of a client (`client_messages`), and `facts` is what they, limits and budgets may ask for · `dispatch`
 //! chooses the backend, `cached` answers from the HTTP cache and fills it (`lookup`), `failover` chooses between several and after a failure · `permissions` says what the caller's key permits and keeps it from backends · `mcp` applies the rules of MCP, `endpoints` knows which paths its servers have announced ·
 //! `absolute` reads what a request to the forward proxy asks for (`forward_target`), `proxy_authorization` who sends it, `forward_route` decides
-//! where it goes, `tunnel` connects a CONNECT (`tunnel_ends` counts what passes), and `proxy_status` says why one is refused ·
+//! where it goes, `tunnel` connects a CONNECT (`tunnel_ends` counts what passes, `intercept` opens it), and `proxy_status` says why one is refused ·
 //! `models` merges the model lists of all backends · `upstream_request` writes the head for the backend, `upstream_fields` decides which fields of the client are in it ·
 //! `upstream_response` reads the head of the response · `body_filters` passes both bodies on, counts them and stops them
 //! when the leg is cut, `judge_answer` judges what a response says by the rules (`answer_lanes` reads its texts, `judging` is its state), `withheld` keeps back what must not leave, `next_step` holds more of the budgets while the answer is written (`answer_steps`) · `upgrade` holds what differs for WebSockets · `finish` accounts for the request, however it
@@ -50,6 +50,7 @@ mod head_fields;
 pub(crate) mod hold;
 pub(crate) mod http_proxy;
 pub(crate) mod identify;
+mod intercept;
 mod judge;
 mod judge_answer;
 mod judge_call;

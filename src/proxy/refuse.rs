@@ -113,7 +113,10 @@ fn rpc(ctx: &RequestCtx) -> Option<&Rpc> {
 
 /// Whether the request is one to the forward proxy, and no backend has been chosen for it.
 fn by_forward_proxy(ctx: &RequestCtx) -> bool {
-    let is_forward = ctx.stage.received().is_some_and(|received| received.forward.is_some());
+    let is_forward = ctx
+        .stage
+        .received()
+        .is_some_and(|received| received.forward.as_ref().is_some_and(|forward| !forward.is_intercepted));
     is_forward && ctx.stage.route().is_none_or(|route| route.is_direct)
 }
 

@@ -72,6 +72,8 @@ pub(crate) struct RuntimeSettings {
     pub(crate) forwarding: Forwarding,
     /// Where clients of the forward proxy may be connected to.
     pub(crate) forward: Arc<forward::Settings>,
+    /// Opens tunnels; `None` if none is opened.
+    pub(crate) intercept: Option<Arc<forward::Interceptor>>,
     /// Web pages that may open WebSockets.
     pub(crate) allow_origins: Arc<Vec<String>>,
 }

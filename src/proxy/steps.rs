@@ -63,11 +63,13 @@ impl RequestCtx {
         let received = reached(self.stage.received())?;
         upgrade::check_origin(received, headers)?;
         let auth = Arc::clone(&received.handle.settings.auth);
+        let within = received.handle.peer.within.clone();
         let fields = received.forward.as_ref().map(|_| proxy_authorization::fields(headers));
         let caller_fields = fields.as_ref().unwrap_or(headers);
-        let caller = match auth.is_off() {
-            true => identify::caller(received, caller_fields, &self.app.principals)?,
-            false => self.identify_by_key(&auth, headers, caller_fields)?,
+        let caller = match (&within, auth.is_off()) {
+            (Some(within), _) => self.identify_within(&auth, headers, &within.caller)?,
+            (None, true) => identify::caller(received, caller_fields, &self.app.principals)?,
+            (None, false) => self.identify_by_key(&auth, headers, caller_fields)?,
         };
         identify::require_key(reached(self.stage.received())?, &caller)?;
         self.stage.identify(caller)?;
@@ -77,6 +79,21 @@ impl RequestCtx {
             who.key_places().check_session(found)?;
         }
         Ok(hint)
+    }
+
+    /// Returns the caller of a CONNECT for a request in its tunnel, and refuses keys that are where none belongs.
+    fn identify_within(
+        &mut self,
+        auth: &Auth,
+        headers: &HeaderMap,
+        caller: &Caller,
+    ) -> Result<Arc<Caller>, Reject> {
+        let received = reached(self.stage.received_mut())?;
+        let places = KeyPlaces { auth, shown: caller.key.as_ref() };
+        places.check_target(received)?;
+        places.check_fields(headers)?;
+        caller.check(received)?;
+        Ok(Arc::new(caller.with_program(headers)))
     }
 
     /// Determines the caller where keys are read, and refuses keys that are where none belongs.

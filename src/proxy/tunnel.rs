@@ -13,7 +13,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::downstream::{ClientStream, LEG_CUT, RequestHandle};
-use super::error_response::Reject;
+use super::error_response::{INTERNAL_MESSAGE, Reject};
+use super::intercept;
 use super::request_ctx::{RequestCtx, Routed, reached};
 use super::tunnel_ends::{FromClient, FromHost, Meter};
 use crate::error::{ErrorKind, Refusal};
@@ -47,10 +48,23 @@ pub(super) async fn open(ctx: &mut RequestCtx) -> Result<(), Reject> {
     if !app.live.load().forward.permits(&host) {
         handle.cut.cut(CutReason::HostBlocked);
     }
+    let interceptor = handle.settings.intercept.as_ref().filter(|_| settings.intercept().contains(&host));
+    if let Some(interceptor) = interceptor {
+        let server = interceptor.server(&host);
+        let server = server.ok_or_else(|| Refusal::new(ErrorKind::Internal, INTERNAL_MESSAGE))?;
+        let ctx = Box::new(std::mem::replace(ctx, RequestCtx::new(app)));
+        handle.take_over(Box::new(move |client| Box::pin(intercept::open(ctx, tunnel, server, client))));
+        return Ok(());
+    }
     ctx.outcome.queue = Some(handle.arrived.elapsed());
     let stream = connect(routed, &handle, settings.connect_timeout()).await?;
     let ctx = Box::new(std::mem::replace(ctx, RequestCtx::new(app)));
-    handle.take_over(Box::new(move |client| Box::pin(run(ctx, tunnel, host, client, stream))));
+    handle.take_over(Box::new(move |client| {
+        Box::pin(async move {
+            run(ctx, tunnel, host, client, stream).await;
+            None
+        })
+    }));
     Ok(())
 }
 
@@ -156,7 +170,7 @@ fn parts(ctx: &RequestCtx) -> Option<(Arc<RequestHandle>, Arc<crate::session::Se
 }
 
 /// Returns the fields of the answer: the ids of request and session.
-fn fields(ctx: &RequestCtx) -> HeaderMap {
+pub(super) fn fields(ctx: &RequestCtx) -> HeaderMap {
     let mut fields = HeaderMap::new();
     let Some(routed) = ctx.stage.routed() else { return fields };
     let received = &routed.who.received;
@@ -184,7 +198,7 @@ fn settle(ctx: &mut RequestCtx, end: &End, meter: &Meter) {
         End::Cut => None,
         End::Idle => {
             let message = "no byte has moved for longer than forward_proxy.idle_timeout";
-            Some(Refusal::new(ErrorKind::TunnelIdle, message))
+            Some(Refusal::new(ErrorKind::BackendTimeout, message))
         }
         End::Broken => Some(meter.fault()),
     };

@@ -7,6 +7,7 @@ use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, T
 use http::{HeaderName, HeaderValue, Method, StatusCode, Version};
 use pingora_core::{Error, ErrorType, OrErr, Result};
 use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
 
 use super::answer::Answer;
 use super::dispatch::unreachable;

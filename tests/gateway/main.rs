@@ -245,6 +245,8 @@ mod forward {
     pub mod hosts;
     /// CONNECT over HTTP/2.
     pub mod http2;
+    /// Tunnels that are opened: real programs, both versions of HTTP, clients that refuse.
+    pub mod intercepted;
     /// How tunnels end: kills, silence, block lists, a stop.
     pub mod kills;
     /// Real programs behind `HTTPS_PROXY`.

@@ -1,6 +1,7 @@
 //! The bytes of a client whose request has taken its connection over, or its stream of an HTTP/2 connection (CONNECT).
 
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -9,6 +10,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use h2::{Reason, SendStream};
 use http::{HeaderMap, Response};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
 
 use super::h2_budget::H2Budget;
 use super::http1::{Connection, Wire};
@@ -76,6 +78,11 @@ impl ClientStream {
         self.flush().await
     }
 
+    /// Returns the socket below; `None` for a stream of an HTTP/2 connection.
+    pub(super) fn tcp(&self) -> Option<&TcpStream> {
+        if let Inner::Http1 { wire, .. } = &self.0 { wire.tcp() } else { None }
+    }
+
     /// Lets the client see that the tunnel was broken, not ended.
     pub(crate) fn reset(&mut self) {
         match &mut self.0 {
@@ -106,6 +113,13 @@ impl AsyncRead for ClientStream {
             Inner::Http1 { wire, .. } => wire.poll_read_buf(cx, into),
             Inner::Http2(http2) => http2.poll_read(cx, into),
         }
+    }
+}
+
+impl AsRawFd for ClientStream {
+    /// Pingora identifies a connection by it; a stream has none.
+    fn as_raw_fd(&self) -> RawFd {
+        self.tcp().map_or(-1, AsRawFd::as_raw_fd)
     }
 }
 

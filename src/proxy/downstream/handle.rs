@@ -9,19 +9,42 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use pingora_core::{Error, Result};
+use pingora_rustls::ServerTlsStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::client_stream::ClientStream;
 use super::session::ClientSession;
 use super::timing::{Activity, Backpressure, Gate, Tunnel};
+use crate::forward::{OpenTunnel, Target};
+use crate::proxy::identify::Caller;
 use crate::proxy::last_caller::LastCaller;
 use crate::proxy::runtime_settings::RuntimeSettings;
 use crate::session::Cut;
 use crate::upstream::http1::{Messages, RequestWriter, Room};
 
-/// What becomes of a connection that is no longer HTTP. It ends with the future.
-pub(crate) type Takeover = Box<dyn FnOnce(ClientStream) -> BoxFuture<'static, ()> + Send>;
+/// The CONNECT whose tunnel was opened.
+pub(crate) struct Within {
+    /// Where the client wants to go.
+    pub(crate) target: Target,
+    /// Who stands behind each request.
+    pub(crate) caller: Arc<Caller>,
+    /// The user name of its `Proxy-Authorization`.
+    pub(crate) user: Option<Box<[u8]>>,
+}
+
+/// A connection in a tunnel, which is served as one to the listener is.
+pub(crate) struct Opened {
+    pub(crate) stream: Box<ServerTlsStream<ClientStream>>,
+    pub(crate) peer: Peer,
+    /// Ends it when its host is blocked.
+    pub(crate) cut: Arc<Cut>,
+    /// Counts it as open.
+    pub(crate) tunnel: OpenTunnel,
+}
+
+/// What becomes of a connection that is no longer HTTP. It ends with the future, unless that opens another one in it.
+pub(crate) type Takeover = Box<dyn FnOnce(ClientStream) -> BoxFuture<'static, Option<Box<Opened>>> + Send>;
 
 /// The client's end of a connection.
 #[derive(Clone)]
@@ -31,6 +54,8 @@ pub(crate) struct Peer {
     pub(crate) is_secure: bool,
     /// The names of the client's certificate, which was verified; empty without one.
     pub(crate) names: Arc<[Box<str>]>,
+    /// The CONNECT that the connection came through; `None` for one to the listener.
+    pub(crate) within: Option<Arc<Within>>,
     /// Shared by all requests of the connection.
     pub(crate) last_caller: Arc<LastCaller>,
 }

@@ -21,7 +21,7 @@ mod timing;
 
 pub(crate) use accept::{ConnectionPermits, DescriptorBudget, Downstream, UnparsedRequests, serve};
 pub(crate) use client_stream::ClientStream;
-pub(crate) use handle::RequestHandle;
+pub(crate) use handle::{Opened, Peer, RequestHandle, Within};
 pub(crate) use session::{LEG_CUT, UPSTREAM_IDLE};
 #[cfg(test)]
 pub(crate) use timing::Next;

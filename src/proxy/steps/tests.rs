@@ -94,6 +94,7 @@ impl Proxy {
             address: "127.0.0.1:9".parse().unwrap(),
             is_secure: false,
             names: Arc::default(),
+            within: None,
             last_caller: Arc::default(),
         };
         let (_, draining) = watch::channel(false);

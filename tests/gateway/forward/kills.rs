@@ -86,7 +86,7 @@ async fn a_tunnel_that_is_silent_in_both_directions_ends() {
     let _ = rest(&mut tunnel.stream).await;
     assert!(silent.elapsed() >= Duration::from_millis(350), "{:?}", silent.elapsed());
     let _ = rest(&mut host).await;
-    assert_eq!(gateway.log_until(ended("s")).await["outcome"], "tunnel_idle");
+    assert_eq!(gateway.log_until(ended("s")).await["outcome"], "backend_timeout");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -57,12 +57,14 @@ impl Stage {
         ))
         .await;
         let (far_address, plain_address) = (far.proxy(), plain.url().replace("http://", ""));
-        let near = Gateway::with(format!(
+        let near = format!(
             "forward_proxy:\n  enabled: true\n  connect_ports: [443, 80]\n  hosts: {{ api.anthropic.com: '{far_address}', secure.test: '{far_address}', \
              plain.test: '{plain_address}' }}\n{more}{}backend: 'http://127.0.0.1:9'\n",
             auth("optional", &[("ci", &key, "")])
-        ))
-        .await;
+        );
+        // The gateway trusts the hosts of the test, as it would trust those of the Internet.
+        let ca = authority.file("ca.pem");
+        let near = Gateway::with_variables(&near, &[("SSL_CERT_FILE", ca.as_os_str())]).await;
         Self { demo, authority, _far: far, _plain: plain, _git: git, near, key }
     }
 
@@ -110,6 +112,7 @@ async fn curl_reaches_both_schemes_also_over_tls_to_the_proxy() {
         (Some(0), "plain text{\"status\":\"ok\"}"),
         "{read:?}"
     );
+    stage.near.access_line("secure.test:443").await;
     let found = legs(&stage.near, "env");
     assert!(found.iter().any(|(method, url, _)| method == "GET" && url == "http://plain.test/"), "{found:?}");
     assert!(

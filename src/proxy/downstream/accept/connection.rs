@@ -5,7 +5,9 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::http::ServerSession;
 use pingora_proxy::{HttpProxy, ProxyHttp};
@@ -15,11 +17,14 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::debug;
 
+use super::buffered::Buffered;
 use super::connection_permits::{ConnectionPermit, ConnectionPermits};
-use super::negotiate::{Negotiated, Protocol, negotiate};
+use super::negotiate::{Negotiated, Protocol, is_http2, negotiate};
 use super::unparsed::UnparsedRequests;
 use crate::error::{ErrorKind, Refusal};
-use crate::proxy::downstream::handle::{Peer, RequestHandle};
+use crate::proxy::downstream::h2_budget::H2Budget;
+use crate::proxy::downstream::handle::{Opened, Peer, RequestHandle};
+use crate::proxy::downstream::http1::Wire;
 use crate::proxy::downstream::session::DownstreamSession;
 use crate::proxy::error_response::{self, Bare};
 use crate::proxy::runtime_settings::SharedSettings;
@@ -99,7 +104,7 @@ where
         // The handshake and the first head share one limit.
         let limit = limit.saturating_sub(begun.elapsed());
         let Negotiated { protocol, is_secure, names } = negotiated;
-        let peer = Peer { address: client, is_secure, names, last_caller: Arc::default() };
+        let peer = Peer { address: client, is_secure, names, within: None, last_caller: Arc::default() };
         match protocol {
             Protocol::Http1(wire, ahead) => self.serve_http1(wire, ahead, peer, limit, draining).await,
             // Boxed, so that HTTP/1.1 connections do not carry the size of its future.
@@ -107,6 +112,36 @@ where
                 Box::pin(self.serve_http2(stream, peer, limit, budget, draining)).await;
             }
         }
+    }
+
+    /// Serves a connection in a tunnel until it ends, or its host is blocked.
+    pub(super) fn serve_opened(
+        self: Arc<Self>,
+        opened: Box<Opened>,
+        draining: watch::Receiver<bool>,
+    ) -> BoxFuture<'static, ()> {
+        // Boxed as a trait object: a connection may serve one that is served in the same way.
+        Box::pin(async move {
+            let Opened { stream, peer, cut, tunnel } = *opened;
+            let settings = self.live.load_full();
+            let (limit, client) = (settings.timeouts.read, peer.address.ip().to_canonical());
+            let serving = async {
+                if is_http2(&stream) {
+                    let is_trusted = settings.forwarding.trusts(client);
+                    let budget = Arc::new(H2Budget::new(settings.limits.max_cancelled_streams, is_trusted));
+                    let stream = Box::new(Buffered::new(*stream, BytesMut::new(), Arc::clone(&budget)));
+                    Box::pin(self.serve_http2(stream, peer, limit, budget, draining)).await;
+                } else {
+                    self.serve_http1(Wire::Tunnel(stream), BytesMut::new(), peer, limit, draining).await;
+                }
+            };
+            tokio::select! {
+                biased;
+                _ = cut.hard() => {}
+                () = serving => {}
+            }
+            drop(tunnel);
+        })
     }
 
     /// Runs the proxy over one request. Afterwards the handle has the session with the client if it can still be used.

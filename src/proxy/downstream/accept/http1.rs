@@ -77,7 +77,7 @@ where
 
     /// Serves one request; returns the connection if it can carry another one.
     async fn serve_request(
-        &self,
+        self: &Arc<Self>,
         mut exchange: Box<Exchange>,
         peer: Peer,
         draining: &watch::Receiver<bool>,
@@ -89,7 +89,8 @@ where
         let end = self.run_proxy(downstream, &handle, draining).await;
         if let Some(takeover) = handle.takeover() {
             let ClientSession::Http1(exchange) = handle.take_session()? else { return None };
-            takeover(ClientStream::http1(exchange.into_connection())).await;
+            let opened = takeover(ClientStream::http1(exchange.into_connection())).await?;
+            Arc::clone(self).serve_opened(opened, draining.clone()).await;
             return None;
         }
         let ClientSession::Http1(exchange) = handle.take_session()? else { return None };

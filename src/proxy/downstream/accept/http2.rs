@@ -244,7 +244,10 @@ where
             let ends = ends.and_then(|ends| ends.lock().take());
             budget.answered();
             if let Some(ends) = ends {
-                takeover(ClientStream::http2(ends, budget)).await;
+                let opened = takeover(ClientStream::http2(ends, budget)).await;
+                if let Some(opened) = opened {
+                    self.serve_opened(opened, draining).await;
+                }
             }
             return;
         }

@@ -78,7 +78,8 @@ pub(super) async fn negotiate(
     Ok(Negotiated { protocol, is_secure: false, names: Arc::default() })
 }
 
-fn is_http2(accepted: &ServerTlsStream<TcpStream>) -> bool {
+/// Returns whether the client has chosen HTTP/2.
+pub(super) fn is_http2<S>(accepted: &ServerTlsStream<S>) -> bool {
     accepted.get_ref().1.alpn_protocol() == Some(b"h2")
 }
 

@@ -12,6 +12,8 @@ use pingora_rustls::ServerTlsStream;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::TcpStream;
 
+use crate::proxy::downstream::client_stream::ClientStream;
+
 /// The most bytes of one read.
 const MAX_READ: usize = 64 << 10;
 
@@ -25,6 +27,8 @@ thread_local! {
 pub(in crate::proxy::downstream) enum Wire {
     Plain(TcpStream),
     Tls(Box<ServerTlsStream<TcpStream>>),
+    /// TLS in a tunnel.
+    Tunnel(Box<ServerTlsStream<ClientStream>>),
     #[cfg(test)]
     Memory(tokio::io::DuplexStream),
 }
@@ -35,6 +39,7 @@ macro_rules! with {
         match $wire {
             Wire::Plain($inner) => $call,
             Wire::Tls($inner) => $call,
+            Wire::Tunnel($inner) => $call,
             #[cfg(test)]
             Wire::Memory($inner) => $call,
         }
@@ -135,10 +140,11 @@ impl Wire {
         tcp.ready(interest).now_or_never().is_some_and(|ready| ready.is_ok_and(closed))
     }
 
-    fn tcp(&self) -> Option<&TcpStream> {
+    pub(in crate::proxy::downstream) fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Plain(tcp) => Some(tcp),
             Self::Tls(tls) => Some(tls.get_ref().0),
+            Self::Tunnel(tls) => tls.get_ref().0.tcp(),
             #[cfg(test)]
             Self::Memory(_) => None,
         }
