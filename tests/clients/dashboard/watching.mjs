@@ -102,6 +102,7 @@ export async function approvals() {
   await page.getByRole("link", { name: "Findings" }).click();
   await page.getByRole("region", { name: "Findings" }).getByRole("link", { name: "payer" }).first().click();
   await page.getByRole("heading", { name: "payer" }).waitFor();
+  await page.getByText(/⚑ pay \(hold\)/).waitFor();
 }
 
 const bar = (page, text) => page.getByText(`Not live since`).filter({ hasText: text });

@@ -6,7 +6,7 @@ import { State } from "./live.mjs";
 import { Fault } from "./parts/dialog.mjs";
 import { Plain, Table, sorted } from "./parts/table.mjs";
 import { Chart } from "./parts/chart.mjs";
-import { age, clock, count, exact, plain, tokens, usd, words } from "./parts/format.mjs";
+import { age, clock, count, exact, flagged, plain, tokens, usd, words } from "./parts/format.mjs";
 
 const SPANS = [["1h", "last hour"], ["24h", "last day"], ["7d", "last week"], ["30d", "last 30 days"]];
 const STEPS = { "1h": "minute", "24h": "hour", "7d": "hour", "30d": "day" };
@@ -25,7 +25,7 @@ const columns = [
   { name: "error_count", label: "Errors", numeric: true, cell: (one) => (one.error_count ? html`<span class="bad">${exact(one.error_count)}</span>` : "0") },
   { name: "tokens", label: "Tokens", numeric: true, sort: (one) => tokens(one.usage), cell: (one) => html`<span title=${exact(tokens(one.usage))}>${count(tokens(one.usage))}</span>` },
   { name: "cost", label: "Cost", numeric: true, sort: (one) => one.usage?.cost_usd, cell: (one) => usd(one.usage?.cost_usd) },
-  { name: "flags", label: "Flags", sort: (one) => one.flags.length, cell: (one) => (one.flags.length ? html`<span class="flag" title=${one.flags.map((flag) => plain(flag)).join(", ")}>⚑ ${one.flags.length}</span>` : "") },
+  { name: "flags", label: "Flags", sort: (one) => one.flags.length, cell: (one) => (one.flags.length ? html`<span class="flag" title=${one.flags.map(flagged).join(", ")}>⚑ ${one.flags.length}</span>` : "") },
 ];
 
 /** Choices of a filter, kept in the URL. */

@@ -4,7 +4,7 @@ import { Caller, may, setParameters, useLive, useReading } from "./state.mjs";
 import { KillDialog, KillWhere, resume } from "./kill.mjs";
 import { Table, sorted } from "./parts/table.mjs";
 import { Chart } from "./parts/chart.mjs";
-import { age, clock, count, exact, most, plain, serverNow, tokens, usd, words } from "./parts/format.mjs";
+import { age, clock, count, exact, flagged, most, plain, serverNow, tokens, usd, words } from "./parts/format.mjs";
 
 const href = (session) => `#/session/${encodeURIComponent(session.uid)}`;
 
@@ -34,7 +34,7 @@ function columns({ canKill, ask, largest }) {
     { name: "out", label: "Bytes", numeric: true, hint: "bytes sent to the client; they grow while an answer streams", sort: (one) => one.bytes_out, cell: (one) => count(one.bytes_out) },
     { name: "age", label: "Age", numeric: true, sort: (one) => -Date.parse(one.started_at), cell: (one) => html`<span title=${one.started_at}>${age(until(one) - Date.parse(one.started_at))}</span>` },
     { name: "idle", label: "Idle", numeric: true, sort: (one) => -Date.parse(one.last_activity), cell: (one) => (one.state !== "active" || one.open_legs > 0 ? "–" : age(serverNow() - Date.parse(one.last_activity))) },
-    { name: "flags", label: "Flags", sort: (one) => one.flags.length, cell: (one) => (one.flags.length ? html`<span class="flag" title=${one.flags.map((flag) => plain(flag)).join(", ")}>⚑ ${one.flags.length}</span>` : "") },
+    { name: "flags", label: "Flags", sort: (one) => one.flags.length, cell: (one) => (one.flags.length ? html`<span class="flag" title=${one.flags.map(flagged).join(", ")}>⚑ ${one.flags.length}</span>` : "") },
     { name: "principal", label: "Principal", sort: (one) => one.principal.id, className: "cut", cell: (one) => html`<span title=${plain(one.principal.id)}>${plain(one.principal.id, 40)}</span>` },
     { name: "backend", label: "Backend", sort: (one) => most(one.backends), cell: (one) => plain(most(one.backends), 24) },
     ...(canKill ? [{ name: "act", label: html`<span class="unseen">Kill</span>`, fixed: true, className: "act", cell: (one) => (one.state === "active"

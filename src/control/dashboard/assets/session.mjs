@@ -7,7 +7,7 @@ import { State } from "./live.mjs";
 import { Fault, tell } from "./parts/dialog.mjs";
 import { Plain } from "./parts/table.mjs";
 import { Timeline } from "./parts/timeline.mjs";
-import { age, clock, count, exact, plain, serverNow, took, tokens, usd, words } from "./parts/format.mjs";
+import { age, clock, count, exact, flagged, plain, serverNow, tokens, took, usd, words } from "./parts/format.mjs";
 
 const MAIN = "main";
 const listed = (counts) => Object.entries(counts ?? {}).sort((a, b) => b[1] - a[1]).map(([name, n]) => html`<span class="chip">${plain(name, 80)} <b>${exact(n)}</b></span>`);
@@ -27,7 +27,7 @@ function Facts({ session }) {
     <dl class="facts long">
       <div><dt>Models</dt><dd>${listed(session.models)}</dd></div><div><dt>Backends</dt><dd>${listed(session.backends)}</dd></div>
       ${Object.keys(session.tools ?? {}).length > 0 && html`<div><dt>Tools called</dt><dd>${listed(session.tools)}</dd></div>`}
-      ${session.flags.length > 0 && html`<div><dt>Flags</dt><dd>${session.flags.map((flag) => html`<span class="chip flag">⚑ ${plain(flag, 120)}</span>`)}</dd></div>`}
+      ${session.flags.length > 0 && html`<div><dt>Flags</dt><dd>${session.flags.map((flag) => html`<span class="chip flag">⚑ ${flagged(flag)}</span>`)}</dd></div>`}
     </dl>`;
 }
 

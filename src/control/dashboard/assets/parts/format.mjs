@@ -83,3 +83,6 @@ export function plain(text, most = 200) {
 
 /** A name of the API in words: `timed_out` is `timed out`. */
 export const words = (name) => String(name ?? "–").replaceAll("_", " ");
+
+/** What a rule has found in a session: `no-rm (block), 3 times`. */
+export const flagged = ({ rule, action, count: times }) => `${plain(rule, 80)} (${words(action)})${times > 1 ? `, ${exact(times)} times` : ""}`;
