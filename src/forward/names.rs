@@ -43,7 +43,10 @@ impl Patterns {
         let bracketed =
             if name.parse::<std::net::Ipv6Addr>().is_ok() { format!("[{name}]") } else { name.to_owned() };
         match Host::parse(&bracketed) {
-            Some(Host::Address(address)) if !is_below => self.addresses.insert(address) || true,
+            Some(Host::Address(address)) if !is_below => {
+                self.addresses.insert(address);
+                true
+            }
             Some(Host::Name(name)) if !name.contains('*') => {
                 if is_exact {
                     self.exact.insert(name.clone());

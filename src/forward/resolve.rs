@@ -18,12 +18,14 @@ const MOST_KNOWN: usize = 4096;
 const MOST_ASKED: usize = 64;
 
 type Found = Arc<[IpAddr]>;
+/// Names with their addresses, and until when these hold.
+type Known = HashMap<Box<str>, (Instant, Found)>;
 type LookUp = dyn Fn(Box<str>) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync;
 
 /// Looks names up, and remembers their addresses for a short time.
 pub struct Resolver {
     look_up: Box<LookUp>,
-    known: Arc<Mutex<HashMap<Box<str>, (Instant, Found)>>>,
+    known: Arc<Mutex<Known>>,
     asking: Arc<Semaphore>,
 }
 

@@ -37,8 +37,11 @@ pub struct SessionState {
     /// The turns of each agent; absent unless loops are looked for.
     turns: Mutex<Vec<TurnsOfAgent>>,
     /// Digests of the definitions of tools as the session first saw them, by server and name; absent unless MCP is spoken.
-    tools: Mutex<HashMap<(Box<str>, Box<str>), Box<str>>>,
+    tools: Mutex<HashMap<ToolOfServer, Box<str>>>,
 }
+
+/// A server and the name of one of its tools.
+type ToolOfServer = (Box<str>, Box<str>);
 
 /// An agent, `None` for the main one, with its turns.
 type TurnsOfAgent = (Option<Box<str>>, Box<LoopWatch>);

@@ -43,8 +43,11 @@ pub(super) fn user(headers: &HeaderMap) -> Option<Box<[u8]>> {
     (!user.is_empty() && *user != *NOBODY).then_some(user)
 }
 
+/// A user name and a password.
+type UserPass = (Box<[u8]>, Box<[u8]>);
+
 /// Returns user name and password of the scheme Basic (RFC 7617).
-fn basic(value: &HeaderValue) -> Option<(Box<[u8]>, Box<[u8]>)> {
+fn basic(value: &HeaderValue) -> Option<UserPass> {
     let (scheme, text) = value.to_str().ok()?.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("basic") {
         return None;

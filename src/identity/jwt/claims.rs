@@ -78,8 +78,11 @@ fn groups(claim: Option<&Value>) -> Option<Box<[Arc<str>]>> {
     }
 }
 
+/// The name of a label and its value.
+type Label = (Arc<str>, Arc<str>);
+
 /// Returns a label; `None` if the token has no such claim.
-fn label(claim: &Arc<str>, value: Option<&Value>) -> Option<Result<(Arc<str>, Arc<str>), TokenFault>> {
+fn label(claim: &Arc<str>, value: Option<&Value>) -> Option<Result<Label, TokenFault>> {
     let text = match value {
         None | Some(Value::Null) => return None,
         Some(Value::String(text)) => name(text),

@@ -141,7 +141,7 @@ fn list(tokens: &mut Tokens<'_>, text: &[u8]) -> Vec<ListedTool> {
                 if key.eq_ignore_ascii_case("name")
                     && let Some(Token::Text { raw, .. }) = inside.next()
                 {
-                    tool.names.push(plain(raw).into());
+                    tool.names.push(plain(raw));
                 }
             });
         }
