@@ -20,6 +20,8 @@ const ROWS: &[(char, u32, u32)] = &[
     ('P', 25, 33),
     ('P', 35, 35),
     ('P', 37, 37),
+    ('P', 39, 39),
+    ('P', 44, 45),
     ('P', 47, 49),
     ('P', 52, 53),
     ('P', 57, 58),
@@ -32,7 +34,7 @@ const ROWS: &[(char, u32, u32)] = &[
     ('P', 116, 120),
     ('P', 132, 134),
     ('P', 138, 138),
-    ('P', 148, 148),
+    ('P', 144, 148),
     ('P', 150, 153),
     ('P', 155, 156),
     ('P', 158, 158),
@@ -183,8 +185,8 @@ fn every_file_of_gateway_tests_is_in_the_table_of_contents() {
         subjects += 1;
     }
     assert_eq!(
-        subjects, 11,
-        "sessions, kills, policy, protocols, governance, callers, routing, fleet, dashboard, operations, forward"
+        subjects, 12,
+        "sessions, kills, policy, protocols, governance, callers, routing, fleet, dashboard, operations, forward, http"
     );
 }
 

@@ -154,7 +154,7 @@ impl AuthConfig {
         }
         let jwt = self.jwt.compile(backends, faults);
         let connections = Connections::compile(self.mtls, self.networks, faults);
-        let acl = self.acl.compile(faults);
+        let acl = self.acl.compile("auth.acl", faults);
         let others = Others { jwt: jwt?, connections: connections?, acl: acl?, roles: roles?, people };
         is_valid.then(|| Arc::new(Auth::new(self.proxy, self.keys.prefix, written, holders, others)))
     }

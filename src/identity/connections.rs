@@ -52,7 +52,7 @@ pub struct NetworkConfig {
     pub labels: BTreeMap<String, String>,
 }
 
-/// Whose connections are accepted; nothing of others is read.
+/// Whose connections (`auth.acl`) or requests (`security.acl`) are accepted; nothing of others is read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AclConfig {
@@ -190,25 +190,25 @@ fn fits(pattern: &[u8], name: &[u8]) -> bool {
     }
 }
 
-/// Whose connections are accepted.
-#[derive(Debug, Default)]
+/// The compiled lists of an [`AclConfig`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Acl {
     allow: Vec<IpNet>,
     deny: Vec<IpNet>,
 }
 
 impl AclConfig {
-    /// Returns whether every connection is accepted.
+    /// Returns whether everyone is accepted.
     pub fn is_empty(&self) -> bool {
         self.allow.is_empty() && self.deny.is_empty()
     }
 
-    /// Compiles the lists. Reports every fault; `None` after any.
-    pub(super) fn compile(self, faults: &mut Faults) -> Option<Acl> {
+    /// Compiles the lists of the section `path`. Reports every fault; `None` after any.
+    pub fn compile(self, path: &str, faults: &mut Faults) -> Option<Acl> {
         let mut list = |key: &str, texts: &[String]| {
             let texts = texts.iter().enumerate();
             let found: Vec<Option<IpNet>> =
-                texts.map(|(at, text)| network(text, &format!("auth.acl.{key}[{at}]"), faults)).collect();
+                texts.map(|(at, text)| network(text, &format!("{path}.{key}[{at}]"), faults)).collect();
             found.into_iter().collect::<Option<Vec<IpNet>>>()
         };
         let (allow, deny) = (list("allow", &self.allow), list("deny", &self.deny));
@@ -217,7 +217,7 @@ impl AclConfig {
 }
 
 impl Acl {
-    /// Returns whether a connection from this address is accepted.
+    /// Returns whether a client with this address is accepted.
     pub fn admits(&self, address: IpAddr) -> bool {
         let is_in = |list: &[IpNet]| {
             let address = address.to_canonical();
@@ -308,7 +308,7 @@ mod tests {
         let acl = |allow: &[&str], deny: &[&str]| {
             let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
             let written = AclConfig { allow: texts(allow), deny: texts(deny) };
-            written.compile(&mut Faults::default())
+            written.compile("auth.acl", &mut Faults::default())
         };
         let admits = |acl: &Acl, address: &str| acl.admits(address.parse().unwrap());
         let both = acl(&["10.0.0.0/8", "::1"], &["10.2.0.0/16"]).unwrap();

@@ -18,6 +18,8 @@ pub use self::capacity::CapacityNumbers;
 pub use self::fleet::FleetNumbers;
 pub use self::gauge::{Gauge, GaugeGuard};
 pub use self::history::{HistoryMetrics, Item};
+pub use self::http::Compressed;
+use self::http::HttpMetrics;
 use self::labels::OTHER;
 pub use self::labels::{RouteMethod, Served, TokenKind};
 use self::models::{ByModel, Models};
@@ -36,6 +38,7 @@ mod capacity;
 mod fleet;
 mod gauge;
 mod history;
+mod http;
 mod issuers;
 mod labels;
 mod models;
@@ -68,6 +71,7 @@ pub struct Metrics {
     rate_limited: IntCounterVec,
     pub(super) budgets: BudgetMetrics,
     policy: PolicyMetrics,
+    http: HttpMetrics,
     webhooks: WebhookMetrics,
     kill_latency: Histogram,
     requests: IntCounterVec,
@@ -120,6 +124,7 @@ impl Metrics {
             kills: counters(in_registry, &table::SESSION_KILLS)?,
             budgets: BudgetMetrics::new(in_registry)?,
             policy: PolicyMetrics::new(in_registry)?,
+            http: HttpMetrics::new(in_registry)?,
             webhooks: WebhookMetrics::new(in_registry)?,
             rate_limited: counters(in_registry, &table::RATE_LIMITED)?,
             kill_latency: histogram(in_registry, &table::KILL_LATENCY, KILL_BUCKETS)?,
@@ -208,11 +213,6 @@ impl Metrics {
     /// The handles of the history.
     pub fn history(&self) -> HistoryMetrics {
         self.history.clone()
-    }
-
-    /// The counters of telemetry that was not delivered to a collector.
-    pub fn otlp_dropped(&self) -> OtlpDropped {
-        self.otlp_dropped.clone()
     }
 
     /// The gauge of open client connections.
