@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::names::Patterns;
 use super::target::{Host, Target};
-use crate::identity::AclConfig;
+use crate::settings::acl::AclConfig;
 use crate::settings::fault::Faults;
 use crate::settings::units::DurationText;
 

@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::auth::{Auth, KeyHolder, Others};
-use super::connections::{AclConfig, CertificateConfig, Connections, NetworkConfig};
+use super::connections::{CertificateConfig, Connections, NetworkConfig};
 use super::jwt::JwtConfig;
 use super::jwt::local::LocalConfig;
 use super::key_text::{KeyDigest, PREFIX};
@@ -20,6 +20,7 @@ use super::people::PeopleConfig;
 use super::principal_fields::{WrittenLists, membership, name};
 use super::roles::{RoleConfig, Roles};
 use crate::ids::{PrincipalId, Validity};
+use crate::settings::acl::AclConfig;
 use crate::settings::fault::Faults;
 
 /// Longest prefix of keys, in bytes.

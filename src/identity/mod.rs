@@ -32,7 +32,7 @@ pub use auth::{Auth, KeyHolder, KnownOperator, Made, MadeKeys, ShownKey};
 pub use auth_settings::AuthConfig;
 pub use chain::{Conflict, FoundSession};
 pub use client::Client;
-pub use connections::{Acl, AclConfig, Origin};
+pub use connections::Origin;
 pub use jwt::TokenFault;
 pub use key_fault::KeyFault;
 pub use made_keys::{ClientKeys, KeyStorage};

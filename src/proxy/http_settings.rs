@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::compression_settings::{Compression, CompressionConfig};
 use super::security_headers::{SecurityHeaders, SecurityHeadersConfig};
-use crate::identity::{Acl, AclConfig};
+use crate::settings::acl::{Acl, AclConfig};
 use crate::settings::fault::Faults;
 
 /// The compiled sections.

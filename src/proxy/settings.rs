@@ -12,7 +12,7 @@ use super::forwarded::Forwarding;
 use super::http_settings::{self, HttpSettings};
 use super::security_headers::SecurityHeadersConfig;
 use super::tls::{ServerTlsConfig, Tls};
-use crate::identity::AclConfig;
+use crate::settings::acl::AclConfig;
 use crate::settings::fault::Faults;
 use crate::settings::origin::origins;
 use crate::settings::units::{ByteSize, DurationText};
@@ -253,16 +253,11 @@ impl Settings {
 
 impl ServerConfig {
     /// Compiles the section, and with it `security.acl` and `compression`.
-    pub fn compile(
-        self,
-        acl: AclConfig,
-        compression: CompressionConfig,
-        faults: &mut Faults,
-    ) -> Option<Settings> {
+    pub fn compile(self, acl: AclConfig, coding: CompressionConfig, faults: &mut Faults) -> Option<Settings> {
         let tls = self.tls.compile(faults);
         let (timeouts, limits) = (self.timeouts.compile(faults), self.limits.compile(faults));
         let forwarding = Forwarding::compile(&self.trusted_proxies, self.forwarded_headers, faults);
-        let http = http_settings::compile(self.security_headers, acl, compression, faults);
+        let http = http_settings::compile(self.security_headers, acl, coding, faults);
         let origins = origins("server.cors.allow_origins", self.cors.allow_origins, faults);
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let threads = if self.threads == 0 { cores() } else { self.threads };
