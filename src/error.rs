@@ -47,6 +47,8 @@ pub enum ErrorKind {
     BudgetBusy,
     /// A budget is in money, and the model has no price.
     ModelUnpriced,
+    /// `security.acl` does not permit the client's address.
+    AddressDenied,
     /// The web origin of the request is not allowed.
     OriginRefused,
     /// `auth.proxy: required` and the request shows no key.
@@ -147,6 +149,7 @@ impl ErrorKind {
             Self::BudgetExceeded => "budget_exceeded",
             Self::BudgetBusy => "budget_busy",
             Self::ModelUnpriced => "model_unpriced",
+            Self::AddressDenied => "address_denied",
             Self::OriginRefused => "origin_refused",
             Self::KeyRequired => "key_required",
             Self::KeyUnknown => "key_unknown",

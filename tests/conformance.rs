@@ -20,7 +20,8 @@ const ROWS: &[(char, u32, u32)] = &[
     ('P', 24, 33),
     ('P', 35, 35),
     ('P', 37, 37),
-    ('P', 40, 41),
+    ('P', 39, 41),
+    ('P', 44, 45),
     ('P', 47, 49),
     ('P', 52, 55),
     ('P', 57, 58),
@@ -36,7 +37,7 @@ const ROWS: &[(char, u32, u32)] = &[
     ('P', 129, 129),
     ('P', 132, 134),
     ('P', 138, 138),
-    ('P', 148, 153),
+    ('P', 144, 153),
     ('P', 155, 156),
     ('P', 158, 158),
     ('P', 160, 162),
@@ -186,8 +187,8 @@ fn every_file_of_gateway_tests_is_in_the_table_of_contents() {
         subjects += 1;
     }
     assert_eq!(
-        subjects, 12,
-        "sessions, kills, cache, policy, protocols, governance, callers, routing, fleet, dashboard, operations, forward"
+        subjects, 13,
+        "sessions, kills, cache, policy, protocols, governance, callers, routing, fleet, dashboard, operations, forward, http"
     );
 }
 

@@ -272,6 +272,7 @@ pub(crate) fn runtime_settings(
         allow_origins: Arc::clone(config.server.allow_origins()),
         forward: Arc::new(config.forward.clone()),
         intercept: interceptor(config, before)?,
+        http: config.server.http().clone(),
     })
 }
 
@@ -316,11 +317,10 @@ fn backends(
             backends.push(Arc::clone(same));
             continue;
         }
-        let name = settings.name().clone();
-        match Backend::new(settings.clone(), metrics.backend(name.as_str())) {
+        match Backend::new(settings.clone(), metrics.backend(settings.name().as_str())) {
             Ok(backend) => backends.push(backend),
             Err(why) => faults.add(
-                format!("backends.{name}.tls.ca_file"),
+                format!("backends.{}.tls.ca_file", settings.name()),
                 why,
                 "give a PEM file with the authorities to trust",
             ),

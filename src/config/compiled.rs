@@ -139,8 +139,8 @@ pub(super) fn compile(
     let (receivers, listen) =
         (compile_receivers(&written, faults), listen_address("listen", &written.listen, faults));
     let control = compile_control(written.control, token, &written.auth, faults);
-    let (server, session) = (written.server.compile(faults), written.session.session.compile(faults));
-    let identity = written.session.identity.compile(faults);
+    let server = written.server.compile(written.security.acl.clone(), written.compression, faults);
+    let (session, identity) = written.session.compile(faults);
     let rules: Vec<BackendRule> = written.backends.0.iter().map(rule).collect();
     let auth = compile_auth(written.auth, &rules, server.as_ref(), session.as_ref(), faults);
     let callers = (written.startup_guard, listen, auth.as_deref(), &*rules);

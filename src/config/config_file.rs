@@ -28,6 +28,8 @@ pub(super) struct ConfigFile {
     pub(super) backend: String,
     /// Threads, timeouts and limits of the proxy listener.
     pub(super) server: proxy::settings::ServerConfig,
+    /// Compression of answers for clients.
+    pub(super) compression: proxy::compression_settings::CompressionConfig,
     /// The control API.
     pub(super) control: control::settings::ControlConfig,
     /// Who may call, and with which key.
@@ -94,6 +96,7 @@ impl Default for ConfigFile {
             listen: "0.0.0.0:8080".into(),
             backend: "http://localhost:11434".into(),
             server: Default::default(),
+            compression: Default::default(),
             control: Default::default(),
             auth: Default::default(),
             session: Default::default(),

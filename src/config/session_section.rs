@@ -7,8 +7,9 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use crate::identity::IdentityConfig;
-use crate::session::SessionConfig;
+use crate::identity::{self, IdentityConfig};
+use crate::session::{self, SessionConfig};
+use crate::settings::fault::Faults;
 
 /// The keys of both modules in one section.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -17,6 +18,16 @@ pub(super) struct SessionSection {
     pub(super) session: SessionConfig,
     #[serde(flatten)]
     pub(super) identity: IdentityConfig,
+}
+
+impl SessionSection {
+    /// Compiles the keys of both modules.
+    pub(super) fn compile(
+        self,
+        faults: &mut Faults,
+    ) -> (Option<session::Settings>, Option<identity::Settings>) {
+        (self.session.compile(faults), self.identity.compile(faults))
+    }
 }
 
 /// Written by hand: `#[serde(flatten)]` would lose the path of a fault and accept unknown keys.

@@ -1,4 +1,4 @@
-//! `forward_proxy:` and `security.filtering`: the written sections, and what is compiled of them.
+//! `forward_proxy:` and `security:`: the written sections, and what is compiled of them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::intercept_settings::{Intercept, InterceptConfig};
 use super::names::Patterns;
 use super::target::{Host, Target};
+use crate::settings::acl::AclConfig;
 use crate::settings::fault::Faults;
 use crate::settings::units::DurationText;
 
@@ -85,6 +86,8 @@ pub enum SessionFrom {
 pub struct SecurityConfig {
     /// What clients of the forward proxy may reach.
     pub filtering: FilteringConfig,
+    /// Whose requests are accepted, by the client's address behind `server.trusted_proxies`.
+    pub acl: AclConfig,
 }
 
 /// `security.filtering`.

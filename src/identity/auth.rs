@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use subtle::ConstantTimeEq;
 
 use super::auth_settings::{AuthConfig, Demand, KeysConfig, PrincipalConfig};
-use super::connections::{Acl, Connections, Origin};
+use super::connections::{Connections, Origin};
 use super::jwt::own;
 use super::jwt::{Jwt, Seen, TokenFault, VerifiedToken};
 pub use super::key_documents::MadeKeys;
@@ -27,6 +27,7 @@ use super::roles::{Grants, Roles};
 pub use super::shown_key::ShownKey;
 use crate::ids::{Membership, PrincipalId, Validity};
 use crate::protocol::dialects::credentials::credentials;
+use crate::settings::acl::Acl;
 
 /// The most parts of a credential that are looked up.
 const MAX_PIECES: usize = 8;

@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::auth::{Auth, KeyHolder, Others};
-use super::connections::{AclConfig, CertificateConfig, Connections, NetworkConfig};
+use super::connections::{CertificateConfig, Connections, NetworkConfig};
 use super::jwt::JwtConfig;
 use super::jwt::local::LocalConfig;
 use super::key_text::{KeyDigest, PREFIX};
@@ -20,6 +20,7 @@ use super::people::PeopleConfig;
 use super::principal_fields::{WrittenLists, membership, name};
 use super::roles::{RoleConfig, Roles};
 use crate::ids::{PrincipalId, Validity};
+use crate::settings::acl::AclConfig;
 use crate::settings::fault::Faults;
 
 /// Longest prefix of keys, in bytes.
@@ -154,7 +155,7 @@ impl AuthConfig {
         }
         let jwt = self.jwt.compile(backends, faults);
         let connections = Connections::compile(self.mtls, self.networks, faults);
-        let acl = self.acl.compile(faults);
+        let acl = self.acl.compile("auth.acl", faults);
         let others = Others { jwt: jwt?, connections: connections?, acl: acl?, roles: roles?, people };
         is_valid.then(|| Arc::new(Auth::new(self.proxy, self.keys.prefix, written, holders, others)))
     }

@@ -1,5 +1,5 @@
 //! Callers that show no credential in a request: by the client certificate of their connection (`auth.mtls`), or by its
-//! address (`auth.networks`); and whose connections are accepted at all (`auth.acl`).
+//! address (`auth.networks`).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -13,6 +13,7 @@ use super::auth::KeyHolder;
 use super::principal::shown;
 use super::principal_fields::{membership, name};
 use crate::ids::{Membership, PrincipalId};
+use crate::settings::acl::network;
 use crate::settings::fault::Faults;
 
 /// Callers with a client certificate.
@@ -50,16 +51,6 @@ pub struct NetworkConfig {
     /// Labels, which expressions read as `principal.labels.NAME`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-}
-
-/// Whose connections are accepted; nothing of others is read.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct AclConfig {
-    /// Networks or addresses; if the list is empty, all.
-    pub allow: Vec<String>,
-    /// Networks or addresses, also of those above.
-    pub deny: Vec<String>,
 }
 
 /// Where a request comes from.
@@ -150,16 +141,6 @@ impl NetworkConfig {
     }
 }
 
-/// Returns a network; an address is a network of one.
-fn network(text: &str, path: &str, faults: &mut Faults) -> Option<IpNet> {
-    let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).ok();
-    if network.is_none() {
-        let hint = "write a network such as 10.0.0.0/8 or 2001:db8::/32, or an address";
-        faults.add(path, format!("'{text}' is neither network nor address"), hint);
-    }
-    network
-}
-
 /// Returns whether a name fits a pattern, in which `*` matches one or more bytes except `/`.
 fn fits(pattern: &[u8], name: &[u8]) -> bool {
     let (mut pattern, mut name) = (pattern, name);
@@ -187,43 +168,6 @@ fn fits(pattern: &[u8], name: &[u8]) -> bool {
             }
             _ => return false,
         }
-    }
-}
-
-/// Whose connections are accepted.
-#[derive(Debug, Default)]
-pub struct Acl {
-    allow: Vec<IpNet>,
-    deny: Vec<IpNet>,
-}
-
-impl AclConfig {
-    /// Returns whether every connection is accepted.
-    pub fn is_empty(&self) -> bool {
-        self.allow.is_empty() && self.deny.is_empty()
-    }
-
-    /// Compiles the lists. Reports every fault; `None` after any.
-    pub(super) fn compile(self, faults: &mut Faults) -> Option<Acl> {
-        let mut list = |key: &str, texts: &[String]| {
-            let texts = texts.iter().enumerate();
-            let found: Vec<Option<IpNet>> =
-                texts.map(|(at, text)| network(text, &format!("auth.acl.{key}[{at}]"), faults)).collect();
-            found.into_iter().collect::<Option<Vec<IpNet>>>()
-        };
-        let (allow, deny) = (list("allow", &self.allow), list("deny", &self.deny));
-        Some(Acl { allow: allow?, deny: deny? })
-    }
-}
-
-impl Acl {
-    /// Returns whether a connection from this address is accepted.
-    pub fn admits(&self, address: IpAddr) -> bool {
-        let is_in = |list: &[IpNet]| {
-            let address = address.to_canonical();
-            list.iter().any(|network| network.contains(&address))
-        };
-        !is_in(&self.deny) && (self.allow.is_empty() || is_in(&self.allow))
     }
 }
 
@@ -301,23 +245,5 @@ mod tests {
             assert!(faults.contains(&format!("auth.{path}: ")), "{path}: {faults}");
         }
         assert!(faults.contains("auth.networks[1].cidr: ") && faults.contains("auth.networks[1].tenant: "));
-    }
-
-    #[test]
-    fn what_is_denied_is_denied_also_among_the_allowed() {
-        let acl = |allow: &[&str], deny: &[&str]| {
-            let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
-            let written = AclConfig { allow: texts(allow), deny: texts(deny) };
-            written.compile(&mut Faults::default())
-        };
-        let admits = |acl: &Acl, address: &str| acl.admits(address.parse().unwrap());
-        let both = acl(&["10.0.0.0/8", "::1"], &["10.2.0.0/16"]).unwrap();
-        assert!(admits(&both, "10.1.0.1") && admits(&both, "::1") && admits(&both, "::ffff:10.1.0.1"));
-        assert!(
-            !admits(&both, "10.2.0.1") && !admits(&both, "::ffff:10.2.0.1") && !admits(&both, "11.0.0.1")
-        );
-        let only_deny = acl(&[], &["10.2.0.0/16"]).unwrap();
-        assert!(admits(&only_deny, "11.0.0.1") && !admits(&only_deny, "10.2.9.9"));
-        assert!(admits(&Acl::default(), "11.0.0.1") && acl(&["x"], &[]).is_none());
     }
 }

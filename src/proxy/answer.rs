@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::compressing::Compressing;
 use super::endpoints::Endpoint;
 use super::judging::Judging;
 use crate::protocol::answer::tap::ResponseTap;
@@ -26,6 +27,8 @@ pub(crate) struct Answer {
     pub(crate) tap: Option<ResponseTap>,
     /// Judges it while it passes; `None` if no rule asks for what it says.
     pub(crate) judging: Option<Box<Judging>>,
+    /// Compresses it for the client; `None` if it leaves as it came.
+    pub(crate) compressing: Option<Box<Compressing>>,
     /// Tracks where the last event ends; `None` if no keep-alive comments may be written.
     pub(crate) tail: Option<EventTail>,
     /// The endpoint that an MCP server announces in the first event of the stream; `None` if it does not.

@@ -6,6 +6,7 @@ use pingora_core::{Error, Result};
 use tokio::time::Instant;
 
 use super::answer::Answer;
+use super::compressing::Compressing;
 use super::downstream::LEG_CUT;
 use super::endpoints::Endpoint;
 use super::error_response::REFUSED;
@@ -91,8 +92,8 @@ pub(crate) fn download(
         leg.session().touch(app.clock.at(now.into_std()));
     }
     let Outcome { answer, capture, refusal, .. } = outcome;
-    let Answer { judging, tap, text_bytes, sent, tail, endpoint, .. } = answer;
-    let mut leaving = Leaving { app, ends, sent, capture, tail, endpoint };
+    let Answer { judging, tap, text_bytes, sent, tail, endpoint, compressing, .. } = answer;
+    let mut leaving = Leaving { app, ends, sent, capture, tail, endpoint, compressing };
     let (socket, reservation) = (socket.as_deref_mut(), reservation.as_mut());
     let mut frames = socket.map(|socket| Frames { app, ends, socket, admission, reservation });
     if let Some(judging) = judging {
@@ -116,6 +117,7 @@ pub(crate) fn download(
             frames.read_all(chunk);
         }
     }
+    leaving.compress(chunk, end)?;
     if let Some(now) = came.filter(|_| chunk.as_ref().is_some_and(|leaves| !leaves.is_empty())) {
         handle.activity.record_at(now);
     }
@@ -139,14 +141,32 @@ pub(super) struct Leaving<'a> {
     capture: &'a mut Option<Box<BodyCapture>>,
     tail: &'a mut Option<EventTail>,
     endpoint: &'a mut Option<Box<Endpoint>>,
+    compressing: &'a mut Option<Box<Compressing>>,
 }
 
 impl Leaving<'_> {
-    /// Counts bytes that leave.
+    /// Counts how many bytes leave.
+    fn add_bytes(&mut self, bytes: usize) {
+        self.ends.leg.session().add_bytes_out(bytes as u64);
+        *self.sent += bytes as u64;
+    }
+
+    /// Compresses a chunk, if the answer is compressed.
+    fn compress(&mut self, chunk: &mut Option<Bytes>, end: bool) -> Result<()> {
+        if let Some(compressing) = self.compressing {
+            let leaves = compressing.pass(chunk.as_deref().unwrap_or_default(), end)?;
+            self.add_bytes(leaves.len());
+            *chunk = Some(leaves);
+        }
+        Ok(())
+    }
+
+    /// Counts bytes that leave, or will when they are compressed; what is stored is what the backend sent.
     pub(super) fn count(&mut self, bytes: &[u8]) {
-        let Ends { who, leg, route, .. } = self.ends;
-        leg.session().add_bytes_out(bytes.len() as u64);
-        *self.sent += bytes.len() as u64;
+        let Ends { who, route, .. } = self.ends;
+        if self.compressing.is_none() {
+            self.add_bytes(bytes.len());
+        }
         if let Some(capture) = &mut self.capture {
             capture.download(bytes);
         }

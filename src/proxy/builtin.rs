@@ -12,6 +12,7 @@ use super::govern;
 use super::oauth_metadata;
 use super::receive::Received;
 use super::request_ctx::RequestCtx;
+use super::security_headers::Writer;
 use crate::telemetry::readiness::Readiness;
 
 /// A response of the proxy itself.
@@ -69,6 +70,9 @@ pub(crate) async fn write(session: &mut Session, ctx: &mut RequestCtx, answer: B
         head.insert_header(CONTENT_TYPE, "application/json")?;
     }
     govern::announce(&mut head, &ctx.admission, &ctx.app.clock)?;
+    if let Some(received) = ctx.stage.received() {
+        received.secure(&mut head, Writer::Gateway)?;
+    }
     let has_body = session.req_header().method != Method::HEAD && !answer.body.is_empty();
     session.write_response_header(Box::new(head), !has_body).await?;
     if has_body {

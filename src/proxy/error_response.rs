@@ -1,6 +1,8 @@
 //! What an error is on the wire: its status, its class in the dialects, its Close code and the head of its response.
 //! No other file maps an [`ErrorKind`] to one of them; `refuse` writes the response.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::StatusCode;
 use http::header::{
@@ -9,6 +11,7 @@ use http::header::{
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 
+use super::security_headers::{SecurityHeaders, Writer};
 use crate::error::{ErrorKind, Refusal};
 use crate::ids::{REQUEST_ID, RequestId};
 use crate::protocol::Dialect;
@@ -88,6 +91,7 @@ pub(crate) fn status(kind: ErrorKind) -> StatusCode {
         | ErrorKind::PortNotAllowed
         | ErrorKind::DomainBlocked
         | ErrorKind::AddressBlocked
+        | ErrorKind::AddressDenied
         | ErrorKind::OriginRefused => StatusCode::FORBIDDEN,
         ErrorKind::SessionStartRate
         | ErrorKind::RateLimited
@@ -133,6 +137,7 @@ fn error_class(kind: ErrorKind) -> ErrorClass {
         | ErrorKind::PortNotAllowed
         | ErrorKind::DomainBlocked
         | ErrorKind::AddressBlocked
+        | ErrorKind::AddressDenied
         | ErrorKind::OriginRefused => ErrorClass::Permission,
         ErrorKind::HeaderMismatch => ErrorClass::HeaderMismatch,
         ErrorKind::BodyTooLarge | ErrorKind::UriTooLong | ErrorKind::HeadersTooLarge => ErrorClass::TooLarge,
@@ -254,15 +259,17 @@ pub(crate) struct Bare {
     /// Bytes of the body.
     pub(crate) sent: u64,
     body: Bytes,
+    headers: Arc<SecurityHeaders>,
+    is_secure: bool,
 }
 
 impl Bare {
-    /// Creates the response to a refused request, with a new request id.
-    pub(crate) fn new(refusal: &Refusal) -> Self {
+    /// Creates the response to a refused request, with a new request id. `is_secure`: the client came over TLS.
+    pub(crate) fn new(refusal: &Refusal, headers: &Arc<SecurityHeaders>, is_secure: bool) -> Self {
         let request_id = RequestId::fresh();
         let error = error_body(refusal, None, request_id.as_str());
         let body = Bytes::from(Dialect::PLAIN.error_body(&error));
-        Self { request_id, sent: body.len() as u64, body }
+        Self { request_id, sent: body.len() as u64, body, headers: Arc::clone(headers), is_secure }
     }
 
     /// Returns its head and body.
@@ -272,6 +279,7 @@ impl Bare {
     pub(crate) fn parts(&self, refusal: &Refusal) -> Result<(Box<ResponseHeader>, Bytes)> {
         let mut head = head(status(refusal.kind), self.body.len(), refusal)?;
         head.insert_header(REQUEST_ID, self.request_id.as_str())?;
+        self.headers.add(&mut head, self.is_secure, Writer::Gateway)?;
         Ok((Box::new(head), self.body.clone()))
     }
 }

@@ -19,9 +19,10 @@ use super::downstream::LEG_CUT;
 use super::error_response::{REFUSED, Reject};
 use super::identify::SessionHint;
 use super::request_ctx::{Identified, Outcome, RequestCtx, reached};
+use super::security_headers::Writer;
 use super::state::ProxyState;
 use super::{
-    body_filters, builtin, cached, capture, dispatch, failover, forward_route, govern, judge_socket, mcp,
+    body_filters, builtin, cached, capture, compress, dispatch, failover, forward_route, govern, judge_socket, mcp,
     models, refuse, trace_context, tunnel, upstream_request, upstream_response,
 };
 use crate::error::ErrorKind;
@@ -321,7 +322,11 @@ impl ProxyHttp for Gateway {
         upstream_response::rewrite_head(head, &routed.who.received, &routed.leg)?;
         cached::announce(session, head, ctx)?;
         ctx.give_notice(head)?;
-        govern::announce(head, &ctx.admission, &ctx.app.clock)
+        govern::announce(head, &ctx.admission, &ctx.app.clock)?;
+        let RequestCtx { app, stage, outcome, .. } = &mut **ctx;
+        let routed = stage.routed_mut()?;
+        compress::begin(head, &session.req_header().headers, app, routed, outcome)?;
+        routed.who.received.secure(head, Writer::Backend)
     }
 
     fn response_body_filter(
@@ -334,14 +339,14 @@ impl ProxyHttp for Gateway {
         body_filters::download(ctx, &session.req_header().headers, chunk, end).map(|()| None)
     }
 
-    /// Ends an answer that is judged: before its trailers, what was withheld leaves.
+    /// Ends an answer that is judged or compressed: before its trailers, the rest of it leaves.
     async fn response_trailer_filter(
         &self,
         session: &mut Session,
         _trailers: &mut HeaderMap,
         ctx: &mut Self::CTX,
     ) -> Result<Option<Bytes>> {
-        if ctx.outcome.answer.judging.is_none() {
+        if ctx.outcome.answer.judging.is_none() && ctx.outcome.answer.compressing.is_none() {
             return Ok(None);
         }
         let mut rest = None;

@@ -11,10 +11,10 @@
 //! where it goes, `tunnel` connects a CONNECT (`tunnel_ends` counts what passes, `intercept` opens it), and `proxy_status` says why one is refused ·
 //! `models` merges the model lists of all backends · `upstream_request` writes the head for the backend, `upstream_fields` decides which fields of the client are in it ·
 //! `upstream_response` reads the head of the response · `body_filters` passes both bodies on, counts them and stops them
-//! when the leg is cut, `judge_answer` judges what a response says by the rules (`answer_lanes` reads its texts, `judging` is its state), `withheld` keeps back what must not leave, `next_step` holds more of the budgets while the answer is written (`answer_steps`) · `upgrade` holds what differs for WebSockets · `finish` accounts for the request, however it
+//! when the leg is cut, `judge_answer` judges what a response says by the rules (`answer_lanes` reads its texts, `judging` is its state), `withheld` keeps back what must not leave, `compress` compresses it for the client (`compressing`, by `compression_settings`), `next_step` holds more of the budgets while the answer is written (`answer_steps`) · `upgrade` holds what differs for WebSockets · `finish` accounts for the request, however it
 //! ended: `verdict` says how an answer ended after its head, `usage` prices its tokens, `awaited` remembers which are still to be counted, `trace` writes its span, `capture` its bodies · `refuse` turns an error into a
-//! response in the caller's dialect, with the status and head that `error_response` gives it · `trace_context` reads and
-//! sends `traceparent` · `runtime_settings` is what a reload replaces; `settings`, `tls` and `forwarded` are its sections.
+//! response in the caller's dialect, with the status and head that `error_response` gives it · `security_headers` adds those fields to every head · `trace_context` reads and
+//! sends `traceparent` · `runtime_settings` is what a reload replaces; `settings`, `http_settings`, `tls` and `forwarded` are its sections.
 //! `trial` tries rules on requests and answers that are given. It connects `session`, `identity`, `upstream`, `routing`, `protocol` and `telemetry`, which do not know each other.
 //! Invariants: a body is forwarded byte for byte, except for the model's name where `rewrite_model` is set; every leg is
 //! settled exactly once.
@@ -32,6 +32,9 @@ pub(crate) mod builtin;
 pub(crate) mod cached;
 pub(crate) mod capture;
 mod client_messages;
+mod compress;
+pub(crate) mod compressing;
+pub mod compression_settings;
 pub(crate) mod dispatch;
 pub mod downstream;
 pub(crate) mod endpoints;
@@ -49,6 +52,7 @@ mod govern;
 mod head_fields;
 pub(crate) mod hold;
 pub(crate) mod http_proxy;
+pub mod http_settings;
 pub(crate) mod identify;
 mod intercept;
 mod judge;
@@ -77,6 +81,7 @@ pub(crate) mod receive;
 pub(crate) mod refuse;
 pub(crate) mod request_ctx;
 pub(crate) mod runtime_settings;
+pub mod security_headers;
 pub mod settings;
 mod spending;
 pub(crate) mod state;

@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use http::header::{CONTENT_ENCODING, EXPECT, UPGRADE};
 use http::{HeaderMap, HeaderName, Method, Uri, Version};
-use pingora_http::RequestHeader;
+use pingora_core::Result;
+use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::downstream::RequestHandle;
 use super::forward_target::Forward;
 use super::framing;
 use super::head_fields::HeadFields;
+use super::security_headers::Writer;
 use super::trace_context::Trace;
 use crate::error::{ErrorKind, Refusal};
 use crate::ids::RequestId;
@@ -60,6 +62,26 @@ impl Received {
     /// Returns the query if it may carry a credential of the caller: that of a request to the forward proxy is for the host.
     pub(super) fn query_of_caller(&self) -> Option<&str> {
         self.uri.query().filter(|_| self.forward.is_none())
+    }
+
+    /// Adds the security headers to the head of a final answer that `writer` has written.
+    ///
+    /// # Errors
+    /// A header cannot be set, which would be a bug.
+    pub(super) fn secure(&self, head: &mut ResponseHeader, writer: Writer) -> Result<()> {
+        self.handle.settings.http.security_headers.add(head, self.handle.peer.is_secure, writer)
+    }
+
+    /// Checks the client's address by `security.acl`.
+    ///
+    /// # Errors
+    /// Its requests are not accepted.
+    pub(super) fn check_address(&self) -> Result<(), Refusal> {
+        if self.handle.settings.http.acl.admits(self.client) {
+            return Ok(());
+        }
+        let message = "requests from your address are not accepted here (security.acl)";
+        Err(Refusal::new(ErrorKind::AddressDenied, message))
     }
 
     /// Reads a head. Returns `None` if the request did not come through the proxy's own listener.

@@ -14,6 +14,7 @@ use super::downstream::{LEG_CUT, UPSTREAM_IDLE};
 use super::error_response::{INTERNAL_MESSAGE, challenge, error_body, head, socket_end, status_for};
 use super::oauth_metadata;
 use super::request_ctx::RequestCtx;
+use super::security_headers::Writer;
 use super::{error_response, govern, identify, proxy_status, upgrade};
 use crate::error::{ErrorKind, Refusal};
 use crate::identity::Client;
@@ -175,6 +176,9 @@ pub(crate) async fn answer(session: &mut Session, ctx: &mut RequestCtx, refusal:
         proxy_status::announce(&mut head, refusal.kind)?;
     }
     govern::announce(&mut head, &ctx.admission, &ctx.app.clock)?;
+    if let Some(received) = ctx.stage.received() {
+        received.secure(&mut head, Writer::Gateway)?;
+    }
     if let (Some(received), Some(id)) = (ctx.stage.received(), &session_id) {
         head.insert_header(received.handle.settings.identity.header().clone(), id.as_str())?;
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::forwarded::Forwarding;
+use super::http_settings::HttpSettings;
 use super::settings::{Discovery, Limits, Timeouts};
 use super::tls::Tls;
 use crate::cache::Cache;
@@ -76,4 +77,6 @@ pub(crate) struct RuntimeSettings {
     pub(crate) intercept: Option<Arc<forward::Interceptor>>,
     /// Web pages that may open WebSockets.
     pub(crate) allow_origins: Arc<Vec<String>>,
+    /// Security headers, compression, and whose requests are accepted.
+    pub(crate) http: HttpSettings,
 }

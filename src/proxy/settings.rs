@@ -7,8 +7,12 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::compression_settings::CompressionConfig;
 use super::forwarded::Forwarding;
+use super::http_settings::{self, HttpSettings};
+use super::security_headers::SecurityHeadersConfig;
 use super::tls::{ServerTlsConfig, Tls};
+use crate::settings::acl::AclConfig;
 use crate::settings::fault::Faults;
 use crate::settings::origin::origins;
 use crate::settings::units::{ByteSize, DurationText};
@@ -34,6 +38,8 @@ pub struct ServerConfig {
     pub forwarded_headers: bool,
     /// Web pages that may connect.
     pub cors: ServerCorsConfig,
+    /// Header fields that tell browsers what not to do with an answer.
+    pub security_headers: SecurityHeadersConfig,
 }
 
 /// `server.cors`.
@@ -57,6 +63,7 @@ impl Default for ServerConfig {
             trusted_proxies: Vec::new(),
             forwarded_headers: false,
             cors: ServerCorsConfig::default(),
+            security_headers: SecurityHeadersConfig::default(),
         }
     }
 }
@@ -154,6 +161,7 @@ pub struct Settings {
     limits: Limits,
     forwarding: Forwarding,
     allow_origins: Arc<Vec<String>>,
+    http: HttpSettings,
 }
 
 /// Timeouts; all of them longer than zero except `shutdown_grace`.
@@ -236,15 +244,20 @@ impl Settings {
     pub fn allow_origins(&self) -> &Arc<Vec<String>> {
         &self.allow_origins
     }
+
+    /// Security headers, compression, and whose requests are accepted.
+    pub fn http(&self) -> &HttpSettings {
+        &self.http
+    }
 }
 
 impl ServerConfig {
-    /// Compiles the section.
-    pub fn compile(self, faults: &mut Faults) -> Option<Settings> {
+    /// Compiles the section, and with it `security.acl` and `compression`.
+    pub fn compile(self, acl: AclConfig, coding: CompressionConfig, faults: &mut Faults) -> Option<Settings> {
         let tls = self.tls.compile(faults);
-        let timeouts = self.timeouts.compile(faults);
-        let limits = self.limits.compile(faults);
+        let (timeouts, limits) = (self.timeouts.compile(faults), self.limits.compile(faults));
         let forwarding = Forwarding::compile(&self.trusted_proxies, self.forwarded_headers, faults);
+        let http = http_settings::compile(self.security_headers, acl, coding, faults);
         let origins = origins("server.cors.allow_origins", self.cors.allow_origins, faults);
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let threads = if self.threads == 0 { cores() } else { self.threads };
@@ -261,6 +274,7 @@ impl ServerConfig {
             limits: limits?,
             forwarding: forwarding?,
             allow_origins: Arc::new(origins?),
+            http: http?,
         })
     }
 }
@@ -388,7 +402,8 @@ mod tests {
     #[test]
     fn the_defaults_compile() {
         let mut faults = Faults::default();
-        let settings = ServerConfig::default().compile(&mut faults).unwrap();
+        let settings =
+            ServerConfig::default().compile(Default::default(), Default::default(), &mut faults).unwrap();
         assert!(faults.is_empty(), "{faults}");
         assert!(settings.threads() >= 1);
         assert_eq!(settings.limits().max_body_llm, 32 << 20);
@@ -401,7 +416,7 @@ mod tests {
             let mut written = ServerConfig::default();
             change(&mut written.limits);
             let mut faults = Faults::default();
-            let is_refused = written.compile(&mut faults).is_none();
+            let is_refused = written.compile(Default::default(), Default::default(), &mut faults).is_none();
             assert_eq!(is_refused, !faults.is_empty());
             faults.to_string()
         };
@@ -431,7 +446,7 @@ mod tests {
         written.timeouts.shutdown_grace = DurationText::secs(0);
         written.limits.max_uri = ByteSize(0);
         let mut faults = Faults::default();
-        assert_eq!(written.compile(&mut faults), None);
+        assert_eq!(written.compile(Default::default(), Default::default(), &mut faults), None);
         assert_eq!(
             faults.to_string(),
             "server.timeouts.read: zero would cut every request \

@@ -31,7 +31,7 @@ impl RequestCtx {
     /// Step 1: reads and checks the head. Returns the answer to one of the proxy's own endpoints, if that is asked for.
     ///
     /// # Errors
-    /// The head is refused, or the request did not come through our listener.
+    /// The client's address or the head is refused, or the request did not come through our listener.
     pub(super) fn receive(&mut self, session: &mut Session) -> Result<Option<BuiltinAnswer>, Reject> {
         let raw = session.as_ref().to_h1_raw();
         let head = session.req_header();
@@ -39,6 +39,11 @@ impl RequestCtx {
         let trace = Trace::begin(&self.app, &head.headers);
         self.stage = Stage::Received(reached(Received::of(head, &fields, trace))?);
         let received = reached(self.stage.received())?;
+        if let Err(refusal) = received.check_address() {
+            received.handle.reuse.forbid();
+            self.app.metrics.filtered("acl");
+            return Err(refusal.into());
+        }
         let checked = receive::check(received, &raw, head, &fields);
         let ignored = receive::ignored(received, &fields);
         let head = session.req_header_mut();

@@ -77,6 +77,7 @@ pub(crate) fn begin(routed: &Routed, head: &mut ResponseHeader) -> Answer {
         framing: Some(framing),
         is_stream: inside.is_stream(),
         judging,
+        compressing: None,
         tap,
         text_bytes: 0,
         tail,

@@ -5,6 +5,7 @@
 //! Neighbours: `config` collects the sections; no other module sees the whole file.
 //! Invariant: a compiled settings value is always valid.
 
+pub mod acl;
 pub mod address;
 pub mod fault;
 pub mod folder;

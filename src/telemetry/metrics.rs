@@ -19,6 +19,8 @@ pub use self::capacity::CapacityNumbers;
 pub use self::fleet::FleetNumbers;
 pub use self::gauge::{Gauge, GaugeGuard};
 pub use self::history::{HistoryMetrics, Item};
+pub use self::http::Compressed;
+use self::http::HttpMetrics;
 use self::labels::{NO_BACKEND, OTHER};
 pub use self::labels::{RouteMethod, Served, TokenKind};
 use self::models::{ByModel, Models};
@@ -38,6 +40,7 @@ mod capacity;
 mod fleet;
 mod gauge;
 mod history;
+mod http;
 mod issuers;
 mod labels;
 mod models;
@@ -67,6 +70,7 @@ pub struct Metrics {
     rate_limited: IntCounterVec,
     pub(super) budgets: BudgetMetrics,
     policy: PolicyMetrics,
+    http: HttpMetrics,
     webhooks: WebhookMetrics,
     kill_latency: Histogram,
     requests: IntCounterVec,
@@ -119,6 +123,7 @@ impl Metrics {
             kills: counters(in_registry, &table::SESSION_KILLS)?,
             budgets: BudgetMetrics::new(in_registry)?,
             policy: PolicyMetrics::new(in_registry)?,
+            http: HttpMetrics::new(in_registry)?,
             webhooks: WebhookMetrics::new(in_registry)?,
             rate_limited: counters(in_registry, &table::RATE_LIMITED)?,
             kill_latency: histogram(in_registry, &table::KILL_LATENCY, KILL_BUCKETS)?,
@@ -207,11 +212,6 @@ impl Metrics {
     /// The handles of the history.
     pub fn history(&self) -> HistoryMetrics {
         self.history.clone()
-    }
-
-    /// The counters of telemetry that was not delivered to a collector.
-    pub fn otlp_dropped(&self) -> OtlpDropped {
-        self.otlp_dropped.clone()
     }
 
     /// The gauge of open client connections.

@@ -143,6 +143,18 @@ mod protocols {
     pub mod websocket;
 }
 
+/// Ordinary HTTP: compression, security headers, addresses of clients.
+mod http {
+    /// Whose requests are accepted.
+    pub mod acl;
+    /// Answers that are compressed for clients, and those that are not.
+    pub mod compression;
+    /// Header fields for browsers.
+    pub mod headers;
+    /// The examples of `docs/http.md`.
+    pub mod tour;
+}
+
 /// Who may do how much.
 mod governance {
     /// What happens when a budget is passed: kills, and streams that are held in steps.

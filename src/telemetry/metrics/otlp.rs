@@ -3,7 +3,7 @@
 use prometheus::{IntCounter, IntCounterVec, Registry};
 
 use super::registry::{add, options};
-use super::table;
+use super::{Metrics, table};
 
 /// Counts what could not be delivered to a collector, by signal.
 #[derive(Clone)]
@@ -19,5 +19,12 @@ impl OtlpDropped {
         let counters = add(registry, IntCounterVec::new(options(spec), spec.labels)?)?;
         let of = |signal| counters.with_label_values(&[signal]);
         Ok(Self { spans: of("spans"), logs: of("logs"), metrics: of("metrics") })
+    }
+}
+
+impl Metrics {
+    /// The counters of telemetry that was not delivered to a collector.
+    pub fn otlp_dropped(&self) -> OtlpDropped {
+        self.otlp_dropped.clone()
     }
 }

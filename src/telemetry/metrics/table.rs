@@ -56,6 +56,8 @@ table! {
         "Time that a service of `policy.external` took to answer, by its answer: allow, flag, hold, block or kill; timeout, error, or breaker when it was not asked.";
     HELD_CALLS = "elida_held_calls" []
         "Calls that wait for an operator now.";
+    COMPRESSED_BYTES = "elida_compressed_bytes_total" ["algorithm", "side"]
+        "Bytes of answers that were compressed; in is from the backend, out is to the client.";
     SESSION_KILLS = "elida_session_kills_total" ["source"]
         "Kill orders carried out, by who gave them.";
     KILL_LATENCY = "elida_kill_latency_seconds" []
@@ -125,7 +127,7 @@ table! {
     TUNNEL_BYTES = "elida_tunnel_bytes_total" ["direction"]
         "Bytes in tunnels of the forward proxy; in is from the client, out is to the client.";
     FILTERED = "elida_filtered_total" ["reason"]
-        "Requests and tunnels of the forward proxy that were refused or cut because of the port, host or address.";
+        "Requests refused because of the client's address, and requests and tunnels of the forward proxy that were refused or cut because of the port, host or address.";
     CONNECTIONS = "elida_connections" []
         "Client connections open at the proxy now.";
     CONNECTIONS_REFUSED = "elida_connections_refused_total" ["listener", "reason"]

@@ -186,7 +186,8 @@ pub(super) enum ProxyEnd {
 async fn answer_panic(handle: &RequestHandle) {
     if let Some(mut session) = handle.take_session() {
         let refusal = Refusal::new(ErrorKind::Internal, error_response::INTERNAL_MESSAGE);
-        session.refuse(&Bare::new(&refusal), &refusal).await;
+        let answer = Bare::new(&refusal, &handle.settings.http.security_headers, handle.peer.is_secure);
+        session.refuse(&answer, &refusal).await;
         handle.return_session(session);
     }
 }

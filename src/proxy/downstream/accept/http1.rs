@@ -65,8 +65,9 @@ where
     async fn refuse_head(&self, connection: Connection, peer: &Peer, fault: Fault) {
         let refusal = unparsed::refusal(fault);
         let begun = Instant::now();
-        let answer = Bare::new(&refusal);
-        let limit = self.live.load().timeouts.write;
+        let settings = self.live.load_full();
+        let answer = Bare::new(&refusal, &settings.http.security_headers, peer.is_secure);
+        let limit = settings.timeouts.write;
         let mut session = ClientSession::Http1(Box::new(Exchange::new(connection, Head::rejected())));
         let _ = timeout(limit, session.refuse(&answer, &refusal)).await;
         self.unparsed.account(peer, &refusal, &answer.request_id, answer.sent, begun.elapsed());
