@@ -9,7 +9,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 /// The kind of a refusal or failure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum ErrorKind {
     /// The head, framing or target of the request is malformed.
     BadRequest,
@@ -90,6 +91,7 @@ pub enum ErrorKind {
     /// `forward_proxy.max_tunnels` is reached.
     TunnelsFull,
     /// A client does not accept the certificate of an intercepted tunnel.
+    #[strum(serialize = "intercept_refused_by_client")]
     InterceptRefused,
     /// `session.missing: reject` and the request names no session.
     SessionRequired,
@@ -130,65 +132,7 @@ pub enum ErrorKind {
 impl ErrorKind {
     /// Returns the stable code for error bodies, log lines and metric labels.
     pub fn code(self) -> &'static str {
-        match self {
-            Self::BadRequest => "bad_request",
-            Self::HeaderMismatch => "header_mismatch",
-            Self::NotSupported => "not_supported",
-            Self::ExpectationFailed => "expectation_failed",
-            Self::UriTooLong => "uri_too_long",
-            Self::HeadersTooLarge => "headers_too_large",
-            Self::BodyTooLarge => "body_too_large",
-            Self::BodyUnreadable => "body_unreadable",
-            Self::RequestTimeout => "request_timeout",
-            Self::UnknownBackend => "unknown_backend",
-            Self::NoRoute => "no_route",
-            Self::PolicyBlocked => "policy_blocked",
-            Self::RateLimited => "rate_limited",
-            Self::QuotaExceeded => "quota_exceeded",
-            Self::Overloaded => "overloaded",
-            Self::BudgetExceeded => "budget_exceeded",
-            Self::BudgetBusy => "budget_busy",
-            Self::ModelUnpriced => "model_unpriced",
-            Self::AddressDenied => "address_denied",
-            Self::OriginRefused => "origin_refused",
-            Self::KeyRequired => "key_required",
-            Self::KeyUnknown => "key_unknown",
-            Self::KeyRevoked => "key_revoked",
-            Self::KeyExpired => "key_expired",
-            Self::TokenInvalid => "token_invalid",
-            Self::TokenExpired => "token_expired",
-            Self::IssuerUnavailable => "issuer_unavailable",
-            Self::ModelDenied => "model_denied",
-            Self::BackendDenied => "backend_denied",
-            Self::ToolDenied => "tool_denied",
-            Self::ApprovalDenied => "approval_denied",
-            Self::ApprovalTimeout => "approval_timeout",
-            Self::LoopDetected => "loop_detected",
-            Self::NoUpstreamCredential => "no_upstream_credential",
-            Self::PortNotAllowed => "port_not_allowed",
-            Self::DomainBlocked => "domain_blocked",
-            Self::AddressBlocked => "address_blocked",
-            Self::DnsError => "dns_error",
-            Self::TunnelsFull => "tunnels_full",
-            Self::InterceptRefused => "intercept_refused_by_client",
-            Self::SessionRequired => "session_required",
-            Self::SessionKilled => "session_killed",
-            Self::AgentKilled => "agent_killed",
-            Self::SessionTimedOut => "session_timed_out",
-            Self::SessionCapacity => "session_capacity",
-            Self::SessionStartRate => "session_start_rate",
-            Self::SessionUnreadable => "session_unreadable",
-            Self::StoreUnavailable => "store_unavailable",
-            Self::BackendUnavailable => "backend_unavailable",
-            Self::BackendTimeout => "backend_timeout",
-            Self::NotCached => "not_cached",
-            Self::BackendError => "backend_error",
-            Self::ResponseIncomplete => "response_incomplete",
-            Self::ClientGone => "client_gone",
-            Self::ClientStalled => "client_stalled",
-            Self::ShuttingDown => "shutting_down",
-            Self::Internal => "internal",
-        }
+        self.into()
     }
 }
 

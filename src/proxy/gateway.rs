@@ -10,10 +10,9 @@ use http::HeaderMap;
 use pingora_cache::{CacheKey, CacheMeta, RespCacheable};
 use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_core::{Error, ErrorSource, Result};
+use pingora_core::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
-use tracing::debug;
 
 use super::downstream::LEG_CUT;
 use super::error_response::{REFUSED, Reject};
@@ -22,10 +21,9 @@ use super::request_ctx::{Identified, Outcome, RequestCtx, reached};
 use super::security_headers::Writer;
 use super::state::ProxyState;
 use super::{
-    body_filters, builtin, cached, capture, compress, dispatch, failover, forward_route, govern, judge_socket, mcp,
-    models, refuse, trace_context, tunnel, upstream_request, upstream_response,
+    body_filters, builtin, cached, capture, compress, dispatch, failover, forward_route, govern,
+    judge_socket, mcp, models, refuse, trace_context, tunnel, upstream_request, upstream_response,
 };
-use crate::error::ErrorKind;
 use crate::protocol::Dialect;
 use crate::upstream::http1::request_writer;
 use crate::upstream::peer::{is_unprocessed, name_early_end};
@@ -355,26 +353,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Self::CTX) -> FailToProxy {
-        let refusal = refuse::refusal_of(error, ctx);
-        if let Some(received) = ctx.stage.received()
-            && *error.esource() == ErrorSource::Downstream
-            && *error.etype() != LEG_CUT
-        {
-            // The end of this request is unknown, so the next one cannot be found on this connection.
-            received.handle.reuse.forbid();
-        }
-        debug!(%error, kind = %refusal.kind, "a request failed");
-        if upstream_response::has_begun(session) {
-            Box::pin(refuse::break_off(session, ctx, &refusal)).await;
-        } else if refusal.kind != ErrorKind::ClientGone
-            && let Err(error) = Box::pin(refuse::answer(session, ctx, &refusal)).await
-        {
-            debug!(%error, "the client is gone before its refusal");
-        }
-        let error_code = ctx.outcome.answer.status.unwrap_or(0);
-        refuse::report(ctx, error, &refusal);
-        ctx.outcome.failure = Some(Box::new(refusal));
-        FailToProxy { error_code, can_reuse_downstream: false }
+        FailToProxy { error_code: refuse::fail(session, error, ctx).await, can_reuse_downstream: false }
     }
 
     /// Takes note of a hit that fails: Pingora calls no other phase then.

@@ -8,6 +8,7 @@ use http::header::{CONTENT_LENGTH, WWW_AUTHENTICATE};
 use http::{Method, StatusCode};
 use pingora_core::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::Session;
+use tracing::debug;
 
 use super::dispatch::{named, unreachable};
 use super::downstream::{LEG_CUT, UPSTREAM_IDLE};
@@ -15,7 +16,7 @@ use super::error_response::{INTERNAL_MESSAGE, challenge, error_body, head, socke
 use super::oauth_metadata;
 use super::request_ctx::RequestCtx;
 use super::security_headers::Writer;
-use super::{error_response, govern, identify, proxy_status, upgrade};
+use super::{error_response, govern, identify, proxy_status, upgrade, upstream_response};
 use crate::error::{ErrorKind, Refusal};
 use crate::identity::Client;
 use crate::ids::REQUEST_ID;
@@ -24,6 +25,31 @@ use crate::protocol::facts::rpc::Rpc;
 use crate::protocol::wire::framing::Framing;
 use crate::session::{CutReason, EndReason, Leg};
 use crate::upstream::peer::proxy_failure;
+
+/// Ends a request that failed: with a refusal if its answer has not begun, else by breaking it off. Returns the status that
+/// the client received; 0 if none.
+pub(super) async fn fail(session: &mut Session, error: &Error, ctx: &mut RequestCtx) -> u16 {
+    let refusal = refusal_of(error, ctx);
+    if let Some(received) = ctx.stage.received()
+        && *error.esource() == ErrorSource::Downstream
+        && *error.etype() != LEG_CUT
+    {
+        // The end of this request is unknown, so the next one cannot be found on this connection.
+        received.handle.reuse.forbid();
+    }
+    debug!(%error, kind = %refusal.kind, "a request failed");
+    if upstream_response::has_begun(session) {
+        Box::pin(break_off(session, ctx, &refusal)).await;
+    } else if refusal.kind != ErrorKind::ClientGone
+        && let Err(error) = Box::pin(answer(session, ctx, &refusal)).await
+    {
+        debug!(%error, "the client is gone before its refusal");
+    }
+    let status = ctx.outcome.answer.status.unwrap_or(0);
+    report(ctx, error, &refusal);
+    ctx.outcome.failure = Some(Box::new(refusal));
+    status
+}
 
 /// Returns why the request failed: the refusal that a step left, the cut of the leg, or Pingora's error.
 pub(crate) fn refusal_of(error: &Error, ctx: &mut RequestCtx) -> Refusal {
@@ -122,7 +148,7 @@ fn by_forward_proxy(ctx: &RequestCtx) -> bool {
 }
 
 /// Logs failures that an operator should look into.
-pub(super) fn report(ctx: &RequestCtx, error: &Error, refusal: &Refusal) {
+fn report(ctx: &RequestCtx, error: &Error, refusal: &Refusal) {
     let request_id = ctx.stage.received().map_or("", |received| received.request_id.as_str());
     if matches!(refusal.kind, ErrorKind::BackendUnavailable | ErrorKind::BackendTimeout) {
         let proxy = ctx.stage.route().and_then(|route| route.backend.settings().egress().proxy.as_ref());
@@ -137,7 +163,7 @@ pub(super) fn report(ctx: &RequestCtx, error: &Error, refusal: &Refusal) {
 ///
 /// # Errors
 /// The client cannot be written to.
-pub(crate) async fn answer(session: &mut Session, ctx: &mut RequestCtx, refusal: &Refusal) -> Result<()> {
+pub(super) async fn answer(session: &mut Session, ctx: &mut RequestCtx, refusal: &Refusal) -> Result<()> {
     let dialect = ctx.stage.dialect();
     let status = {
         let client = match ctx.stage.identified() {
@@ -198,7 +224,7 @@ pub(crate) async fn answer(session: &mut Session, ctx: &mut RequestCtx, refusal:
 
 /// Breaks off a response that has begun. A stream whose dialect has an error event ends with it; any other response ends
 /// inside its framing, and the connection is closed. Neither can be taken for a complete response.
-pub(crate) async fn break_off(session: &mut Session, ctx: &mut RequestCtx, refusal: &Refusal) {
+async fn break_off(session: &mut Session, ctx: &mut RequestCtx, refusal: &Refusal) {
     let handle = ctx.stage.received().map(|received| Arc::clone(&received.handle));
     // If this future is dropped while the last event is being written, the connection must not be used again.
     let was_reusable = handle.as_ref().is_some_and(|handle| handle.reuse.forbid());

@@ -210,6 +210,11 @@ impl AnswerHead {
         piece
     }
 
+    /// Reads the first piece of the body.
+    pub async fn first_piece(&mut self) {
+        assert!(matches!(self.piece().await, Some(Ok(_))), "no piece of the body");
+    }
+
     /// Reads until the body contains `text`.
     pub async fn until(&mut self, text: &str) {
         while memchr::memmem::find(&self.read, text.as_bytes()).is_none() {
