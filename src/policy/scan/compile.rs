@@ -2,13 +2,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use aho_corasick::dfa::DFA;
-
+use super::automaton::Automaton;
 use super::candidates::Slot;
-use super::fold::folded;
+use super::fold::{FOLD, folded};
 use super::literals::{MIN_LITERAL, needles, parse};
 use super::pattern::{Pattern, PatternFault, PatternKind};
-use super::patterns::{Anchors, Literal, Literals, Patterns};
+use super::patterns::{Anchors, ByteClass, Literal, Literals, Patterns};
 use super::regexes::Expression;
 use crate::policy::secrets::{Detector, Lead};
 
@@ -57,7 +56,7 @@ impl Patterns {
         }
         let literals = match parts.literals.is_empty() {
             true => None,
-            false => Some(automaton(&parts.literals).ok_or_else(|| {
+            false => Some(Automaton::new(&parts.literals, MAX_AUTOMATON).ok_or_else(|| {
                 let message = format!(
                     "the phrases and expressions need an automaton of more than {MAX_AUTOMATON} bytes"
                 );
@@ -65,10 +64,12 @@ impl Patterns {
             })?),
         };
         let literals = literals.map(|automaton| Literals { automaton, outputs: parts.outputs });
+        let anchors = Anchors::new(&parts.detectors);
+        let has_shapes = parts.detectors.iter().any(|(_, detector)| is_shape(detector));
         Ok(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
-            anchors: Anchors::new(&parts.detectors),
-            has_shapes: parts.detectors.iter().any(|(_, detector)| is_shape(detector)),
+            bytes: byte_classes(anchors.as_ref(), literals.as_ref(), has_shapes),
+            anchors,
             detectors: parts.detectors,
             literals,
             slow: (0..parts.expressions.len() as u32)
@@ -89,7 +90,10 @@ impl Anchors {
             detectors.iter().enumerate().flat_map(|(slot, (_, detector))| of(slot, detector)).unzip();
         let is_empty = anchors.is_empty() && !detectors.iter().any(|(_, detector)| is_shape(detector));
         // The table of detectors is small: the automaton is never too large.
-        (!is_empty).then(|| automaton(&anchors)).flatten().map(|automaton| Self { automaton, slots })
+        (!is_empty)
+            .then(|| Automaton::new(&anchors, MAX_AUTOMATON))
+            .flatten()
+            .map(|automaton| Self { automaton, slots })
     }
 }
 
@@ -98,17 +102,23 @@ fn is_shape(detector: &Detector) -> bool {
     matches!(detector.lead, Lead::Digits | Lead::Account)
 }
 
-/// The automaton of literals; `None` if it is too large.
-fn automaton<T: AsRef<[u8]>>(literals: &[T]) -> Option<DFA> {
-    // A state for each byte at most, of a row for each different byte.
-    let bytes: usize = literals.iter().map(|literal| literal.as_ref().len()).sum();
-    let mut is_used = [false; 256];
-    literals.iter().flat_map(|literal| literal.as_ref()).for_each(|byte| is_used[usize::from(*byte)] = true);
-    let classes = is_used.iter().filter(|used| **used).count() + 1;
-    if bytes.saturating_mul(classes.next_power_of_two()).saturating_mul(4) > MAX_AUTOMATON {
-        return None;
+/// What the loop needs of each byte.
+fn byte_classes(
+    anchors: Option<&Anchors>,
+    literals: Option<&Literals>,
+    has_shapes: bool,
+) -> Box<[ByteClass; 256]> {
+    let mut classes = Box::new([ByteClass::default(); 256]);
+    for (byte, class) in (0..=u8::MAX).zip(&mut *classes) {
+        let folded = FOLD[usize::from(byte)];
+        *class = ByteClass {
+            folded,
+            anchor: anchors.map_or(0, |anchors| anchors.automaton.class(byte)),
+            literal: literals.map_or(0, |literals| literals.automaton.class(folded)),
+            is_digit: has_shapes && byte.is_ascii_digit(),
+        };
     }
-    DFA::builder().prefilter(false).build(literals).ok()
+    classes
 }
 
 impl Parts {

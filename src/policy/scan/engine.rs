@@ -1,20 +1,18 @@
 //! The loop that reads a text, byte by byte, and what it does with what it finds.
 
-use aho_corasick::Anchored;
-use aho_corasick::automaton::{Automaton, StateID};
-use aho_corasick::dfa::DFA;
 use memchr::memchr3;
 
+use super::automaton::Match;
 use super::candidates::{Candidates, Text};
 use super::encoded::{Place, Readings};
 use super::escapes::Escapes;
-use super::fold::{FOLD, SLOW, Sink};
+use super::fold::{SLOW, Sink};
 use super::lane::Lane;
 use super::pattern::{HIDDEN_TEXT, Hit, Via};
-use super::patterns::{Literal, Patterns};
+use super::patterns::{ByteClass, Literal, Patterns};
 use super::regexes::Region;
-use super::shapes::{ACCOUNT, NUMBER, SHAPES, Shapes, is_international, local_part, nine_digits};
-use super::state::{Again, Decoders, Found, State};
+use super::shapes::{ACCOUNT, Digits, NUMBER, is_international, local_part, nine_digits};
+use super::state::{Again, Decoders, Found, Run, State};
 use super::window::KEEP;
 use super::work::Work;
 use crate::policy::secrets::Lead;
@@ -108,105 +106,116 @@ impl Patterns {
         read(decoders, raw, &mut Inner { patterns: self, depth, work, readings, on });
     }
 
+    /// Reads a block; its first byte is at `from` in the text.
     fn step(&self, state: &mut State, block: &[u8], from: u64, on: &mut dyn FnMut(Hit)) {
         let mut at = 0;
-        while at < block.len() {
-            if state.fold.is_clear() {
-                let rest = &block[at..];
-                let from = from + at as u64;
-                at += match (&self.anchors, &self.literals) {
-                    (None, None) => self.fast::<false, false>(state, rest, from, on),
-                    (Some(_), None) => self.fast::<true, false>(state, rest, from, on),
-                    (None, Some(_)) => self.fast::<false, true>(state, rest, from, on),
-                    (Some(_), Some(_)) => self.fast::<true, true>(state, rest, from, on),
-                };
-            }
-            if let Some(&byte) = block.get(at) {
+        while let Some(&byte) = block.get(at) {
+            if state.fold.drops(byte) {
                 at += 1;
                 self.anchor(state, byte, from + at as u64);
+                continue;
+            }
+            let read = if state.fold.is_clear() { self.ascii(state, block.len() - at, on) } else { 0 };
+            if read == 0 {
+                self.anchor(state, byte, from + at as u64 + 1);
                 let mut fold = std::mem::take(&mut state.fold);
                 fold.byte(byte, &mut Reader { patterns: self, state, on });
                 state.fold = fold;
             }
+            at += read.max(1);
         }
     }
 
-    /// Reads bytes up to one that needs more than a look-up; returns how many.
-    fn fast<const ANCHORS: bool, const LITERALS: bool>(
-        &self,
-        state: &mut State,
-        bytes: &[u8],
-        from: u64,
-        on: &mut dyn FnMut(Hit),
-    ) -> usize {
-        let shapes: &Shapes = &SHAPES;
-        let (mut anchor, mut shape, mut literal) = (state.anchor, state.shape, state.literal);
-        let (mut dropped, mut last) = (state.fold.dropped, state.fold.last);
-        let mut read = bytes.len();
-        for (at, &byte) in bytes.iter().enumerate() {
-            let folded = FOLD[usize::from(byte)];
-            if folded >= SLOW {
-                read = at;
-                break;
-            }
-            if ANCHORS && let Some(anchors) = &self.anchors {
-                anchor = anchors.automaton.next_state(Anchored::No, anchor, byte);
-                if self.has_shapes {
-                    shape = shapes.next(shape, byte);
-                }
-                if anchors.automaton.is_special(anchor) {
-                    self.on_anchor(state, anchor, from + at as u64 + 1);
-                }
-                if shapes.is_found(shape) {
-                    self.on_shape(state, shapes.found(shape), from + at as u64 + 1);
-                }
-            }
-            dropped += 1;
-            if folded == b' ' && last == b' ' {
-                continue;
-            }
-            last = folded;
-            state.window.set(folded, dropped);
-            dropped = 0;
-            if LITERALS && let Some(literals) = &self.literals {
-                literal = literals.automaton.next_state(Anchored::No, literal, folded);
-                if literals.automaton.is_special(literal) {
-                    self.on_literal(state, literal, from + at as u64 + 1, on);
-                }
-            }
+    /// Reads bytes of the last block, of which `left` are left: up to one that needs more than look-ups, or with one in which
+    /// something ends. Returns how many.
+    fn ascii(&self, state: &mut State, left: usize, on: &mut dyn FnMut(Hit)) -> usize {
+        state.window.skip(std::mem::take(&mut state.fold.dropped));
+        let mut run = state.run(left);
+        let read = match (&self.anchors, &self.literals) {
+            (None, None) => self.run::<false, false>(&mut run),
+            (Some(_), None) => self.run::<true, false>(&mut run),
+            (None, Some(_)) => self.run::<false, true>(&mut run),
+            (Some(_), Some(_)) => self.run::<true, true>(&mut run),
+        };
+        let end = run.from + read as u64;
+        let Run { anchor, digits, literal, last, number, .. } = run;
+        (state.anchor, state.digits, state.literal, state.fold.last) = (anchor, digits, literal, last);
+        state.window.add(read);
+        if read == 0 {
+            return 0;
         }
-        (state.anchor, state.shape, state.literal) = (anchor, shape, literal);
-        (state.fold.dropped, state.fold.last) = (dropped, last);
-        state.window.text_end = from + read as u64 - dropped;
-        if let Some(last) = bytes[..read].last() {
-            state.fold.before = Some(char::from(*last));
+        state.fold.before = state.text_before(end).last().copied().map(char::from);
+        if self.anchors.as_ref().is_some_and(|anchors| anchors.automaton.is_found(anchor)) {
+            self.on_anchor(state, anchor, end);
+        }
+        if number > 0 {
+            self.on_number(state, number, end);
+        }
+        if self.literals.as_ref().is_some_and(|literals| literals.automaton.is_found(literal)) {
+            self.on_literal(state, literal, on);
         }
         read
     }
 
+    /// The loop of [`ascii`](Self::ascii), by itself so that what it needs for a byte stays in registers.
+    #[inline(never)]
+    fn run<const ANCHORS: bool, const LITERALS: bool>(&self, run: &mut Run<'_>) -> usize {
+        let Run { before, bytes, from, .. } = *run;
+        let Run { mut anchor, mut digits, mut literal, mut last, .. } = *run;
+        let (mut number, mut read) = (0, bytes.len());
+        for (at, (&byte, place)) in bytes.iter().zip(run.folded.iter_mut()).enumerate() {
+            let class = self.bytes[usize::from(byte)];
+            if class.folded >= SLOW || class.folded == b' ' && last == b' ' {
+                read = at;
+                break;
+            }
+            last = class.folded;
+            *place = last;
+            let mut is_found = false;
+            if ANCHORS && let Some(anchors) = &self.anchors {
+                anchor = anchors.automaton.next(anchor, class.anchor);
+                is_found = anchors.automaton.is_found(anchor);
+                if class.is_digit {
+                    number = digits.read((before, &bytes[..at]), from + at as u64 + 1);
+                    is_found |= number > 0;
+                }
+            }
+            if LITERALS && let Some(literals) = &self.literals {
+                literal = literals.automaton.next(literal, class.literal);
+                is_found |= literals.automaton.is_found(literal);
+            }
+            if is_found {
+                read = at + 1;
+                break;
+            }
+        }
+        (run.anchor, run.digits, run.literal, run.last, run.number) = (anchor, digits, literal, last, number);
+        read
+    }
+
+    /// Looks for anchors and numbers that end with a byte.
     fn anchor(&self, state: &mut State, byte: u8, end: u64) {
         let Some(anchors) = &self.anchors else { return };
-        state.anchor = anchors.automaton.next_state(Anchored::No, state.anchor, byte);
-        if self.has_shapes {
-            state.shape = SHAPES.next(state.shape, byte);
-        }
-        if anchors.automaton.is_special(state.anchor) {
+        let ByteClass { anchor: class, is_digit, .. } = self.bytes[usize::from(byte)];
+        state.anchor = anchors.automaton.next(state.anchor, class);
+        if anchors.automaton.is_found(state.anchor) {
             self.on_anchor(state, state.anchor, end);
         }
-        if SHAPES.is_found(state.shape) {
-            self.on_shape(state, SHAPES.found(state.shape), end);
+        if is_digit {
+            let mut digits = state.digits;
+            let number = digits.read((state.text_before(end - 1), &[]), end);
+            state.digits = digits;
+            if number > 0 {
+                self.on_number(state, number, end);
+            }
         }
     }
 
     #[cold]
-    fn on_anchor(&self, state: &mut State, at: StateID, end: u64) {
-        let Some(anchors) = self.anchors.as_ref().filter(|anchors| anchors.automaton.is_match(at)) else {
-            return;
-        };
-        for index in 0..anchors.automaton.match_len(at) {
-            let pattern = anchors.automaton.match_pattern(at, index);
-            let slot = anchors.slots[pattern.as_usize()];
-            let length = anchors.automaton.pattern_len(pattern) as u64;
+    fn on_anchor(&self, state: &mut State, at: u32, end: u64) {
+        let Some(anchors) = &self.anchors else { return };
+        for &Match { literal, length } in anchors.automaton.found(at) {
+            let slot = anchors.slots[literal];
             let start = match self.detectors[usize::from(slot)].1.lead {
                 Lead::LocalPart => end - length - local_part(state.text_before(end - length)),
                 _ => end - length,
@@ -216,7 +225,7 @@ impl Patterns {
     }
 
     #[cold]
-    fn on_shape(&self, state: &mut State, found: u8, end: u64) {
+    fn on_number(&self, state: &mut State, found: u8, end: u64) {
         let group = match found & NUMBER {
             0 => None,
             _ => nine_digits(state.text_before(end)).map(|length| end - length),
@@ -236,24 +245,21 @@ impl Patterns {
     }
 
     #[cold]
-    fn on_literal(&self, state: &mut State, at: StateID, text_end: u64, on: &mut dyn FnMut(Hit)) {
-        let Some(literals) = self.literals.as_ref().filter(|literals| literals.automaton.is_match(at)) else {
-            return;
-        };
+    fn on_literal(&self, state: &mut State, at: u32, on: &mut dyn FnMut(Hit)) {
+        let Some(literals) = &self.literals else { return };
         let (Found { window, regions, open }, text) = state.parts(false);
-        for index in 0..literals.automaton.match_len(at) {
-            let pattern = literals.automaton.match_pattern(at, index);
-            let start = window.end() - literals.automaton.pattern_len(pattern) as u64;
-            match literals.outputs[pattern.as_usize()] {
+        for &Match { literal, length } in literals.automaton.found(at) {
+            let start = window.end() - length;
+            match literals.outputs[literal] {
                 Literal::Phrase { pattern } => {
-                    on(hit(pattern, window.text_place(start, text_end), text_end, text));
+                    on(hit(pattern, window.text_place(start), window.text_end, text));
                 }
                 Literal::Needle { expression: number } => {
                     let expression = &self.expressions[number as usize];
                     if regions.is_empty() {
                         regions.resize(self.expressions.len(), Region::default());
                     }
-                    let place = |place| window.text_place(place, text_end);
+                    let place = |place| window.text_place(place);
                     let on = &mut |from, to| on(hit(expression.pattern, place(from), place(to), text));
                     expression.open(&mut regions[number as usize], start, window.folded(false), on);
                     if !open.contains(&number) {
@@ -283,7 +289,7 @@ impl Patterns {
         open.retain(|number| {
             let expression = &self.expressions[*number as usize];
             let region = &mut regions[*number as usize];
-            let place = |place| window.text_place(place, window.text_end);
+            let place = |place| window.text_place(place);
             let on = &mut |from, to| on(hit(expression.pattern, place(from), place(to), text));
             expression.search(region, window.folded(is_over), on);
             region.is_open()
@@ -308,21 +314,18 @@ impl Sink for Reader<'_, '_> {
     fn push(&mut self, byte: u8, bytes: u64) {
         self.state.window.push(byte, bytes);
         let Some(literals) = &self.patterns.literals else { return };
-        self.state.literal = literals.automaton.next_state(Anchored::No, self.state.literal, byte);
-        if literals.automaton.is_special(self.state.literal) {
-            let end = self.state.window.text_end;
-            self.patterns.on_literal(self.state, self.state.literal, end, self.on);
+        self.state.literal = literals.automaton.next(self.state.literal, literals.automaton.class(byte));
+        if literals.automaton.is_found(self.state.literal) {
+            self.patterns.on_literal(self.state, self.state.literal, self.on);
         }
     }
 }
 
 /// Forgets what belongs to other patterns.
 fn begin(state: &mut State, patterns: &Patterns) {
-    let start = |automaton: &DFA| automaton.start_state(Anchored::No).unwrap_or(StateID::ZERO);
     state.of = patterns.id;
-    state.anchor = patterns.anchors.as_ref().map_or(StateID::ZERO, |anchors| start(&anchors.automaton));
-    state.literal = patterns.literals.as_ref().map_or(StateID::ZERO, |literals| start(&literals.automaton));
-    state.shape = 0;
+    (state.anchor, state.literal) = (0, 0);
+    state.digits = Digits::default();
     state.candidates = Candidates::default();
     state.regions.clear();
     state.open.clear();

@@ -75,6 +75,16 @@ impl Fold {
         self.partial_len == 0 && self.waiting.is_empty()
     }
 
+    /// Drops a byte that is a blank after another one. Returns whether it is.
+    pub(super) fn drops(&mut self, byte: u8) -> bool {
+        let is_dropped = self.last == b' ' && FOLD[usize::from(byte)] == b' ' && self.is_clear();
+        if is_dropped {
+            self.dropped += 1;
+            self.before = Some(char::from(byte));
+        }
+        is_dropped
+    }
+
     /// Reads a byte.
     pub(super) fn byte(&mut self, byte: u8, sink: &mut impl Sink) {
         if self.partial_len > 0 {
@@ -87,6 +97,10 @@ impl Fold {
             self.invalid(sink);
         }
         match byte {
+            ..0x80 if FOLD[usize::from(byte)] < SLOW => {
+                self.before = Some(char::from(byte));
+                self.ascii(FOLD[usize::from(byte)], 1, sink);
+            }
             ..0x80 => self.character(char::from(byte), 1, sink),
             0xc2..=0xf4 => {
                 self.partial[0] = byte;

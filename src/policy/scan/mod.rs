@@ -1,7 +1,7 @@
 //! Finds patterns in text, whole or in pieces.
 //!
 //! - [`pattern`]: what is searched, what is found.
-//! - [`patterns`], `compile`, `literals`: the patterns of a phase, compiled once.
+//! - [`patterns`], `compile`, `literals`, `automaton`: the patterns of a phase, compiled once.
 //! - [`lane`], `state`, `engine`: the state of a text that comes in pieces, and the loop that reads it.
 //! - `encoded`, `escapes`: what a text reads as when it is decoded.
 //! - `fold`, `letters`, `window`: text in the form in which patterns are written, and where it stands in the text.
@@ -11,6 +11,7 @@
 //!
 //! Any division of a text into pieces gives the same hits.
 
+mod automaton;
 mod candidates;
 mod compile;
 mod encoded;

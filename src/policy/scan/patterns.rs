@@ -1,7 +1,6 @@
 //! The patterns of a phase, compiled once.
 
-use aho_corasick::dfa::DFA;
-
+use super::automaton::Automaton;
 use super::candidates::Slot;
 use super::regexes::Expression;
 
@@ -10,10 +9,10 @@ use super::regexes::Expression;
 pub struct Patterns {
     /// Tells these patterns from others, whose states a lane may have.
     pub(super) id: u64,
+    /// What the loop needs of each byte.
+    pub(super) bytes: Box<[ByteClass; 256]>,
     /// Over the bytes as they are.
     pub(super) anchors: Option<Anchors>,
-    /// Some detectors have no anchor but a shape.
-    pub(super) has_shapes: bool,
     pub(super) detectors: Vec<Slot>,
     /// Over folded bytes.
     pub(super) literals: Option<Literals>,
@@ -22,10 +21,21 @@ pub struct Patterns {
     pub(super) slow: Vec<u32>,
 }
 
+/// What the loop needs of a byte.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ByteClass {
+    /// Its folded form; [`SLOW`](super::fold::SLOW) if it needs more than a look-up.
+    pub(super) folded: u8,
+    /// Its class among the anchors, and that of its folded form among the literals.
+    pub(super) anchor: u8,
+    pub(super) literal: u8,
+    pub(super) is_digit: bool,
+}
+
 /// The automaton of the anchors of detectors.
 #[derive(Debug)]
 pub(super) struct Anchors {
-    pub(super) automaton: DFA,
+    pub(super) automaton: Automaton,
     /// The detector of each anchor.
     pub(super) slots: Vec<u16>,
 }
@@ -33,7 +43,7 @@ pub(super) struct Anchors {
 /// The automaton of phrases and of the literals of expressions.
 #[derive(Debug)]
 pub(super) struct Literals {
-    pub(super) automaton: DFA,
+    pub(super) automaton: Automaton,
     /// What each literal is.
     pub(super) outputs: Vec<Literal>,
 }

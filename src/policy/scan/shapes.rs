@@ -1,117 +1,52 @@
-//! Recognises where numbers of people may stand, byte by byte: nine digits in groups (cards, telephones, social security
+//! Recognises where numbers of people may stand, digit by digit: nine digits in groups (cards, telephones, social security
 //! numbers), and two capitals with two digits (bank accounts).
-
-use std::collections::HashMap;
-use std::sync::LazyLock;
 
 use crate::policy::secrets::{Detector, SecretKind};
 
 /// Digits that make a number.
 const DIGITS: u8 = 9;
-/// Most characters between two groups, as in `(212) 555`.
-const SEPARATORS: u8 = 2;
-
-/// Where in a number the text is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-struct Place {
-    capitals: u8,
-    /// The first digit followed two capitals.
-    is_account: bool,
-    digits: u8,
-    separators: u8,
-    /// What has been recognised with the last byte.
-    found: u8,
-}
+/// What may stand between two groups.
+const SEPARATORS: &[u8] = b" -.()";
+/// Most of it, as in `(212) 555`.
+const MOST_SEPARATORS: u64 = 2;
 
 /// Nine digits or more end here.
 pub(super) const NUMBER: u8 = 1;
 /// The beginning of the number of a bank account ends here.
 pub(super) const ACCOUNT: u8 = 2;
 
-/// The automaton: a row of 256 states for each state.
-pub(super) struct Shapes {
-    next: Vec<[u8; 256]>,
-    found: Vec<u8>,
-    /// States from here on have found something.
-    first_found: u8,
+/// The digits read last, with what separates them.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Digits {
+    /// How many, up to [`DIGITS`].
+    count: u8,
+    /// Where the last one ends in the text.
+    end: u64,
 }
 
-/// The automaton, made when it is first used.
-pub(super) static SHAPES: LazyLock<Shapes> = LazyLock::new(Shapes::new);
-
-impl Shapes {
-    fn new() -> Self {
-        let mut places = vec![Place::default()];
-        let mut known = HashMap::from([(Place::default(), 0_usize)]);
-        let mut at = 0;
-        while let Some(place) = places.get(at).copied() {
-            for byte in 0..=u8::MAX {
-                let next = place.after(byte);
-                known.entry(next).or_insert_with(|| {
-                    places.push(next);
-                    places.len() - 1
-                });
-            }
-            at += 1;
-        }
-        // States that found something come last. There are about sixty.
-        places.sort_by_key(|place| (place.found, *place != Place::default()));
-        let number = |place: &Place| places.iter().position(|known| known == place).unwrap_or_default() as u8;
-        let row = |place: &Place| {
-            let mut row = [0; 256];
-            (0..=u8::MAX).for_each(|byte| row[usize::from(byte)] = number(&place.after(byte)));
-            row
+impl Digits {
+    /// Reads a digit. `before` is the text before it in two parts, `end` the place at which it ends. Returns what ends with
+    /// it: [`NUMBER`], [`ACCOUNT`] or 0.
+    #[inline]
+    pub(super) fn read(&mut self, before: (&[u8], &[u8]), end: u64) -> u8 {
+        let gap = end - 1 - self.end;
+        self.end = end;
+        let byte_before = |back: usize| match before.1.len().checked_sub(back) {
+            Some(place) => before.1.get(place),
+            None => before.0.get((before.0.len() + before.1.len()).wrapping_sub(back)),
         };
-        Self {
-            next: places.iter().map(row).collect(),
-            found: places.iter().map(|place| place.found).collect(),
-            first_found: places.partition_point(|place| place.found == 0) as u8,
-        }
-    }
-
-    /// The state after a byte. State 0 is that before the first byte.
-    #[inline(always)]
-    pub(super) fn next(&self, state: u8, byte: u8) -> u8 {
-        self.next[usize::from(state)][usize::from(byte)]
-    }
-
-    /// Whether something ends in this state.
-    #[inline(always)]
-    pub(super) fn is_found(&self, state: u8) -> bool {
-        state >= self.first_found
-    }
-
-    /// What ends in this state: [`NUMBER`], [`ACCOUNT`] or both.
-    pub(super) fn found(&self, state: u8) -> u8 {
-        self.found[usize::from(state)]
-    }
-}
-
-impl Place {
-    fn after(self, byte: u8) -> Self {
-        match byte {
-            b'0'..=b'9' => {
-                let digits = (self.digits + 1).min(DIGITS);
-                let is_account = match self.digits {
-                    0 => self.capitals == 2,
-                    1 => self.is_account && self.separators == 0,
-                    _ => false,
-                };
-                let number = if digits == DIGITS { NUMBER } else { 0 };
-                let account = if digits == 2 && is_account { ACCOUNT } else { 0 };
-                Self {
-                    capitals: 0,
-                    is_account: is_account && digits == 1,
-                    digits,
-                    separators: 0,
-                    found: number | account,
-                }
-            }
-            b'A'..=b'Z' => Self { capitals: (self.capitals + 1).min(2), ..Self::default() },
-            b' ' | b'-' | b'.' | b'(' | b')' if self.digits > 0 && self.separators < SEPARATORS => {
-                Self { is_account: false, separators: self.separators + 1, found: 0, ..self }
-            }
-            _ => Self::default(),
+        let is_separator =
+            |back: u64| byte_before(back as usize).is_some_and(|byte| SEPARATORS.contains(byte));
+        let follows = self.count > 0 && gap <= MOST_SEPARATORS && (1..=gap).all(is_separator);
+        self.count = if follows { (self.count + 1).min(DIGITS) } else { 1 };
+        let is_account = || {
+            let is_capital = |back: usize| byte_before(back).is_some_and(u8::is_ascii_uppercase);
+            gap == 0 && is_capital(2) && is_capital(3)
+        };
+        match self.count {
+            DIGITS => NUMBER,
+            2 if is_account() => ACCOUNT,
+            _ => 0,
         }
     }
 }

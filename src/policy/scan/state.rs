@@ -1,13 +1,12 @@
 //! The state of a text between two pieces.
 
-use aho_corasick::automaton::StateID;
-
 use super::candidates::{Candidates, Slot, Text};
 use super::encoded::Runs;
 use super::escapes::Escapes;
 use super::fold::Fold;
 use super::pattern::Via;
 use super::regexes::Region;
+use super::shapes::Digits;
 use super::window::{KEEP, Window};
 
 /// How often readings are read again, such as base64 of percent-coding.
@@ -21,9 +20,9 @@ pub(super) struct State {
     /// The last bytes, and the place of the first of them.
     pub(super) raw: Vec<u8>,
     raw_from: u64,
-    pub(super) anchor: StateID,
-    pub(super) shape: u8,
-    pub(super) literal: StateID,
+    pub(super) anchor: u32,
+    pub(super) digits: Digits,
+    pub(super) literal: u32,
     pub(super) fold: Fold,
     pub(super) window: Window,
     pub(super) candidates: Candidates,
@@ -75,9 +74,9 @@ impl State {
             of: 0,
             raw: Vec::new(),
             raw_from: 0,
-            anchor: StateID::ZERO,
-            shape: 0,
-            literal: StateID::ZERO,
+            anchor: 0,
+            digits: Digits::default(),
+            literal: 0,
             fold: Fold::new(),
             window: Window::default(),
             candidates: Candidates::default(),
@@ -127,6 +126,22 @@ impl State {
         Text { bytes: &self.raw, from: self.raw_from, is_over }
     }
 
+    /// The state of the loop over the last `left` bytes.
+    pub(super) fn run(&mut self, left: usize) -> Run<'_> {
+        let (before, bytes) = self.raw.split_at(self.raw.len() - left);
+        Run {
+            before,
+            bytes,
+            from: self.raw_from + before.len() as u64,
+            folded: self.window.room(left),
+            anchor: self.anchor,
+            digits: self.digits,
+            literal: self.literal,
+            last: self.fold.last,
+            number: 0,
+        }
+    }
+
     /// What folded text needs, and the text that is kept.
     pub(super) fn parts(&mut self, is_over: bool) -> (Found<'_>, Text<'_>) {
         let Self { window, regions, open, raw, raw_from, .. } = self;
@@ -143,6 +158,25 @@ impl State {
         let text = Text { bytes: &self.raw, from: self.raw_from, is_over: false };
         self.candidates.add(slots, slot, start, text);
     }
+}
+
+/// The state while ASCII is read.
+pub(super) struct Run<'a> {
+    /// The text before, as far as it is kept.
+    pub(super) before: &'a [u8],
+    /// What is read.
+    pub(super) bytes: &'a [u8],
+    /// The place of its first byte in the text.
+    pub(super) from: u64,
+    /// Takes what is folded.
+    pub(super) folded: &'a mut [u8],
+    pub(super) anchor: u32,
+    pub(super) digits: Digits,
+    pub(super) literal: u32,
+    /// The last folded byte.
+    pub(super) last: u8,
+    /// What ends with the last byte, if it is a digit.
+    pub(super) number: u8,
 }
 
 /// What is found in folded text.
