@@ -40,7 +40,7 @@ const MAX_CIRCLE: usize = 6;
 const ROOMS: &[(&str, &[&str])] = &[
     ("pingora", &["proxy/", "cache/", "app/", "upstream/http1/", "upstream/peer.rs", "control/service.rs"]),
     ("h2", &["proxy/downstream/", "upstream/peer.rs"]),
-    ("x509_parser", &["proxy/tls.rs"]),
+    ("x509_parser", &["forward/intercept.rs", "proxy/tls.rs"]),
     ("axum", &["control/", "demo/"]),
     ("prometheus", &["telemetry/"]),
     ("tracing_subscriber", &["telemetry/"]),

@@ -7,6 +7,7 @@ mod ports;
 use std::process::ExitCode;
 
 use clap::Args;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use serde_json::json;
 
@@ -14,7 +15,7 @@ use super::check::fault_lines;
 use super::{FAILED, FileArgs, INVALID, complain, is_plain, print};
 use crate::app;
 use crate::config::{Config, Sources};
-use crate::forward::intercept;
+use crate::forward::intercept::{self, Authority};
 
 /// Arguments of `elida doctor`.
 #[derive(Args, Debug)]
@@ -139,6 +140,9 @@ fn redis(config: &Config) -> Option<Finding> {
     })
 }
 
+/// From here on before the end of an authority it is told.
+const EXPIRES_SOON: SignedDuration = SignedDuration::from_hours(30 * 24);
+
 /// Says who may use the forward proxy, and where it leads.
 fn forward_proxy(config: &Config) -> Option<Finding> {
     let forward = &config.forward;
@@ -150,7 +154,15 @@ fn forward_proxy(config: &Config) -> Option<Finding> {
         }
         message.push_str(&format!("; tunnels to {} are opened", hosts.join(", ")));
         match intercept::describe(forward.intercept(), &config.data_dir) {
-            Ok(authority) => Finding::ok("forward_proxy", format!("{message} with {authority}")),
+            Ok(Authority { described, expires }) => {
+                let message = format!("{message} with {described}, valid until {}", expires.strftime("%F"));
+                if expires.duration_since(Timestamp::now()) >= EXPIRES_SOON {
+                    return Finding::ok("forward_proxy", message);
+                }
+                let remedy = "replace the files of ca_cert and ca_key (without these keys: remove forward-ca.pem from data_dir and \
+                              restart), and give clients the new certificate";
+                Finding::new(Health::Warn, "forward_proxy", message, remedy)
+            }
             Err(why) => {
                 let remedy =
                     "the first start makes the authority in data_dir; name ca_cert and ca_key to use another";

@@ -1,6 +1,6 @@
 //! The compiled configuration.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use super::guard::check_backends;
 use super::key_sources::Notes;
 use super::places::{check_folders, check_ports};
 use super::printable::printable;
+use super::rule_targets;
 use super::tree::Tree;
 use super::warnings;
 use crate::model_patterns::is_wild;
@@ -135,13 +136,13 @@ pub(super) fn compile(
     tree: &Tree,
     faults: &mut Faults,
 ) -> Option<Config> {
-    let (printable, shorthand) = (printable(&written, token.is_some(), tree), fill_in_backend(&mut written));
+    let printable = printable(&written, token.is_some(), tree);
+    let (shorthand, rules) = fill_in_backends(&mut written, faults);
     let (receivers, listen) =
         (compile_receivers(&written, faults), listen_address("listen", &written.listen, faults));
     let control = compile_control(written.control, token, &written.auth, faults);
     let server = written.server.compile(written.security.acl.clone(), written.compression, faults);
     let (session, identity) = written.session.compile(faults);
-    let rules: Vec<BackendRule> = written.backends.0.iter().map(rule).collect();
     let auth = compile_auth(written.auth, &rules, server.as_ref(), session.as_ref(), faults);
     let callers = (written.startup_guard, listen, auth.as_deref(), &*rules);
     let forward = forward_proxy::compile(written.forward_proxy, &written.security, callers, faults);
@@ -151,8 +152,10 @@ pub(super) fn compile(
         limits::settings::compile_all(written.limits, written.admission, written.budgets, faults);
     let (services, policy, approvals) = compile_policy(written.policy, &written.approvals, faults);
     let (history, telemetry) = (written.history.compile(faults), written.telemetry.compile(faults));
-    let cache = compile_cache(written.cache, session.as_ref(), faults);
-    let capture = compile_capture(written.capture, history.as_ref(), faults);
+    let (cache, capture) = (
+        compile_cache(written.cache, session.as_ref(), faults),
+        compile_capture(written.capture, history.as_ref(), faults),
+    );
     let (prices, logging) = (written.usage.compile(faults), written.logging.compile(faults));
     let known = (server.as_ref(), auth.as_deref(), routing.as_ref());
     check_backends(backends.as_deref(), known, (written.startup_guard, listen, shorthand), &rules, faults);
@@ -302,13 +305,15 @@ fn compile_capture(
     capture
 }
 
-/// Puts the backend of the `backend` shorthand under `backends`, if there are no others. Returns whether it did.
-fn fill_in_backend(written: &mut ConfigFile) -> bool {
+/// Puts the backend of the `backend` shorthand under `backends`, if there are no others, and the targets of rules. Returns whether
+/// the shorthand counts, and what routing has to know of all.
+fn fill_in_backends(written: &mut ConfigFile, faults: &mut Faults) -> (bool, Vec<BackendRule>) {
     let shorthand = written.backends.0.is_empty();
     if shorthand {
         written.backends = only_backend(std::mem::take(&mut written.backend));
     }
-    shorthand
+    let targets = rule_targets::add(&mut written.routing, &mut written.backends, faults);
+    (shorthand, written.backends.0.iter().map(|backend| rule(backend, &targets)).collect())
 }
 
 fn only_backend(url: String) -> Backends {
@@ -350,7 +355,10 @@ fn compile_routing(
     routing
 }
 
-fn rule((name, backend): &(String, upstream::settings::BackendConfig)) -> BackendRule {
+fn rule(
+    (name, backend): &(String, upstream::settings::BackendConfig),
+    targets: &BTreeSet<String>,
+) -> BackendRule {
     BackendRule {
         name: name.clone(),
         kind: backend.kind,
@@ -359,5 +367,6 @@ fn rule((name, backend): &(String, upstream::settings::BackendConfig)) -> Backen
         rewrite_model: backend.rewrite_model,
         fallback: backend.fallback.clone(),
         default: backend.default,
+        is_target: targets.contains(name),
     }
 }

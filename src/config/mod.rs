@@ -21,6 +21,7 @@ mod places;
 mod printable;
 mod read;
 mod renamed;
+mod rule_targets;
 mod schema;
 mod session_section;
 mod sources;

@@ -98,6 +98,37 @@ line 27: logging.level: 'loud' is not known here (known are debug, info, warn, e
 }
 
 #[test]
+fn faults_of_routing_rules_name_the_place_and_the_remedy() {
+    let text = "\
+backends: { a: { url: 'http://x', type: http }, cache: { url: 'http://y', type: http } }
+routing:
+  rules:
+    - { forward: { backend: a } }
+    - { match: {}, forward: { backend: a } }
+    - { match: { host: x }, forward: {} }
+    - { match: { host: x }, forward: { backend: a, target: 'http://z' } }
+    - { match: { host: x }, forward: { target: 'z:80' } }
+    - { match: { host: x }, forward: { target: 'http://z', strip_prefix: files/ } }
+    - { match: { headers: { authorization: x } }, forward: { backend: a } }
+    - { match: { method: [get] }, forward: { backend: a } }
+";
+    let expected = "\
+line 1: backends.cache: 'cache' is reserved \
+(choose another name: in the log and the metrics it stands for answers from the cache)
+line 4: routing.rules[0]: the rule has no condition (write match, when or both)
+line 5: routing.rules[1].match: the match is empty (write host, path, method or headers)
+line 6: routing.rules[2].forward: it names neither a backend nor a target \
+(write backend with the name of one, or target with a URL)
+line 7: routing.rules[3].forward: it names both a backend and a target (write one of the two)
+line 8: routing.rules[4].forward.target: this is not an http:// or https:// URL \
+(write it like http://files.internal:8080, without user, query and fragment)
+line 9: routing.rules[5].forward.strip_prefix: 'files/' is not the beginning of a path (write it like /files)
+line 10: routing.rules[6].match: the field authorization may carry a credential (use principal.id for the caller)
+line 11: routing.rules[7].match.method[0]: 'get' is not a method (write it like GET or POST)";
+    assert_eq!(faults(text), expected);
+}
+
+#[test]
 fn sections_without_keys_mean_their_defaults() {
     let config =
         config("server:\n  timeouts:\nbackends:\nrouting:\n  blocked_models:\nsession:\n  header:\n");

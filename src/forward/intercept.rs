@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer,
@@ -21,6 +22,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::intercept_settings::Intercept;
 use super::target::Host;
@@ -186,18 +188,33 @@ fn certificate(hosts: &[String], key: &str) -> io::Result<Vec<u8>> {
     Ok(format!("{HOSTS}{}\n{}", hosts.join(" "), made.pem()).into_bytes())
 }
 
-/// Says which authority there is, for `elida doctor`.
+/// What `elida doctor` says of an authority.
+#[derive(Debug)]
+pub struct Authority {
+    /// Its file and the digest of its certificate.
+    pub described: String,
+    /// When it expires.
+    pub expires: Timestamp,
+}
+
+/// Returns which authority there is.
 ///
 /// # Errors
 /// A sentence that names the file and what is wrong with it.
-pub fn describe(settings: &Intercept, folder: &Path) -> Result<String, String> {
+pub fn describe(settings: &Intercept, folder: &Path) -> Result<Authority, String> {
     let own = folder.join(CERTIFICATE);
     let file = settings.files().map_or(&*own, |(certificate, _)| certificate);
+    let fault = |why: &str| format!("{}: {why}", file.display());
     let authority = CertificateDer::from_pem_slice(read(file)?.as_bytes());
-    let authority = authority.map_err(|_| format!("{}: it is no certificate in PEM", file.display()))?;
+    let authority = authority.map_err(|_| fault("it is no certificate in PEM"))?;
+    let (_, parsed) = X509Certificate::from_der(&authority).map_err(|_| fault("it is no certificate"))?;
+    let expires = Timestamp::from_second(parsed.validity().not_after.timestamp());
     let bytes = Sha256::digest(&authority);
     let pairs: Vec<String> = bytes.iter().map(|byte| format!("{byte:02X}")).collect();
-    Ok(format!("{}, SHA-256 {}", file.display(), pairs.join(":")))
+    Ok(Authority {
+        described: format!("{}, SHA-256 {}", file.display(), pairs.join(":")),
+        expires: expires.map_err(|_| fault("its end is no time"))?,
+    })
 }
 
 #[cfg(test)]
@@ -229,7 +246,10 @@ mod tests {
         open(&["api.test", "*.b.test"]);
         assert_eq!(read(KEY), key);
         assert_ne!(read(CERTIFICATE), certificate);
-        assert!(describe(&settings(&["api.test"]), folder.path()).unwrap().contains("SHA-256 "));
+        let authority = describe(&settings(&["api.test"]), folder.path()).unwrap();
+        assert!(authority.described.contains("SHA-256 "), "{authority:?}");
+        let years = authority.expires.duration_since(Timestamp::now()).as_hours() / 24 / 365;
+        assert!((9..=10).contains(&years), "{authority:?}");
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::ids::BackendName;
 use crate::policy::facts::Facts;
 use crate::protocol::Dialect;
 use crate::protocol::request::{ModelPlace, ModelRequest};
-use crate::routing::{Choice, Decision, RouteError, RouteMethod, Table};
+use crate::routing::{Choice, Decision, RouteError, RouteMethod, RuleDecision, Table};
 use crate::upstream::addresses::Addresses;
 use crate::upstream::backend::{Backend, InFlight, Permit};
 use crate::upstream::peer;
@@ -77,12 +77,12 @@ pub(crate) struct Route {
 }
 
 /// Who serves a request.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) enum Destination {
     /// It asks for a path: routing decides.
     Path,
-    /// The backend in this position, which serves the host that it names.
-    Backend(usize),
+    /// The backend of a rule, or the one that serves the host that it names.
+    Backend(RuleDecision),
     /// The host that it names.
     Host,
 }
@@ -123,7 +123,7 @@ pub(super) fn route(
 ) -> Result<Route, Refusal> {
     let (settings, now) = (&received.handle.settings, facts.now);
     let decision = match destination {
-        Destination::Backend(position) => decide_for(&settings.routes, position, call)?,
+        Destination::Backend(decided) => decide_for(&settings.routes, decided, call)?,
         Destination::Path | Destination::Host => decide(received, caller, head, call, endpoints, facts)?,
     };
     if let Some(batch) = &call.batch {
@@ -193,16 +193,16 @@ fn decide(
     }
 }
 
-/// Decides on the backend in this position.
+/// Decides on the backend that has been found.
 ///
 /// # Errors
 /// A model is blocked.
-fn decide_for(routes: &Table, position: usize, call: &ModelRequest) -> Result<Decision, Refusal> {
+fn decide_for(routes: &Table, decided: RuleDecision, call: &ModelRequest) -> Result<Decision, Refusal> {
     if let Some(blocked) = call.models().find(|model| routes.blocks(model)) {
         let error = RouteError::BlockedModel(blocked.to_owned());
         return Err(undecided(&error, routes.header()));
     }
-    Ok(routes.decide_for(position, call.models().next()))
+    Ok(routes.decide_for(decided, call.models().next()))
 }
 
 /// Refuses a request that its backend could read in another way than the gateway, or that would have to be rewritten where
@@ -400,6 +400,7 @@ mod tests {
             rewrite_model: false,
             fallback: String::new(),
             default,
+            is_target: false,
         };
         let backends = [rule("any", &[], true), rule("gpt", &["gpt-*"], false)];
         let decided = |strict_models, model: &str, also: Option<&str>| {

@@ -154,7 +154,9 @@ fn failure(stage: &Stage, outcome: &Outcome) -> Option<ErrorKind> {
     if handle.tunnel.was_abandoned() {
         return Some(ErrorKind::BackendTimeout);
     }
-    Some(match handle.cut.reason()? {
+    // A connection in a tunnel is cut with all requests in it.
+    let of_connection = || handle.peer.within.as_ref()?.cut.reason();
+    Some(match handle.cut.reason().or_else(of_connection)? {
         CutReason::Killed => ErrorKind::SessionKilled,
         CutReason::AgentKilled => ErrorKind::AgentKilled,
         CutReason::TimedOut => ErrorKind::SessionTimedOut,

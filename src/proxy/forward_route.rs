@@ -20,7 +20,7 @@ use crate::error::{ErrorKind, Refusal};
 use crate::forward::{NotReached, Target};
 use crate::identity::ShownKey;
 use crate::protocol::Dialect;
-use crate::routing::{Choice, RouteMethod};
+use crate::routing::{Choice, RouteMethod, RuleDecision};
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::addresses::Addresses;
 use crate::upstream::backend::{Backend, Permit};
@@ -47,9 +47,10 @@ pub(super) fn backend(received: &Received, facts: &RequestFacts<'_>) -> Result<D
         return Ok(Destination::Host);
     }
     let settings = &received.handle.settings;
-    let by_rule = settings.routes.decide_by_rules(facts);
+    let by_rule = settings.routes.decide_by_rules(facts, received.uri.path());
     let by_rule = by_rule.map_err(|error| undecided(&error, settings.routes.header()))?;
-    let found = by_rule.or_else(|| serving(settings, &forward.target, forward.is_intercepted));
+    let serving = || serving(settings, &forward.target, forward.is_intercepted);
+    let found = by_rule.or_else(|| serving().map(|backend| RuleDecision { backend, strip: 0..0 }));
     Ok(found.map_or(Destination::Host, Destination::Backend))
 }
 

@@ -24,7 +24,12 @@ pub(super) async fn open(
     let routed = ctx.stage.routed()?;
     let (handle, caller) = (Arc::clone(&routed.who.received.handle), Arc::clone(&routed.who.caller));
     let forward = routed.who.received.forward.as_ref()?;
-    let within = Within { target: forward.target.clone(), caller, user: forward.user.clone() };
+    let within = Within {
+        target: forward.target.clone(),
+        caller,
+        user: forward.user.clone(),
+        cut: Arc::clone(&handle.cut),
+    };
     let fields = fields(&ctx);
     ctx.outcome.answer.status = Some(200);
     let opening = timeout(handle.settings.timeouts.read, handshake(client, &fields, server));

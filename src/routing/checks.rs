@@ -130,6 +130,9 @@ pub(super) fn default_backend(written: &str, backends: &[BackendRule], faults: &
         }
         (Some((marked, _)), _) => Some(marked),
         (None, Some(named)) => named,
-        (None, None) => (backends.len() == 1).then_some(0),
+        (None, None) => {
+            let mut own = backends.iter().enumerate().filter(|(_, backend)| !backend.is_target);
+            own.next().filter(|_| own.next().is_none()).map(|(only, _)| only)
+        }
     }
 }

@@ -24,6 +24,15 @@ pub struct Decision {
     pub others: Vec<Choice>,
 }
 
+/// Where a rule sends a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleDecision {
+    /// Position of the backend.
+    pub backend: usize,
+    /// The part of the path that is not forwarded.
+    pub strip: Range<usize>,
+}
+
 /// Another backend that may serve a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choice {

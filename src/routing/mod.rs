@@ -6,12 +6,14 @@
 
 mod checks;
 mod decision;
+mod request_match;
 mod rules;
 mod server_paths;
 mod settings;
 mod table;
 
 pub use crate::telemetry::metrics::RouteMethod;
-pub use decision::{Choice, Decision, RouteError, forwarded};
+pub use decision::{Choice, Decision, RouteError, RuleDecision, forwarded};
+pub use request_match::MatchConfig;
 pub use settings::{ForwardConfig, RouteRuleConfig, RoutingConfig};
 pub use table::{BackendRule, Table};

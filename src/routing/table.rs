@@ -24,7 +24,7 @@ use std::sync::Arc;
 use http::HeaderName;
 
 use super::checks::{check_aliases, check_methods, default_backend, fallbacks, warn_of_idle};
-use super::decision::{Choice, Decision, RouteError};
+use super::decision::{Choice, Decision, RouteError, RuleDecision};
 use super::rules::Rules;
 use super::server_paths::{discovery_prefix, is_message_endpoint};
 use super::settings::RoutingConfig;
@@ -51,6 +51,8 @@ pub struct BackendRule {
     pub fallback: String,
     /// `backends.NAME.default`.
     pub default: bool,
+    /// It is the target of a rule: nothing but rules leads to it.
+    pub is_target: bool,
 }
 
 /// The compiled table.
@@ -66,7 +68,8 @@ pub struct Table {
     services: Vec<Service>,
     /// Whether any backend rewrites the model in bodies.
     rewrites: bool,
-    names: Vec<String>,
+    /// The names by which requests may ask for backends.
+    names: Vec<Option<String>>,
     kinds: Vec<BackendKind>,
     fallbacks: Vec<Option<usize>>,
     default: Option<usize>,
@@ -116,7 +119,7 @@ impl Table {
             models: models?,
             rewrites: services.iter().any(|service| service.served_as.is_some()),
             services,
-            names: backends.iter().map(|backend| backend.name.clone()).collect(),
+            names: backends.iter().map(|rule| (!rule.is_target).then(|| rule.name.clone())).collect(),
             kinds: backends.iter().map(|backend| backend.kind).collect(),
             fallbacks: fallbacks?,
             default,
@@ -232,9 +235,16 @@ impl Table {
             _ => Vec::new(),
         };
         for &via in &self.methods {
+            let mut strip = 0..0;
             let found = match via {
                 RouteMethod::Header => self.named(header)?,
-                RouteMethod::Rule => facts.map_or(Ok(None), |facts| self.rules.decide(facts))?,
+                RouteMethod::Rule => {
+                    let decided = facts.map_or(Ok(None), |facts| self.rules.decide(facts, path))?;
+                    decided.map(|decided| {
+                        strip = decided.strip;
+                        decided.backend
+                    })
+                }
                 RouteMethod::Model => matching.first().map(|best| self.services[best.target].backend),
                 RouteMethod::Path => match &prefix {
                     Some((backend, _)) => Some(*backend),
@@ -244,28 +254,30 @@ impl Table {
                 RouteMethod::Default => self.default.filter(|_| !(self.strict_models && model.is_some())),
             };
             if let Some(backend) = found {
-                let strip = prefix.filter(|(named, _)| *named == backend).map_or(0..0, |(_, name)| name);
+                if strip.is_empty() {
+                    strip = prefix.filter(|(named, _)| *named == backend).map_or(0..0, |(_, name)| name);
+                }
                 return Ok(self.decision(backend, via, strip, &matching));
             }
         }
         Err(RouteError::NoRoute)
     }
 
-    /// Returns the backend of the first rule that holds.
+    /// Returns where the first rule that holds sends a request with this path.
     ///
     /// # Errors
     /// A rule asks for something that cannot be read.
-    pub fn decide_by_rules(&self, facts: &dyn Facts) -> Result<Option<usize>, RouteError> {
-        if self.has_rules() { self.rules.decide(facts) } else { Ok(None) }
+    pub fn decide_by_rules(&self, facts: &dyn Facts, path: &str) -> Result<Option<RuleDecision>, RouteError> {
+        if self.has_rules() { self.rules.decide(facts, path) } else { Ok(None) }
     }
 
-    /// Returns the decision for this backend and a request with this model.
-    pub fn decide_for(&self, backend: usize, model: Option<&str>) -> Decision {
+    /// Returns the whole decision for a request with this model.
+    pub fn decide_for(&self, RuleDecision { backend, strip }: RuleDecision, model: Option<&str>) -> Decision {
         let matching: Vec<PatternMatch> = model
             .filter(|_| self.rewrites)
             .map(|model| self.models.find(model).collect())
             .unwrap_or_default();
-        self.decision(backend, RouteMethod::Rule, 0..0, &matching)
+        self.decision(backend, RouteMethod::Rule, strip, &matching)
     }
 
     /// Returns the decision for a target that this backend has announced to a client; `None` when its name is no longer
@@ -349,7 +361,7 @@ impl Table {
     }
 
     fn position(&self, name: &str) -> Option<usize> {
-        self.names.iter().position(|known| known == name)
+        self.names.iter().position(|known| known.as_deref() == Some(name))
     }
 }
 

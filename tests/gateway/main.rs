@@ -245,6 +245,8 @@ mod routing {
     pub mod models;
     /// Compressed requests are routed, refused and killed as their plain twins are.
     pub mod packed;
+    /// Rules that look at the head of a request, and their targets.
+    pub mod rules;
     /// Backends with TLS.
     pub mod tls;
 }

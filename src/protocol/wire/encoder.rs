@@ -50,7 +50,7 @@ pub struct Encoder(Writer);
 enum Writer {
     Gzip(GzEncoder<Vec<u8>>),
     /// `None` after the end.
-    Brotli(Option<CompressorWriter<Vec<u8>>>),
+    Brotli(Option<Box<CompressorWriter<Vec<u8>>>>),
     Zstd(ZstdEncoder<'static, Vec<u8>>),
 }
 
@@ -63,7 +63,8 @@ impl Encoder {
         Ok(Self(match algorithm {
             Algorithm::Gzip => Writer::Gzip(GzEncoder::new(Vec::new(), Compression::new(u32::from(level)))),
             Algorithm::Br => {
-                Writer::Brotli(Some(CompressorWriter::new(Vec::new(), PIECE, u32::from(level), WINDOW)))
+                let writer = CompressorWriter::new(Vec::new(), PIECE, u32::from(level), WINDOW);
+                Writer::Brotli(Some(Box::new(writer)))
             }
             Algorithm::Zstd => {
                 let mut encoder = ZstdEncoder::new(Vec::new(), i32::from(level))?;

@@ -31,13 +31,15 @@ pub(crate) struct Within {
     pub(crate) caller: Arc<Caller>,
     /// The user name of its `Proxy-Authorization`.
     pub(crate) user: Option<Box<[u8]>>,
+    /// Ends the connection, with all requests in it, when its host is blocked.
+    pub(crate) cut: Arc<Cut>,
 }
 
 /// A connection in a tunnel, which is served as one to the listener is.
 pub(crate) struct Opened {
     pub(crate) stream: Box<ServerTlsStream<ClientStream>>,
     pub(crate) peer: Peer,
-    /// Ends it when its host is blocked.
+    /// That of [`Within`].
     pub(crate) cut: Arc<Cut>,
     /// Counts it as open.
     pub(crate) tunnel: OpenTunnel,

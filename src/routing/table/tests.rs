@@ -11,6 +11,7 @@ fn rule(name: &str, models: &[&str], default: bool) -> BackendRule {
         rewrite_model: false,
         fallback: String::new(),
         default,
+        is_target: false,
     }
 }
 

@@ -10,7 +10,10 @@ use crate::upstream::peer::authorities;
 
 /// First path segments of the providers' own APIs and of the gateway. A backend with such a name would capture those paths
 /// by path routing (`/api/tags` is Ollama's).
-const RESERVED_NAMES: [&str; 5] = ["api", "health", "v1", "v1beta", "v2"];
+const RESERVED_SEGMENTS: [&str; 5] = ["api", "health", "v1", "v1beta", "v2"];
+
+/// Names that stand for no backend in log lines, metrics and keys: an answer from the cache.
+const RESERVED_NAMES: [&str; 1] = ["cache"];
 
 /// Longest name of a backend, in bytes: it is a metric label and a path segment.
 const MAX_NAME: usize = 64;
@@ -26,6 +29,11 @@ pub(super) fn check_name(name: &str, faults: &mut Faults) -> bool {
         return false;
     }
     if RESERVED_NAMES.contains(&name) {
+        let hint = "choose another name: in the log and the metrics it stands for answers from the cache";
+        faults.add(path, format!("'{name}' is reserved"), hint);
+        return false;
+    }
+    if RESERVED_SEGMENTS.contains(&name) {
         let hint = format!("choose another name: /{name}/ is a path of the providers' own APIs");
         faults.add(path, format!("'{name}' is reserved"), hint);
         return false;

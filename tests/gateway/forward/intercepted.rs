@@ -81,6 +81,44 @@ async fn claude_code_is_a_session_with_its_own_id_and_tokens_and_is_killed_in_mi
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reload_that_blocks_its_host_cuts_an_open_stream_and_one_that_names_it_no_longer_lets_it_go_on() {
+    let stage = Stage::set(INTERCEPT).await;
+    let body = r#"{"model":"claude-demo","max_tokens":64,"stream":true,"messages":[{"role":"user","content":"first [[stall]]"}]}"#;
+    let running = tokio::spawn({
+        let mut command = Command::new("curl");
+        command.args(["-s", "-S", "-N", "--max-time", "60", "--cacert"]);
+        command.arg(stage.near.data().join("forward-ca.pem"));
+        command.args(["-H", "anthropic-version: 2023-06-01", "-H", "X-Session-ID: cut", "-d", body]);
+        command.arg("https://api.anthropic.com/v1/messages");
+        command.env("HTTPS_PROXY", stage.proxy("x"));
+        async move { Program::start(command, &Home::new()).outcome_in(Duration::from_secs(90)).await }
+    });
+    stage.near.session_until("cut", |view| view["bytes_out"].as_u64() > Some(200)).await;
+    let reload = async |yaml: &str, number: usize| {
+        stage.near.rewrite(yaml);
+        stage.near.hangup();
+        within("the reload", async {
+            let is_reload = |line: &&serde_json::Value| line["message"] == "configuration reloaded";
+            while stage.near.log_lines().iter().filter(is_reload).count() < number {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+    };
+    reload(&stage.yaml.replace("api.anthropic.com, '*.test'", "'*.test'"), 1).await;
+    stage.near.session_until("cut", |view| view["open_legs"] == 1).await;
+    let blocked = "security: { filtering: { domains: { blocked: [api.anthropic.com] } } }\n";
+    reload(&(stage.yaml.clone() + blocked), 2).await;
+    let cut = running.await.expect("a task");
+    assert!(cut.code != Some(0) && cut.text().contains("first"), "{cut:?}");
+    let line = stage
+        .near
+        .log_until(|line| line["session_id"] == "cut" && line["message"] == "request_completed")
+        .await;
+    assert_eq!(line["outcome"], "domain_blocked", "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_passes_is_served_as_if_it_came_to_the_listener_over_both_versions_of_http() {
     let stage = Stage::set(INTERCEPT).await;
     for version in ["--http1.1", "--http2"] {

@@ -25,6 +25,8 @@ pub struct Stage {
     _plain: RawBackend,
     _git: RawBackend,
     pub near: Gateway,
+    /// The configuration of `near`.
+    pub yaml: String,
     pub key: String,
 }
 
@@ -57,15 +59,15 @@ impl Stage {
         ))
         .await;
         let (far_address, plain_address) = (far.proxy(), plain.url().replace("http://", ""));
-        let near = format!(
+        let yaml = format!(
             "forward_proxy:\n  enabled: true\n  connect_ports: [443, 80]\n  hosts: {{ api.anthropic.com: '{far_address}', secure.test: '{far_address}', \
              plain.test: '{plain_address}' }}\n{more}{}backend: 'http://127.0.0.1:9'\n",
             auth("optional", &[("ci", &key, "")])
         );
         // The gateway trusts the hosts of the test, as it would trust those of the Internet.
         let ca = authority.file("ca.pem");
-        let near = Gateway::with_variables(&near, &[("SSL_CERT_FILE", ca.as_os_str())]).await;
-        Self { demo, authority, _far: far, _plain: plain, _git: git, near, key }
+        let near = Gateway::with_variables(&yaml, &[("SSL_CERT_FILE", ca.as_os_str())]).await;
+        Self { demo, authority, _far: far, _plain: plain, _git: git, near, yaml, key }
     }
 
     /// The URL of the proxy, as programs are given it.

@@ -1,11 +1,15 @@
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 
 use crate::callers::keys::{auth, key};
 use crate::support::{Backend, Demo, Gateway};
 
 const PAGE: &str = include_str!("../../../docs/forward-proxy.md");
 const EXAMPLE: &str = include_str!("../../../conf/examples/forward.yaml");
+const INTERCEPT: &str = include_str!("../../../conf/examples/intercept.yaml");
 
 /// The blocks of a section that begin with this word.
 fn blocks(section: &str, kind: &str) -> String {
@@ -37,6 +41,44 @@ async fn the_example_starts() {
     let gateway = Gateway::with(yaml).await;
     let refused = super::absolute::get(&gateway, "http://x.ads.example.com/").await;
     assert_eq!(refused.json()["error"]["code"], "domain_blocked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_example_with_interception_starts_and_makes_its_authority() {
+    let yaml = INTERCEPT.replace("version: 1\nlisten: \"127.0.0.1:8080\"\ndata_dir: \"./data\"\n", "");
+    assert_ne!(yaml, INTERCEPT);
+    let gateway = Gateway::with(yaml).await;
+    let made = std::fs::read_to_string(gateway.data().join("forward-ca.pem")).expect("the certificate");
+    assert!(made.starts_with("# elida hosts: api.anthropic.com\n"), "{made}");
+    let refused = super::absolute::get(&gateway, "http://example.com/").await;
+    assert_eq!(refused.status(), 407, "{}", refused.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_says_when_the_authority_expires() {
+    let keys = auth("optional", &[("ci", &key(), "")]);
+    let folder = tempfile::tempdir().expect("a folder");
+    for (days, word, part) in
+        [(31, "ok", "valid until 20"), (29, "warn", "replace the files of ca_cert and ca_key")]
+    {
+        let (certificate, signing) = (folder.path().join("ca.pem"), folder.path().join("ca.key"));
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.not_after = (SystemTime::now() + Duration::from_secs(days * 86400 + 3600)).into();
+        let pair = KeyPair::generate().expect("a key");
+        std::fs::write(&certificate, params.self_signed(&pair).expect("an authority").pem()).expect("a file");
+        std::fs::write(&signing, pair.serialize_pem()).expect("a file");
+        std::fs::set_permissions(&signing, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+            .expect("a mode");
+        let yaml = format!(
+            "listen: '127.0.0.1:0'\n{keys}forward_proxy:\n  enabled: true\n  intercept: {{ hosts: [a.test], ca_cert: {certificate:?}, \
+             ca_key: {signing:?} }}\n"
+        );
+        let (_, text) = told("doctor", &yaml).await;
+        let line = text.lines().find(|line| line.contains("forward_proxy")).expect("a line");
+        assert!(line.contains(word), "{text}");
+        assert!(text.contains(part), "{text}");
+    }
 }
 
 /// What a command says of this configuration, and its exit code.

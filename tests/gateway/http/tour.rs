@@ -20,15 +20,19 @@ async fn the_examples_do_what_the_page_says() {
     ))
     .await;
     let sections: Vec<&str> = PAGE.split("\n## ").skip(1).collect();
-    assert_eq!(sections.len(), 3);
+    assert_eq!(sections.len(), 4);
     for section in sections {
         let yaml = block(section, "yaml").replace("http://localhost:8000", &backend.url());
         let gateway = Gateway::with(yaml).await;
-        let commands = block(section, "sh").replace("localhost:8080", &gateway.proxy().to_string());
+        let target = backend.url().trim_start_matches("http://").replace(':', "-");
+        let here = |text: &str| text.replace("localhost-8000", &target);
+        let commands = here(block(section, "sh"))
+            .replace("localhost:8080", &gateway.proxy().to_string())
+            .replace("localhost:9090", &gateway.control().to_string());
         let run = tokio::task::spawn_blocking(move || Command::new("sh").args(["-ec", &commands]).output());
         let output = run.await.expect("the shell").expect("sh runs");
         let text = String::from_utf8_lossy(&output.stdout).to_lowercase();
-        for line in block(section, "text").lines() {
+        for line in here(block(section, "text")).lines() {
             assert!(text.contains(&line.to_lowercase()), "{line}\nis not in\n{text}");
         }
     }
