@@ -152,10 +152,8 @@ pub(super) fn compile(
         limits::settings::compile_all(written.limits, written.admission, written.budgets, faults);
     let (services, policy, approvals) = compile_policy(written.policy, &written.approvals, faults);
     let (history, telemetry) = (written.history.compile(faults), written.telemetry.compile(faults));
-    let (cache, capture) = (
-        compile_cache(written.cache, session.as_ref(), faults),
-        compile_capture(written.capture, history.as_ref(), faults),
-    );
+    let bodies = (written.cache, written.capture);
+    let (cache, capture) = compile_bodies(bodies, session.as_ref(), history.as_ref(), faults);
     let (prices, logging) = (written.usage.compile(faults), written.logging.compile(faults));
     let known = (server.as_ref(), auth.as_deref(), routing.as_ref());
     check_backends(backends.as_deref(), known, (written.startup_guard, listen, shorthand), &rules, faults);
@@ -279,6 +277,16 @@ fn unpriced(rules: &[BackendRule], prices: &pricing::Prices) -> Vec<UnpricedMode
     unpriced
         .map(|(backend, model)| UnpricedModel { backend: backend.clone(), model: model.clone() })
         .collect()
+}
+
+/// Compiles what keeps bodies: the cache and the capture.
+fn compile_bodies(
+    (cache, capture): (cache::CacheConfig, capture::CaptureConfig),
+    session: Option<&session::Settings>,
+    history: Option<&history::Settings>,
+    faults: &mut Faults,
+) -> (Option<Option<cache::Settings>>, Option<capture::Settings>) {
+    (compile_cache(cache, session, faults), compile_capture(capture, history, faults))
 }
 
 /// A cache that instances share needs their Redis.
