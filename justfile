@@ -178,6 +178,10 @@ budget *ARGS:
 scale *ARGS:
     bash -c 'ulimit -n "$(ulimit -H -n)" && cargo bench --quiet --bench gateway -- --scale --write docs/scale.md {{ARGS}}'
 
+# The figures that users ask of a gateway, in one run with 1,000 streams and a full cache; writes docs/load.md, and fails if one is missed.
+bench-load *ARGS:
+    cargo bench --quiet --bench gateway -- --figures --write docs/load.md {{ARGS}}
+
 # Micro-benchmarks of protocol and sessions (criterion).
 bench-micro *ARGS:
     cargo bench --quiet --bench protocol --bench session -- {{ARGS}}

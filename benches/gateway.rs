@@ -2,7 +2,7 @@
 //! in turn and in rounds, with the same backends. nginx, HAProxy and Envoy are measured
 //! as well if they are installed. Everything is on loopback and bounded in count and time, and needs only cargo.
 //!
-//! `cargo bench --bench gateway -- [--quick] [--scale] [--budget | --write-budget] [--only NAME] [--write FILE] [--elida FILE]`
+//! `cargo bench --bench gateway -- [--quick] [--scale] [--figures] [--budget | --write-budget] [--only NAME] [--write FILE] [--elida FILE]`
 #![expect(clippy::expect_used, reason = "a bench may panic: then there is no number")]
 
 mod support;
@@ -12,7 +12,7 @@ use std::io;
 use support::arguments::Arguments;
 use support::children::{self, Equipment, Proxy};
 use support::report::Report;
-use support::{budget, equipment, others, roles, rounds, scale};
+use support::{budget, equipment, figures, others, roles, rounds, scale};
 
 /// The allocator of the real program.
 #[global_allocator]
@@ -37,7 +37,11 @@ fn main() -> io::Result<()> {
         return runtime.block_on(budget::run(&arguments));
     }
     let report = runtime.block_on(async {
-        if arguments.scale { scale::run(&arguments).await } else { compare(&arguments).await }
+        match (arguments.scale, arguments.figures) {
+            (true, _) => scale::run(&arguments).await,
+            (_, true) => figures::run(&arguments).await,
+            _ => compare(&arguments).await,
+        }
     })?;
     let text = report.finish(&arguments);
     println!("{text}");

@@ -9,6 +9,8 @@ pub(crate) struct Arguments {
     pub(crate) quick: bool,
     /// Ten thousand streams and a hundred thousand sessions, instead of the comparison.
     pub(crate) scale: bool,
+    /// The figures that users ask of a gateway, instead of the comparison.
+    pub(crate) figures: bool,
     /// Counts the cost of a request and compares it with `benches/budget.toml`, instead of the comparison.
     pub(crate) budget: bool,
     /// Writes `benches/budget.toml` instead of comparing with it.
@@ -33,6 +35,7 @@ impl Arguments {
         let mut arguments = Self {
             quick: false,
             scale: false,
+            figures: false,
             budget: false,
             write_budget: false,
             write: None,
@@ -48,6 +51,7 @@ impl Arguments {
                 "--bench" => {}
                 "--quick" => arguments.quick = true,
                 "--scale" => arguments.scale = true,
+                "--figures" => arguments.figures = true,
                 "--budget" => arguments.budget = true,
                 "--write-budget" => (arguments.budget, arguments.write_budget) = (true, true),
                 "--write" => arguments.write = words.next().map(PathBuf::from),
@@ -58,7 +62,7 @@ impl Arguments {
                 }
                 other => {
                     eprintln!(
-                        "gateway: {other} is not known; --quick, --scale, --budget, --write-budget, --only NAME, --write FILE, --elida FILE"
+                        "gateway: {other} is not known; --quick, --scale, --figures, --budget, --write-budget, --only NAME, --write FILE, --elida FILE"
                     );
                     std::process::exit(2);
                 }

@@ -24,6 +24,8 @@ pub(crate) struct Backends {
     pub(crate) paced: SocketAddr,
     /// The collector.
     pub(crate) collector: SocketAddr,
+    /// The files.
+    pub(crate) files: SocketAddr,
 }
 
 /// The key of the caller of [`Equipment::Governed`].
@@ -52,6 +54,8 @@ pub(crate) enum Equipment {
     Governed,
     /// The defaults, and the presets `standard` and `coding-agent`.
     Judged,
+    /// The defaults, and a cache before the files.
+    Cached,
     /// A history, and sessions that end a second after their request.
     Brief,
 }
@@ -59,7 +63,7 @@ pub(crate) enum Equipment {
 impl Equipment {
     fn name(self) -> &'static str {
         match self {
-            Self::Default | Self::Brief => "ELIDA",
+            Self::Default | Self::Cached | Self::Brief => "ELIDA",
             Self::Nothing => "ELIDA without",
             Self::Full { .. } => "ELIDA with",
             Self::Governed => "ELIDA with keys, limits and budgets",
@@ -72,6 +76,7 @@ impl Equipment {
         match self {
             Self::Default => "session:\n".to_owned(),
             Self::Judged => "policy: { presets: [standard, coding-agent] }\nsession:\n".to_owned(),
+            Self::Cached => "cache: { enabled: true, max_memory: 256MB }\nsession:\n".to_owned(),
             Self::Nothing => "history: { enabled: false }\nsession:\n".to_owned(),
             Self::Full { redis } => format!(
                 "telemetry: {{ enabled: true, protocol: http, endpoint: 'http://{collector}', metrics: true }}\n\
@@ -190,7 +195,7 @@ pub(crate) fn backends() -> (Running, Backends) {
         let line = lines.next().expect("a line").expect("text");
         line.parse().expect("an address")
     };
-    let backends = Backends { demo: address(), paced: address(), collector: address() };
+    let backends = Backends { demo: address(), paced: address(), collector: address(), files: address() };
     (Running(child), backends)
 }
 
@@ -212,12 +217,16 @@ pub(crate) fn bare_under(launcher: &Launcher, backends: Backends) -> Proxy {
 /// `session.max_active` and `max_active_per_principal` are raised because the bench is one machine with
 /// few principals; all other limits are the defaults.
 fn configuration(backends: Backends, sessions: usize, folder: &Path, equipment: Equipment) -> String {
-    let Backends { demo, paced, collector } = backends;
+    let Backends { demo, paced, collector, files } = backends;
     let sections = equipment.sections(collector, folder);
     // A caller with a key of the gateway has none of the provider.
     let auth = match equipment {
         Equipment::Governed => ", auth: { mode: inject, api_key: sk-house }",
         _ => "",
+    };
+    let files = match equipment {
+        Equipment::Cached => format!("  files: {{ url: 'http://{files}', type: http }}\n"),
+        _ => String::new(),
     };
     let name = PACED.trim_start_matches('/');
     format!(
@@ -225,7 +234,7 @@ fn configuration(backends: Backends, sessions: usize, folder: &Path, equipment: 
          backends:\n\
          \x20 demo: {{ url: 'http://{demo}', type: openai, default: true{auth} }}\n\
          \x20 {name}: {{ url: 'http://{paced}', type: openai }}\n\
-         routing:\n  methods: [header, path, model, default]\n\
+         {files}routing:\n  methods: [header, path, model, default]\n\
          logging: {{ level: info, format: json, access_log: true }}\n\
          {sections}\x20 max_active: {sessions}\n  max_active_per_principal: {sessions}\n  \
          starts_per_address: {{ per_second: 0 }}\n"

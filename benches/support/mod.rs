@@ -6,6 +6,8 @@ pub(crate) mod callgrind;
 pub(crate) mod children;
 pub(crate) mod collector;
 pub(crate) mod equipment;
+pub(crate) mod figures;
+pub(crate) mod files;
 pub(crate) mod load;
 pub(crate) mod others;
 pub(crate) mod process;

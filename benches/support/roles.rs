@@ -12,7 +12,7 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_proxy::{ProxyHttp, Session, http_proxy_service};
 use tokio::net::TcpListener;
 
-use super::{collector, source};
+use super::{collector, files, source};
 
 /// The backends.
 pub(crate) const BACKENDS: &str = "backends";
@@ -42,7 +42,7 @@ pub(crate) fn play(role: &str, arguments: &[String]) {
     }
 }
 
-/// The demo provider, the paced source and the collector; the first lines of the output are their addresses.
+/// The demo provider, the paced source, the collector and the files; the first lines of the output are their addresses.
 fn backends() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -56,8 +56,11 @@ fn backends() {
         let control = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         println!("{}", paced.local_addr().expect("an address"));
         println!("{}", control.local_addr().expect("an address"));
+        let stored = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        println!("{}", stored.local_addr().expect("an address"));
         tokio::spawn(source::serve(paced));
         tokio::spawn(collector::serve(control));
+        tokio::spawn(files::serve(stored));
         Provider::quiet().serve(demo, std::future::pending()).await.expect("the provider serves");
     });
 }

@@ -239,7 +239,7 @@ impl ForwardConfig {
             let message = "it is used only with security.filtering.mode: allowlist";
             faults.warn("security.filtering.domains.allowed", message, "set the mode, or remove the list");
         }
-        if !self.enabled && *security != SecurityConfig::default() {
+        if !self.enabled && security.filtering != FilteringConfig::default() {
             let message = "nothing is filtered, because the forward proxy is off";
             faults.warn(
                 "security.filtering",
@@ -366,6 +366,11 @@ mod tests {
             assert!(told.contains(part), "{part} in {told}");
         }
         assert_eq!(faults("{enabled: true}", "{}"), "\n");
+        assert_eq!(
+            faults("{}", "{acl: {deny: [10.0.0.0/8]}}"),
+            "\n",
+            "the access list needs no forward proxy"
+        );
     }
 
     #[test]

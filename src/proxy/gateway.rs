@@ -348,7 +348,14 @@ impl ProxyHttp for Gateway {
             return Ok(None);
         }
         let mut rest = None;
-        body_filters::download(ctx, &session.req_header().headers, &mut rest, true)?;
+        if let Err(error) = body_filters::download(ctx, &session.req_header().headers, &mut rest, true) {
+            // Pingora logs what fails in this phase and sends the trailers, with which the answer would end well.
+            let refusal = refuse::refusal_of(&error, ctx);
+            if let Some(received) = ctx.stage.received() {
+                received.handle.gate.refuse(Box::new(refusal));
+            }
+            return Ok(None);
+        }
         Ok(rest.filter(|rest| !rest.is_empty()))
     }
 

@@ -85,6 +85,8 @@ mod policy {
     pub mod tool_lists;
     /// The examples and tables of `docs/policies.md`.
     pub mod tour;
+    /// Refusals at the trailers of a backend.
+    pub mod trailers;
 }
 
 /// What passes through: HTTP/1.1, HTTP/2, WebSockets, dialects, real programs, hostile peers.

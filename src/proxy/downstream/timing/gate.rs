@@ -6,7 +6,7 @@
 //! An answer that is not judged has no queue, and each of its writes loads one flag.
 
 use std::collections::VecDeque;
-use std::future::Future;
+use std::future::{Future, ready};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll};
@@ -130,6 +130,14 @@ impl Gate {
     /// Holds back what is pushed from now on until `wait` is ready.
     pub(crate) fn wait(&self, wait: GateWait, keep_alive: Option<KeepAlive>) {
         self.with(|queue| queue.steps.push_back(Step::Wait(wait, keep_alive)));
+    }
+
+    /// Ends the answer with a refusal, behind what may leave.
+    pub(crate) fn refuse(&self, refusal: Box<Refusal>) {
+        if !self.is_on() {
+            self.begin(false);
+        }
+        self.wait(Box::pin(ready(Err(refusal))), None);
     }
 
     /// Drops everything that has not left.
